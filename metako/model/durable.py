@@ -1,0 +1,29 @@
+"""What a node must never forget: its votes, its promises and the newest document it has seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef
+from metako.model.ids import NodeId, Term
+
+
+@dataclass(frozen=True, slots=True)
+class HardState:
+    """The durable record of one node. Every field only ever grows, `voted_for` within a term."""
+
+    node_id: NodeId
+    boot_epoch: int  # starts of this agent, 1 for the first; identity is (node_id, boot_epoch)
+    term: Term = Term(0)  # highest term in which this node voted or stood
+    voted_for: NodeId | None = None  # the vote in `term`; None if it gave none
+    promised_term: Term = Term(0)  # everything of a lower term is rejected
+    released_term: Term = Term(0)  # this node never leads again in this or a lower term
+    max_hold_ms: int = 0  # largest hold ever acknowledged; held in full after a restart
+    document: ClusterDocument | None = None
+
+    @property
+    def document_ref(self) -> DocumentRef:
+        return self.document.ref if self.document else NO_DOCUMENT
+
+    def with_document(self, document: ClusterDocument) -> HardState:
+        return replace(self, document=document)

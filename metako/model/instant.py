@@ -1,0 +1,35 @@
+"""Time as the engine sees it: two counters, taken together, never read by the engine itself.
+
+`CLOCK_MONOTONIC` stands still while a machine is suspended and `CLOCK_BOOTTIME` does not. A voter
+holds its promise on the first and a leader counts its lease on the second, so a suspend can only
+make a hold longer and a lease shorter: both err on the safe side. Wall clocks are never compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Instant:
+    """One reading of both clocks, in nanoseconds since an arbitrary origin (the boot)."""
+
+    mono_ns: int
+    boot_ns: int
+
+    def plus(self, delta_ns: int) -> Instant:
+        """Return the instant `delta_ns` later, assuming no suspend in between."""
+        return Instant(self.mono_ns + delta_ns, self.boot_ns + delta_ns)
+
+
+def milliseconds(value: float) -> int:
+    """Return milliseconds as nanoseconds."""
+    return round(value * NS_PER_MS)
+
+
+def seconds(value: float) -> int:
+    """Return seconds as nanoseconds."""
+    return round(value * NS_PER_S)

@@ -1,0 +1,32 @@
+"""Where a proxy may send whom, and until when it may believe so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metako.model.ids import Address, NodeId, Term
+from metako.model.lsn import Lsn
+
+
+@dataclass(frozen=True, slots=True)
+class RouteTarget:
+    """One server that takes connections."""
+
+    node: NodeId
+    address: Address
+    lsn: Lsn = Lsn(0)  # advisory
+    local: bool = False  # runs on the proxy's own host
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingTable:
+    """The routes of one node's proxy; each table replaces the one before it.
+
+    A table whose `valid_until_boot_ns` has passed names no server: the proxy must then refuse
+    (bounded waiting allowed), because the primary named here may have lost its lease.
+    """
+
+    term: Term
+    primary: RouteTarget | None  # None while there is none; new sessions wait
+    replicas: tuple[RouteTarget, ...]
+    valid_until_boot_ns: int  # CLOCK_BOOTTIME

@@ -1,0 +1,30 @@
+"""The picture of the cluster that one node can show: for the API, `metako status` and the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metako.model.document import ClusterDocument
+from metako.model.ids import NodeId, Term
+from metako.model.member import Member
+from metako.model.postgres import PostgresObserved
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node's view; `members` is what gossip told it, `document` what it has on disk."""
+
+    node: NodeId
+    cluster_name: str
+    boot_epoch: int
+    election_role: str  # follower | pre-candidate | candidate | leader | ...
+    term: Term
+    promised_term: Term
+    leader: NodeId | None  # whom this node holds for, or itself
+    primary: NodeId | None  # the server that takes writes now, as far as this node knows
+    hold_remaining_ms: int  # 0 when no hold is active
+    lease_remaining_ms: int  # this node's own lease; 0 unless it leads
+    blocked: str  # why there is no primary, or why commits do not return; "" when all is well
+    document: ClusterDocument | None
+    members: tuple[Member, ...]
+    postgres: PostgresObserved

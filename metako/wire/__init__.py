@@ -1,0 +1,1 @@
+"""What travels between agents: messages, their encoding, and the seal around them."""
