@@ -1,0 +1,1 @@
+"""The engine: membership and election composed, and what follows from them. Pure."""

@@ -1,0 +1,265 @@
+"""All decisions of one node in one pure place: `step(now, input) -> Ready`.
+
+Composes membership (advisory) and election (binding), and derives what gossip tells, what the
+proxy may do and what is shown. It has no clock, socket, disk, task, random source or logger: time
+and randomness are passed in, and everything that it wants done is in `Ready`. The only way back in
+is an input.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from metako.cluster.projection import project, worth_telling
+from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
+from metako.cluster.routing import build_table, current_primary
+from metako.election.election import Election, ElectionOutput, Role
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.membership.config import MembershipConfig
+from metako.membership.membership import Membership, MembershipOutput
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName, event
+from metako.model.ids import Address, NodeId
+from metako.model.instant import Instant, milliseconds
+from metako.model.member import Member, MemberMeta
+from metako.model.postgres import PostgresObserved, PostgresTarget
+from metako.model.routing import RoutingTable
+from metako.model.status import NodeStatus
+from metako.wire.messages import (
+    Ack,
+    Gossip,
+    Hello,
+    Nack,
+    Outbound,
+    Ping,
+    PingRequest,
+    PushPull,
+    Received,
+)
+
+META_INTERVAL_MS = 1000
+"""Positions are gossiped at most this often; everything else at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Everything that an engine is built from, besides its durable record."""
+
+    election: ElectionSettings
+    cluster: ClusterSettings
+    membership: MembershipConfig
+    address: Address  # of our gossip, as the others reach it
+    peers: tuple[tuple[NodeId, Address], ...]
+    meta: MemberMeta  # what never changes while the node runs
+
+
+class Engine:
+    """One node's decisions. `step` is the only thing that changes it."""
+
+    def __init__(
+        self,
+        *,
+        settings: NodeSettings,
+        hard: HardState,
+        rng: random.Random,
+        now: Instant,
+        voting: bool = True,
+    ) -> None:
+        self.node = hard.node_id
+        self._meta_base = settings.meta
+        self._meta = settings.meta
+        self._meta_at_ns = 0
+        self._sessions = 0
+        self._election = Election(
+            settings=settings.election,
+            cluster=settings.cluster,
+            hard=hard,
+            rng=rng,
+            now=now,
+            voting=voting,
+        )
+        self._membership = Membership(
+            config=settings.membership,
+            node=hard.node_id,
+            boot_epoch=hard.boot_epoch,
+            address=settings.address,
+            meta=settings.meta,
+            peers=settings.peers,
+            rng=rng,
+        )
+        self._members: dict[NodeId, Member] = {}
+        self._target: PostgresTarget | None = None
+        self._routing: RoutingTable | None = None
+        self._started = False
+        self._left = False
+
+    # ------------------------------------------------------------ inputs
+
+    def step(self, now: Instant, event: Input) -> Ready:
+        """Take one input and return everything that is to be done because of it."""
+        messages: list[Outbound] = []
+        events: list[Event] = []
+        if not self._started:
+            self._started = True
+            self._collect(self._membership.start(now), messages, events)
+        match event:
+            case Received():
+                self._receive(now, event, messages, events)
+            case Tick():
+                pass
+            case PostgresObserved():
+                self._refresh_roster(now)
+                self._election.observe(now, event)
+            case StopRequested():
+                self._election.stop(now)
+            case ProxyLoad(sessions):
+                self._sessions = sessions
+            case _:
+                assert_never(event)
+        wakeup = self._membership.wakeup()
+        if wakeup is not None and now.mono_ns >= wakeup:
+            self._collect(self._membership.tick(now), messages, events)
+            self._refresh_roster(now)
+        self._election.tick(now)
+        output = self._election.output(now)
+        self._tell(now)
+        return self._ready(now, output, messages, events)
+
+    def wakeup(self) -> int:
+        """Return the CLOCK_MONOTONIC time of the next deadline, in nanoseconds."""
+        membership = self._membership.wakeup()
+        election = self._election.wakeup()
+        return election if membership is None else min(membership, election)
+
+    # ------------------------------------------------------------ views
+
+    def status(self, now: Instant) -> NodeStatus:
+        """Return the picture that this node can show. Changes nothing."""
+        election = self._election
+        primary, _ = current_primary(election, now)
+        leader = election.leader
+        hard = election.core.hard
+        return NodeStatus(
+            node=self.node,
+            cluster_name=election.core.cluster.name,
+            boot_epoch=hard.boot_epoch,
+            election_role=str(election.role),
+            term=leader.term if leader else max(hard.term, hard.promised_term),
+            promised_term=hard.promised_term,
+            leader=self.node if leader else self._held_leader(now),
+            primary=primary,
+            hold_remaining_ms=election.voter.hold.remaining_ms(now),
+            lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
+            blocked=election.blocked(now),
+            document=hard.document,
+            members=self._membership.members(),
+            postgres=election.core.observed,
+        )
+
+    @property
+    def role(self) -> Role:
+        return self._election.role
+
+    def _held_leader(self, now: Instant) -> NodeId | None:
+        hold = self._election.voter.hold
+        return hold.leader if hold.active(now) else None
+
+    # ------------------------------------------------------------ parts
+
+    def _receive(
+        self, now: Instant, received: Received, messages: list[Outbound], events: list[Event]
+    ) -> None:
+        message = received.message
+        # Any message is proof of its sender's life, also one that is not gossip.
+        self._collect(self._membership.receive(now, received), messages, events)
+        self._refresh_roster(now)
+        match message:
+            case Ping() | PingRequest() | Ack() | Nack() | Gossip() | PushPull():
+                pass
+            case Hello():
+                pass  # answered by the transport before it gets here
+            case _:
+                self._election.receive(now, received.sender, message)
+
+    def _collect(
+        self, output: MembershipOutput, messages: list[Outbound], events: list[Event]
+    ) -> None:
+        messages.extend(output.outbound)
+        events.extend(output.events)
+
+    def _refresh_roster(self, now: Instant) -> None:
+        members = self._membership.members()
+        self._members = {member.node: member for member in members}
+        self._election.roster(now, members)
+
+    def _tell(self, now: Instant) -> None:
+        """Gossip what changed about us: positions now and then, everything else at once."""
+        core = self._election.core
+        meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
+        if meta == self._meta:
+            return
+        due = now.mono_ns - self._meta_at_ns >= milliseconds(META_INTERVAL_MS)
+        if due or worth_telling(self._meta, meta):
+            self._meta, self._meta_at_ns = meta, now.mono_ns
+            self._membership.set_meta(now, meta)
+            self._refresh_roster(now)
+
+    def _ready(
+        self,
+        now: Instant,
+        output: ElectionOutput,
+        messages: list[Outbound],
+        events: list[Event],
+    ) -> Ready:
+        for to, message in output.outbound:
+            address = self._membership.address_of(to)
+            if address is not None:
+                messages.append(Outbound(to, address, message))
+        events.extend(output.events)
+        target = output.target if output.target != self._target else None
+        self._target = output.target
+        routing = self._route(now, events)
+        stopped = self._election.stopped
+        if stopped and not self._left:
+            self._left = True
+            self._collect(self._membership.leave(now), messages, events)
+        return Ready(
+            persist=output.persist,
+            messages=tuple(messages),
+            target=target,
+            routing=routing,
+            guard=output.guard,
+            events=tuple(events),
+            stopped=stopped,
+        )
+
+    def _route(self, now: Instant, events: list[Event]) -> RoutingTable | None:
+        table = build_table(self._election, self._members, now)
+        old = self._routing
+        if table == old:
+            return None
+        self._routing = table
+        before = old.primary.node if old and old.primary else None
+        after = table.primary.node if table.primary else None
+        if before != after or (old is not None and old.primary and old.term != table.term):
+            events.append(
+                event(
+                    EventName.ROUTE_CHANGED,
+                    f"the primary is {after}" if after else "there is no primary",
+                    primary=after,
+                    term=table.term,
+                )
+            )
+        return table
+
+
+def blank_hard_state(node: NodeId, boot_epoch: int = 1) -> HardState:
+    """Return the record of a node that has never voted, promised or seen a document."""
+    return HardState(node_id=node, boot_epoch=boot_epoch)
+
+
+def next_boot(hard: HardState) -> HardState:
+    """Return the record as the next start of the agent begins with it; it must be persisted."""
+    return replace(hard, boot_epoch=hard.boot_epoch + 1)

@@ -1,0 +1,71 @@
+"""What a node tells the others about itself, from what it sees of its own server."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from metako.model.document import DocumentRef
+from metako.model.lsn import Lsn
+from metako.model.member import MemberMeta, ServerRole, ServerState
+from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
+
+
+def server_role(observed: PostgresObserved) -> ServerRole:
+    """Return what the local server is doing, in the words that people and proxies use."""
+    if observed.data in (DataState.NONE, DataState.EMPTY):
+        return ServerRole.NONE
+    if observed.process is not ProcessState.RUNNING or observed.in_recovery is None:
+        return ServerRole.UNKNOWN
+    return ServerRole.STANDBY if observed.in_recovery else ServerRole.PRIMARY
+
+
+def server_state(observed: PostgresObserved) -> ServerState:
+    """Return the state of the local server in one word."""
+    match observed.process:
+        case ProcessState.RUNNING:
+            streaming = observed.receiver is ReceiverState.STREAMING
+            return ServerState.STREAMING if streaming else ServerState.RUNNING
+        case ProcessState.STARTING:
+            return ServerState.STARTING
+        case ProcessState.STOPPING | ProcessState.DYING:
+            return ServerState.STOPPING
+        case ProcessState.STOPPED:
+            if observed.data in (DataState.NONE, DataState.EMPTY):
+                return ServerState.ABSENT
+            return ServerState.STOPPED
+        case _:
+            return ServerState.ABSENT
+
+
+def project(
+    observed: PostgresObserved, base: MemberMeta, document_ref: DocumentRef, sessions: int
+) -> MemberMeta:
+    """Return the metadata to gossip: `base` holds what never changes while the node runs."""
+    standby = observed.in_recovery is True
+    return replace(
+        base,
+        role=server_role(observed),
+        state=server_state(observed),
+        timeline=observed.timeline,
+        lsn=observed.lsn if observed.lsn else _measured(observed),
+        replay_lsn=observed.replay_lsn if standby else Lsn(0),
+        lag_ms=observed.lag_ms if standby else -1,
+        data_id=observed.data_id,
+        system_id=observed.system_id,
+        document_ref=document_ref,
+        server_version=observed.server_version,
+        proxy_sessions=sessions,
+    )
+
+
+def _measured(observed: PostgresObserved) -> Lsn:
+    return observed.position.lsn if observed.position else Lsn(0)
+
+
+def worth_telling(old: MemberMeta, new: MemberMeta) -> bool:
+    """Return whether the difference is more than positions, which change all the time."""
+
+    def still(meta: MemberMeta) -> MemberMeta:
+        return replace(meta, lsn=Lsn(0), replay_lsn=Lsn(0), lag_ms=-1, proxy_sessions=0)
+
+    return still(old) != still(new)

@@ -1,0 +1,48 @@
+"""What goes into the engine and what comes out of it.
+
+`Ready` is carried out in the order of its fields. Runtime and simulator interpret the same one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metako.election.election import GuardDeadline
+from metako.model.durable import HardState
+from metako.model.events import Event
+from metako.model.postgres import PostgresObserved, PostgresTarget
+from metako.model.routing import RoutingTable
+from metako.wire.messages import Outbound, Received
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed: a deadline that `Engine.wakeup` named may be due."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Stop this node: PostgreSQL first, then the lease, then say goodbye."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyLoad:
+    """How many client sessions the local proxy has."""
+
+    sessions: int
+
+
+Input = Received | Tick | PostgresObserved | StopRequested | ProxyLoad
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Carry the fields out in this order."""
+
+    persist: HardState | None = None  # durable before any message leaves
+    messages: tuple[Outbound, ...] = ()  # best effort; loss is normal
+    target: PostgresTarget | None = None  # level-triggered: replaces any earlier target
+    routing: RoutingTable | None = None  # replaces any earlier table
+    guard: GuardDeadline | None = None  # renew or withdraw the right to be writable
+    events: tuple[Event, ...] = ()  # for log, metrics, history, checkers
+    stopped: bool = False  # the node has stopped: nothing more will come

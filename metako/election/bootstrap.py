@@ -1,0 +1,110 @@
+"""The first bootstrap: only the configured node, and only if every configured voter is blank.
+
+A majority of blank nodes is not enough: the others may hold the data. So the bootstrap node asks
+all of them and waits for all answers; an answer with a document ends the bootstrap, because that
+document is the cluster's.
+
+Source: DESIGN §4.1.
+"""
+
+from __future__ import annotations
+
+from metako.election.core import Core
+from metako.model.document import ClusterDocument, Phase, SyncSet
+from metako.model.events import EventName, Severity
+from metako.model.ids import DataId, NodeId, Term
+from metako.model.instant import Instant, milliseconds
+from metako.model.postgres import DataState, ProcessState
+from metako.wire.messages import Inquiry, InquiryReply
+
+INQUIRY_INTERVAL_MS = 300
+
+
+class Bootstrap:
+    """Asks until all configured voters have answered that they are blank."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._ask_at_ns = 0
+        self._nonce = 0
+        self._blank: set[NodeId] = set()
+        self.refused: dict[NodeId, str] = {}  # who is not blank, and why; for people
+
+    def wanted(self) -> bool:
+        """Return whether this node should create the cluster."""
+        core = self._core
+        return (
+            core.document is None
+            and core.voting
+            and core.node == core.cluster.bootstrap_node
+            and core.node in core.cluster.voters
+            and core.node not in core.cluster.witnesses
+        )
+
+    def waiting_for(self) -> tuple[NodeId, ...]:
+        core = self._core
+        return tuple(n for n in core.cluster.voters if n != core.node and n not in self._blank)
+
+    def wakeup(self) -> int | None:
+        return self._ask_at_ns if self.wanted() else None
+
+    def tick(self, now: Instant) -> bool:
+        """Ask whoever has not answered; return whether the cluster may be created now."""
+        core = self._core
+        if not self.wanted():
+            return False
+        if core.observed.data not in (DataState.EMPTY, DataState.PRESENT):
+            return False
+        if core.observed.process is not ProcessState.STOPPED:
+            return False
+        if not self.waiting_for():
+            return True
+        if now.mono_ns >= self._ask_at_ns:
+            self._ask_at_ns = now.mono_ns + milliseconds(INQUIRY_INTERVAL_MS)
+            self._nonce = self._nonce or core.rng.getrandbits(63)
+            core.broadcast(self.waiting_for(), Inquiry(self._nonce))
+        return False
+
+    def heard_reply(self, sender: NodeId, reply: InquiryReply) -> None:
+        if reply.nonce != self._nonce or sender not in self._core.cluster.voters:
+            return
+        if reply.document_ref.version or reply.has_data:
+            what = "a cluster document" if reply.document_ref.version else "a data directory"
+            if self.refused.get(sender) != what:
+                self._core.emit(
+                    EventName.BOOTSTRAP_STARTED,
+                    f"not creating a cluster: {sender} already has {what}",
+                    Severity.WARNING,
+                    node_with_data=sender,
+                )
+            self.refused[sender] = what
+            self._blank.discard(sender)
+            return
+        self.refused.pop(sender, None)
+        self._blank.add(sender)
+
+    def first_document(self, term: Term) -> ClusterDocument:
+        """Return version 0, the base of the document that the first leader writes."""
+        core, cluster = self._core, self._core.cluster
+        core.emit(
+            EventName.BOOTSTRAP_STARTED,
+            f"creating the cluster {cluster.name!r}",
+            voters=", ".join(cluster.voters),
+        )
+        return ClusterDocument(
+            cluster_id=f"{core.rng.getrandbits(128):032x}",
+            cluster_name=cluster.name,
+            system_id=0,
+            term=term,
+            version=0,
+            primary=core.node,
+            primary_data_id=DataId(""),
+            phase=Phase.INITIALIZING,
+            voters=cluster.voters,
+            learners=cluster.learners,
+            witnesses=cluster.witnesses,
+            sync=SyncSet(),
+            durability=cluster.durability,
+            timelines=(),
+            hold_ms=core.settings.hold_ms,
+        )

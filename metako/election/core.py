@@ -1,0 +1,221 @@
+"""What voter, candidate and leader share: the durable record, the local server, what to send.
+
+`Core` is the only mutable state that more than one of them touches. Its changes of the durable
+record assert what must never go back. Outputs are collected here and taken once per step, so a
+record changed anywhere in a step is persisted before any message of that step leaves.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from metako.election.quorum import Promise
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.model.document import ClusterDocument, DocumentRef
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName, Severity, event
+from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.lsn import RankedPosition, WalPosition
+from metako.model.member import Member, MemberState
+from metako.model.postgres import DataState, PostgresObserved, ProcessState
+from metako.model.timeline import is_diverged, owner_of, rank
+from metako.wire.messages import AgreementMessage
+
+
+@dataclass(slots=True)
+class Core:
+    """State shared by the parts of one node's election."""
+
+    settings: ElectionSettings
+    cluster: ClusterSettings
+    node: NodeId
+    hard: HardState
+    rng: random.Random
+    observed: PostgresObserved = field(default_factory=PostgresObserved)
+    members: dict[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
+    voting: bool = True  # False after a lost durable record, until re-admitted
+    _dirty: bool = False
+    _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
+    _events: list[Event] = field(default_factory=list)
+
+    # ------------------------------------------------------------ outputs
+
+    def send(self, to: NodeId, message: AgreementMessage) -> None:
+        if to != self.node:
+            self._outbound.append((to, message))
+
+    def broadcast(self, nodes: Iterable[NodeId], message: AgreementMessage) -> None:
+        for node in nodes:
+            self.send(node, message)
+
+    def emit(
+        self, name: EventName, message: str, severity: Severity = Severity.INFO, **fields: object
+    ) -> None:
+        self._events.append(event(name, message, severity=severity, **fields))
+
+    def take(
+        self,
+    ) -> tuple[HardState | None, tuple[tuple[NodeId, AgreementMessage], ...], tuple[Event, ...]]:
+        """Return and clear what this step produced."""
+        hard = self.hard if self._dirty else None
+        result = (hard, tuple(self._outbound), tuple(self._events))
+        self._dirty = False
+        self._outbound, self._events = [], []
+        return result
+
+    # ------------------------------------------------------------ durable record
+
+    def record(self, hard: HardState) -> None:
+        """Replace the durable record; nothing in it may go back."""
+        old = self.hard
+        assert hard.node_id == old.node_id
+        assert hard.boot_epoch == old.boot_epoch
+        assert hard.term >= old.term, (old.term, hard.term)
+        assert hard.promised_term >= old.promised_term
+        assert hard.released_term >= old.released_term
+        assert hard.max_hold_ms >= old.max_hold_ms
+        assert hard.document_ref >= old.document_ref
+        if hard.term == old.term and old.voted_for is not None:
+            assert hard.voted_for == old.voted_for, "a vote is given once per term"
+        if hard != old:
+            self.hard = hard
+            self._dirty = True
+
+    def promise(self, term: Term, voted_for: NodeId | None = None) -> None:
+        """Reject everything below `term` from now on, and vote if a name is given."""
+        hard = self.hard
+        if term > hard.promised_term:
+            hard = replace(hard, promised_term=term)
+        if voted_for is not None:
+            hard = replace(hard, term=term, voted_for=voted_for)
+        self.record(hard)
+
+    def adopt(self, document: ClusterDocument) -> bool:
+        """Make a newer document durable; return whether it was newer."""
+        if document.ref <= self.hard.document_ref:
+            return False
+        known = self.hard.document
+        if known is not None and known.cluster_id != document.cluster_id:
+            return False
+        self.record(self.hard.with_document(document))
+        return True
+
+    # ------------------------------------------------------------ views
+
+    @property
+    def document(self) -> ClusterDocument | None:
+        return self.hard.document
+
+    @property
+    def document_ref(self) -> DocumentRef:
+        return self.hard.document_ref
+
+    @property
+    def is_witness(self) -> bool:
+        document = self.document
+        witnesses = document.witnesses if document else self.cluster.witnesses
+        return self.node in witnesses
+
+    def others(self) -> tuple[NodeId, ...]:
+        """Return every other member that the document, or before it the configuration, names."""
+        if self.document is not None:
+            nodes = self.document.members()
+        else:
+            nodes = tuple(dict.fromkeys((*self.cluster.voters, *self.cluster.learners)))
+        return tuple(node for node in nodes if node != self.node)
+
+    def is_alive(self, node: NodeId) -> bool:
+        member = self.members.get(node)
+        return member is not None and member.state in (MemberState.ALIVE, MemberState.SUSPECT)
+
+    def has_data(self) -> bool:
+        return self.observed.data in (DataState.PRESENT, DataState.TAINTED)
+
+    def diverged(self, position: WalPosition) -> bool:
+        """Return whether the local data is off the document's history.
+
+        A timeline that is reserved but not confirmed may or may not exist: both a server on it
+        and one that went on with its parent are on known history.
+        """
+        document = self.document
+        if document is None or not document.timelines:
+            return False
+        tips = {document.tip, document.timelines[-1].tli} - {TimelineId(0)}
+        return all(
+            is_diverged(document.timelines, tip, self.observed.history, position) for tip in tips
+        )
+
+    def foreign(self) -> bool:
+        """Return whether the local data belongs to another database system."""
+        document = self.document
+        return bool(
+            document
+            and document.system_id
+            and self.observed.system_id
+            and document.system_id != self.observed.system_id
+        )
+
+    def ranked(self, position: WalPosition | None) -> RankedPosition | None:
+        """Return a position in comparable form; None if it must not count."""
+        document = self.document
+        if position is None or document is None or self.foreign():
+            return None
+        if self.observed.data is not DataState.PRESENT or self.diverged(position):
+            return None
+        return rank(document.timelines, position)
+
+    def advisory_position(self) -> RankedPosition | None:
+        """Return the newest WAL believed to be here, without the proof that a vote needs."""
+        observed = self.observed
+        if observed.position is not None:
+            return self.ranked(observed.position)
+        if observed.lsn == 0:
+            return None
+        owner = owner_of(observed.history, observed.lsn) or observed.timeline
+        return self.ranked(WalPosition(owner, observed.lsn))
+
+    def detached(self, term: Term) -> bool:
+        """Return whether the replication promise of `term` is kept by the local server.
+
+        Only a server that is verified gone, or one in recovery with its WAL receiver verified
+        gone, can keep it; both are what `position` with `detached_for` stands for.
+        """
+        observed = self.observed
+        if self.is_witness or observed.data is DataState.NONE:
+            return True
+        if observed.data is DataState.EMPTY:
+            return observed.process is ProcessState.STOPPED
+        if observed.data is DataState.TAINTED:
+            return observed.process is ProcessState.STOPPED
+        if observed.in_recovery is False:
+            return False
+        return observed.position is not None and observed.detached_for >= term
+
+    def can_lead(self, term: Term) -> bool:
+        """Return whether this node could be promoted now under its promise of `term`."""
+        observed = self.observed
+        return (
+            not self.is_witness
+            and self.cluster.priority > 0
+            and observed.process is ProcessState.RUNNING
+            and observed.in_recovery is True
+            and self.detached(term)
+            and self.ranked(observed.position) is not None
+        )
+
+    def own_promise(self, term: Term) -> Promise:
+        """Return what this node itself contributes to an election in `term`."""
+        observed = self.observed
+        detached = self.detached(term)
+        position = self.ranked(observed.position) if detached else None
+        return Promise(
+            node=self.node,
+            detached=detached,
+            data_id=observed.data_id if observed.data is DataState.PRESENT else DataId(""),
+            position=position,
+            can_lead=self.can_lead(term),
+            priority=self.cluster.priority,
+            max_tli=max(observed.max_tli, observed.timeline, TimelineId(0)),
+        )

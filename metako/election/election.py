@@ -1,0 +1,556 @@
+"""One node's part in agreement: composes voter, candidate, leader and bootstrap.
+
+Inputs: messages whose sender is authenticated, observations of the local server, the roster of
+gossip (advisory), time. Outputs, taken once per step: a durable record to persist before anything
+leaves, messages, the target for PostgreSQL, the guard's deadline, events.
+
+Invariants, each with a test that fails when it is broken:
+* a node votes once per term, and never while its hold on another's lease is running;
+* nothing of a term below the promise has any effect;
+* PostgreSQL is asked to be primary only under a committed document and a lease;
+* a lease is released only after the server is verified gone, and never used again.
+
+Source: DESIGN §4. It does not know how messages travel, who is "dead", or how PostgreSQL is run.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from metako.election.bootstrap import Bootstrap
+from metako.election.candidate import TERM_MAX, Candidate, Stage
+from metako.election.core import Core
+from metako.election.leader import End, Leader
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.upstream import upstream_of
+from metako.election.voter import Voter
+from metako.model.document import Phase
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName, Severity
+from metako.model.ids import NodeId, Term
+from metako.model.instant import Instant, milliseconds
+from metako.model.member import Member
+from metako.model.postgres import (
+    Detached,
+    Following,
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    Stopped,
+    Untouched,
+)
+from metako.wire.messages import (
+    AgreementMessage,
+    Candidacy,
+    DocumentAck,
+    DocumentCopy,
+    DocumentOffer,
+    Heartbeat,
+    HeartbeatAck,
+    Inquiry,
+    InquiryReply,
+    PreVoteReply,
+    PreVoteRequest,
+    Release,
+    TermRejected,
+    VoteReply,
+    VoteRequest,
+)
+
+RELEASE_REPEATS = 8
+"""A release is repeated this often, one `retry_ms` apart: a datagram may be lost."""
+
+
+class Role(enum.StrEnum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class GuardDeadline:
+    """Until when this node's server may be writable; None withdraws the right."""
+
+    term: Term
+    deadline_boot_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionOutput:
+    """What one step produced; `persist` is made durable before `outbound` leaves."""
+
+    persist: HardState | None
+    outbound: tuple[tuple[NodeId, AgreementMessage], ...]
+    target: PostgresTarget
+    guard: GuardDeadline | None  # None: nothing to say
+    events: tuple[Event, ...]
+
+
+class Election:
+    """See the module's docstring. Not reusable after `stopped`."""
+
+    def __init__(
+        self,
+        *,
+        settings: ElectionSettings,
+        cluster: ClusterSettings,
+        hard: HardState,
+        rng: random.Random,
+        now: Instant,
+        voting: bool = True,
+    ) -> None:
+        self.core = Core(settings, cluster, hard.node_id, hard, rng, voting=voting)
+        self.voter = Voter(self.core, now)
+        self.candidate = Candidate(self.core)
+        self.bootstrap = Bootstrap(self.core)
+        self.leader: Leader | None = None
+        self.stopping = False
+        self.stopped = False
+        self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
+        self._release: Release | None = None
+        self._release_left = 0
+        self._release_at_ns = 0
+        self._was_holding = self.voter.hold.active(now)
+        self._guard_sent: GuardDeadline | None = None
+
+    # ------------------------------------------------------------ inputs
+
+    def receive(self, now: Instant, sender: NodeId, message: AgreementMessage) -> None:
+        """Take one authenticated message from a member."""
+        if self.stopped or sender == self.core.node:
+            return
+        match message:
+            case Heartbeat():
+                self._heard_heartbeat(now, sender, message)
+            case HeartbeatAck():
+                if self.leader:
+                    self.leader.heard_heartbeat_ack(now, sender, message)
+            case DocumentOffer():
+                if self.voter.heard_offer(now, sender, message):
+                    self._follow_if_deposed(now)
+            case DocumentCopy():
+                if self.voter.heard_copy(sender, message):
+                    self._follow_if_deposed(now)
+            case DocumentAck():
+                if self.leader:
+                    self.leader.heard_document_ack(now, sender, message)
+            case PreVoteRequest():
+                self._heard_pre_vote(now, sender, message)
+            case PreVoteReply():
+                if message.promised < TERM_MAX:
+                    self.candidate.heard_pre_vote_reply(now, sender, message)
+            case VoteRequest():
+                self._heard_vote_request(now, sender, message)
+            case VoteReply():
+                self.candidate.heard_vote_reply(now, sender, message)
+            case TermRejected():
+                self._heard_rejected(message)
+            case Candidacy():
+                self._heard_candidacy(now, message)
+            case Release():
+                if self.voter.heard_release(now, sender, message):
+                    self._hold_ended(now, primary_crashed=True)
+            case Inquiry():
+                self.voter.heard_inquiry(sender, message)
+            case InquiryReply():
+                self.bootstrap.heard_reply(sender, message)
+            case _:
+                assert_never(message)
+        self._advance(now)
+
+    def observe(self, now: Instant, observed: PostgresObserved) -> None:
+        """Take a new picture of the local server."""
+        self.core.observed = observed
+        self.voter.server_changed()
+        if self.leader is not None:
+            self.leader.server_changed(now)
+        self._advance(now)
+
+    def roster(self, now: Instant, members: tuple[Member, ...]) -> None:
+        """Take gossip's view of the members. It only ever changes speed, never a verdict."""
+        self.core.members = {member.node: member for member in members}
+
+    def tick(self, now: Instant) -> None:
+        """Do everything that time has made due."""
+        self._advance(now)
+
+    def stop(self, now: Instant) -> None:
+        """Begin to stop: PostgreSQL first, then the lease, then `stopped`."""
+        if not self.stopping:
+            self.stopping = True
+            self._stop_at_ns = now.mono_ns + milliseconds(self.core.settings.stop_timeout_ms)
+            self.candidate.stop()
+            if self.leader is not None:
+                self.leader.end_server("stop")
+        self._advance(now)
+
+    def wakeup(self) -> int:
+        """Return the CLOCK_MONOTONIC time of the next deadline, in nanoseconds."""
+        due = [2**63 - 1]
+        if self._was_holding:
+            due.append(self.voter.hold.until_ns)
+        if self.leader is not None:
+            due.append(self.leader.wakeup())
+        candidate = self.candidate.wakeup()
+        if candidate is not None:
+            due.append(candidate)
+        if self._release_left:
+            due.append(self._release_at_ns)
+        bootstrap = self.bootstrap.wakeup()
+        if bootstrap is not None:
+            due.append(bootstrap)
+        if self.stopping and not self.stopped:
+            due.append(self._stop_at_ns)
+        return min(due)
+
+    def output(self, now: Instant) -> ElectionOutput:
+        """Return what the inputs since the last call produced."""
+        hard, outbound, events = self.core.take()
+        return ElectionOutput(hard, outbound, self._target(now), self._guard(), events)
+
+    # ------------------------------------------------------------ views
+
+    @property
+    def role(self) -> Role:
+        if self.stopped:
+            return Role.STOPPED
+        if self.stopping:
+            return Role.STOPPING
+        if self.leader is not None:
+            return Role.LEADER
+        if self.candidate.stage is Stage.VOTE:
+            return Role.CANDIDATE
+        if self.candidate.stage is Stage.PRE_VOTE:
+            return Role.PRE_CANDIDATE
+        return Role.FOLLOWER
+
+    def blocked(self, now: Instant) -> str:
+        """Return in plain words why there is no primary, or "" if there is no such reason."""
+        if not self.core.voting:
+            return "this node lost its durable record and does not vote until it is re-admitted"
+        if self.core.foreign():
+            return "the data directory belongs to another database system; move it away"
+        if self.bootstrap.wanted():
+            return self._why_no_cluster()
+        if self.core.document is None:
+            return "no cluster document yet: waiting for the bootstrap node"
+        if self.leader is not None or self.voter.hold.active(now):
+            return ""
+        if self.candidate.verdict is not None and self.candidate.verdict.missing:
+            return f"no primary: missing {self.candidate.verdict.missing}"
+        return "no primary: an election is due"
+
+    def _why_no_cluster(self) -> str:
+        if self.bootstrap.refused:
+            who, what = next(iter(sorted(self.bootstrap.refused.items())))
+            return f"not creating a cluster: {who} already has {what}"
+        waiting = ", ".join(self.bootstrap.waiting_for())
+        return f"waiting for an answer of {waiting} before creating the cluster" if waiting else ""
+
+    # ------------------------------------------------------------ messages in detail
+
+    def _leading(self, now: Instant) -> bool:
+        """Return whether we may not vote for others: a lease runs, or our server may write."""
+        if self.leader is not None and self.leader.lease.valid(now):
+            return True
+        return self.core.observed.in_recovery is False
+
+    def _heard_heartbeat(self, now: Instant, sender: NodeId, beat: Heartbeat) -> None:
+        if self.leader is not None and beat.term <= self.leader.term:
+            return
+        before = self.voter.heartbeat
+        if not self.voter.heard_heartbeat(now, sender, beat):
+            return
+        if self.leader is not None:
+            self._step_down(now, f"{sender} leads term {beat.term}")
+        self.candidate.stop()
+        self._was_holding = True
+        if before is None or before.term != beat.term:
+            self.core.emit(
+                EventName.LEASE_GAINED,
+                f"follows {sender} in term {beat.term}",
+                leader=sender,
+                term=beat.term,
+            )
+
+    def _heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
+        better = self.voter.heard_pre_vote(now, sender, request, leading=self._leading(now))
+        if better and not self.stopping:
+            # We refused because we have more WAL, so it is our turn, at once.
+            self.candidate.schedule(now, 0)
+
+    def _heard_vote_request(self, now: Instant, sender: NodeId, request: VoteRequest) -> None:
+        if request.term >= TERM_MAX:
+            return
+        leading = self._leading(now)
+        if self.voter.heard_vote_request(now, sender, request, leading=leading):
+            if self.leader is not None:
+                self._step_down(now, f"voted for {sender} in term {request.term}")
+            self.candidate.stop()
+            # If that candidacy comes to nothing, somebody has to try again.
+            timeout = self.core.settings.candidacy_timeout_ms
+            self.candidate.schedule(now, timeout + self.candidate.delay_ms(primary_crashed=False))
+        elif self.leader is not None and request.term > self.leader.term:
+            self.leader.heard_rejected(request.term)
+
+    def _heard_rejected(self, message: TermRejected) -> None:
+        if message.promised >= TERM_MAX:
+            return
+        if self.leader is not None and message.rejected == self.leader.term:
+            self.leader.heard_rejected(message.promised)
+        candidate = self.candidate
+        if candidate.stage is Stage.VOTE and message.rejected == candidate.term:
+            candidate.lose(f"term {message.promised} was promised elsewhere")
+            candidate.term = max(candidate.term, message.promised)
+
+    def _heard_candidacy(self, now: Instant, message: Candidacy) -> None:
+        """Stand at once, without a pre-vote: a candidate with both quorums sent us."""
+        if self.leader is not None or self.stopping or self.voter.hold.active(now):
+            return
+        if message.term < self.core.hard.promised_term or not self.candidate.may_stand():
+            return
+        self.candidate.stop()
+        self.candidate.begin_vote(now, self.candidate.next_term())
+
+    def _follow_if_deposed(self, now: Instant) -> None:
+        leader = self.leader
+        if leader is not None and leader.over(now) is End.DEPOSED:
+            self._step_down(now, "a newer document names another primary")
+
+    # ------------------------------------------------------------ the state machine
+
+    def _advance(self, now: Instant) -> None:
+        if self.stopped:
+            return
+        if self.leader is not None:
+            self._advance_leader(now)
+        if self._was_holding and not self.voter.hold.active(now):
+            self._hold_ended(now, primary_crashed=False)
+        if self.leader is None or self.candidate.incumbent:
+            self._advance_candidate(now)
+        if self.leader is None and not self.stopping and self.bootstrap.tick(now):
+            self._create_cluster(now)
+        self._repeat_release(now)
+        if self.stopping and self.leader is None:
+            self._finish_stop()
+
+    def _advance_leader(self, now: Instant) -> None:
+        leader = self.leader
+        assert leader is not None
+        end = leader.over(now)
+        match end:
+            case None:
+                leader.tick(now)
+                if (
+                    leader.higher_promise > leader.term
+                    and leader.attachable
+                    and not leader.ending
+                    and self.candidate.stage is Stage.IDLE
+                ):
+                    self._stand_again(now, leader)
+            case End.SERVER:
+                self._release_lease(now, leader)
+            case End.LEASE:
+                self.core.emit(
+                    EventName.LEASE_LOST,
+                    f"the lease of term {leader.term} ended: no majority answers",
+                    Severity.ERROR,
+                    term=leader.term,
+                )
+                self._step_down(now, "lease lost")
+            case End.DEPOSED:
+                self._step_down(now, "a newer document names another primary")
+            case _:
+                assert_never(end)
+
+    def _stand_again(self, now: Instant, leader: Leader) -> None:
+        # A failed candidacy elsewhere has left voters with a higher promise: their standbys are
+        # stranded until somebody leads that term. We do, without stopping the server.
+        self.candidate.term = max(self.candidate.term, leader.higher_promise)
+        self.candidate.begin_vote(now, self.candidate.next_term(), incumbent=True)
+
+    def _advance_candidate(self, now: Instant) -> None:
+        candidate = self.candidate
+        if self.stopping:
+            return
+        if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
+            candidate.stage = Stage.IDLE
+            if self.voter.hold.active(now):
+                return
+            if candidate.may_stand():
+                candidate.begin_pre_vote(now)
+            else:
+                candidate.schedule(now, 4 * self.core.settings.retry_ms)
+        if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
+            candidate.begin_vote(now, candidate.term)
+        if candidate.stage is Stage.VOTE:
+            self._judge(now)
+        candidate.tick(now)
+        if candidate.stage is Stage.IDLE and self._election_due(now):
+            candidate.schedule(now, candidate.delay_ms(primary_crashed=False))
+
+    def _election_due(self, now: Instant) -> bool:
+        return (
+            self.leader is None
+            and self.core.document is not None
+            and self.core.voting
+            and not self.voter.hold.active(now)
+        )
+
+    def _judge(self, now: Instant) -> None:
+        core, candidate = self.core, self.candidate
+        verdict = candidate.evaluate()
+        document = core.document
+        if verdict is None or document is None:
+            return
+        if verdict.better is not None:
+            candidate.hand_over(verdict.better)
+            return
+        if not verdict.won:
+            return
+        special = candidate.incumbent or document.phase is Phase.INITIALIZING
+        if not special and not core.can_lead(candidate.term):
+            return
+        reason = "incumbent" if candidate.incumbent else "election"
+        incumbent = self.leader if candidate.incumbent else None
+        leader = Leader(core, now, candidate.term, incumbent=incumbent)
+        core.emit(
+            EventName.ELECTION_WON,
+            f"won the election of term {candidate.term}",
+            term=candidate.term,
+            votes=", ".join(sorted(candidate.promises())),
+        )
+        promises = candidate.promises()
+        candidate.stop()
+        self.leader = leader
+        self._was_holding = False
+        leader.take_office(now, document, promises, reason)
+        leader.server_changed(now)
+
+    def _create_cluster(self, now: Instant) -> None:
+        term = Term(1)
+        if self.core.hard.promised_term >= term:
+            term = self.candidate.next_term()
+        self.core.promise(term, voted_for=self.core.node)
+        base = self.bootstrap.first_document(term)
+        self.leader = Leader(self.core, now, term)
+        self.leader.take_office(now, base, {}, "bootstrap")
+
+    def _hold_ended(self, now: Instant, *, primary_crashed: bool) -> None:
+        self._was_holding = False
+        if self.leader is not None or self.core.document is None:
+            return
+        if not primary_crashed:
+            self.core.emit(
+                EventName.HOLD_EXPIRED,
+                f"heard nothing of {self.voter.leader or 'a leader'} for a whole hold",
+                Severity.WARNING,
+                leader=self.voter.leader,
+            )
+        if not self.stopping:
+            self.candidate.stop()
+            self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=primary_crashed))
+
+    # ------------------------------------------------------------ giving up leadership
+
+    def _step_down(self, now: Instant, why: str) -> None:
+        leader = self.leader
+        assert leader is not None
+        self.leader = None
+        self.candidate.stop()
+        self.core.emit(
+            EventName.STEPPED_DOWN,
+            f"no longer leads term {leader.term}: {why}",
+            Severity.WARNING,
+            term=leader.term,
+            reason=why,
+        )
+        if self._election_due(now) and not self.stopping:
+            self.candidate.schedule(
+                now, self.core.settings.stagger_ms + self.candidate.delay_ms(primary_crashed=True)
+            )
+
+    def _release_lease(self, now: Instant, leader: Leader) -> None:
+        """The server and all its processes are gone: nobody needs to wait for our lease."""
+        core = self.core
+        core.record(replace(core.hard, released_term=leader.term))
+        self._release = Release(leader.term, core.hard.boot_epoch, leader.lease.round)
+        self._release_left, self._release_at_ns = RELEASE_REPEATS, now.mono_ns
+        core.emit(
+            EventName.LEASE_RELEASED,
+            f"released the lease of term {leader.term}: the server is gone",
+            term=leader.term,
+            reason=leader.ending or "PostgreSQL ended",
+        )
+        self._step_down(now, "lease released")
+
+    def _repeat_release(self, now: Instant) -> None:
+        if not self._release_left or now.mono_ns < self._release_at_ns:
+            return
+        assert self._release is not None
+        if self.core.hard.promised_term > self._release.term:
+            self._release_left = 0
+            return
+        self.core.broadcast(self.core.others(), self._release)
+        self._release_left -= 1
+        self._release_at_ns = now.mono_ns + milliseconds(self.core.settings.retry_ms)
+
+    def _finish_stop(self) -> None:
+        gone = self.core.observed.process in (ProcessState.STOPPED, ProcessState.UNKNOWN)
+        told = self._release is None or self._release_left <= RELEASE_REPEATS - 3
+        self.stopped = gone and told
+
+    # ------------------------------------------------------------ wants
+
+    def _target(self, now: Instant) -> PostgresTarget:
+        core = self.core
+        if self.stopping and self.leader is None:
+            return Stopped(fast=now.mono_ns < self._stop_at_ns)
+        if self.leader is not None:
+            if self.stopping and now.mono_ns >= self._stop_at_ns:
+                return Stopped(fast=False)
+            return self.leader.target()
+        document = core.document
+        if document is None or core.is_witness:
+            return Untouched()
+        if core.hard.promised_term > document.term or self.candidate.stage is Stage.VOTE:
+            return Detached(core.hard.promised_term)
+        if core.observed.in_recovery is False:
+            return Detached(core.hard.promised_term)
+        beat = self.voter.heartbeat
+        if document.primary == core.node:
+            # Named, but not leading: nothing here may be writable, and it has to be known how
+            # far its WAL goes.
+            return Detached(core.hard.promised_term)
+        if beat is not None and beat.term == document.term:
+            if not beat.attachable:
+                return Detached(core.hard.promised_term)
+            upstream = upstream_of(core, document)
+            return Following(upstream) if upstream is not None else Untouched()
+        if not self.voter.hold.active(now) and core.observed.process is ProcessState.STOPPED:
+            # Nobody leads: run, so that this node can stand or at least say how far it is.
+            return Detached(core.hard.promised_term)
+        return Untouched()
+
+    def _guard(self) -> GuardDeadline | None:
+        """Return the guard's deadline when it changed."""
+        leader = self.leader
+        wanted: GuardDeadline | None = None
+        if leader is not None and leader.lease.until_boot_ns and leader.committed is not None:
+            margin = milliseconds(self.core.settings.fence_margin_ms)
+            wanted = GuardDeadline(leader.term, leader.lease.until_boot_ns - margin)
+        elif self._guard_sent is not None and self._guard_sent.deadline_boot_ns is not None:
+            # The fence stays armed until there is nothing left that could be writable.
+            observed = self.core.observed
+            if observed.process is ProcessState.STOPPED or observed.in_recovery is True:
+                wanted = GuardDeadline(self._guard_sent.term, None)
+        if wanted is None or wanted == self._guard_sent:
+            return None
+        self._guard_sent = wanted
+        return wanted

@@ -1,0 +1,409 @@
+"""Leading: rounds and the lease, replicating the document, promoting, changing the sync set.
+
+A leader makes each version of the document durable on a majority before it acts on it, has one
+version under way at a time, and never abandons or replaces one that it has sent. What it wants of
+its PostgreSQL server follows from the *committed* document and from the lease, and is asked for by
+`target()`; what has happened is read from the observation. So a step that is repeated, or whose
+answer is lost, does no harm.
+
+Deliberately unaware of how elections are won and of what happens after leadership ends: it says
+that it is over (`ended`) and why, and `Election` does the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import replace
+
+from metako.election.core import Core
+from metako.election.lease import Lease
+from metako.election.quorum import Promise, successor_sync_set
+from metako.election.syncchange import SyncSetKeeper
+from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.model.events import EventName, Severity
+from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.instant import Instant, milliseconds
+from metako.model.lsn import Lsn, format_lsn
+from metako.model.postgres import (
+    Detached,
+    Initialize,
+    Leading,
+    PostgresTarget,
+    ProcessState,
+    Stopped,
+)
+from metako.model.timeline import TIMELINES_IN_FULL_MAX, TimelineEntry, owner_of
+from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
+
+PROMOTE_TIMEOUT_MS = 20_000
+"""A server that is not the primary by then is stopped and the lease released."""
+
+
+class End(enum.StrEnum):
+    """Why a leadership is over."""
+
+    LEASE = "lease"  # no majority answered in time: the guard fences, we follow
+    SERVER = "server"  # our PostgreSQL is verified gone: release at once
+    DEPOSED = "deposed"  # a newer document names another primary
+
+
+class Leader:
+    """One leadership of this node, in one term."""
+
+    def __init__(
+        self,
+        core: Core,
+        now: Instant,
+        term: Term,
+        *,
+        incumbent: Leader | None = None,
+    ) -> None:
+        self._core = core
+        self.term = term
+        self.lease = Lease(core.settings, core.node, term)
+        self.committed: ClusterDocument | None = None  # newest one durable on a majority
+        self.proposal: ClusterDocument | None = None  # sent, not yet on a majority
+        self.attachable = False  # our server is the primary of the term's timeline
+        self.active = False  # applications are admitted
+        self.higher_promise = Term(0)  # highest term that a voter said it had promised
+        self.ending: str = ""  # why the server is being stopped; "" while it is not
+        self.sync = SyncSetKeeper(core)
+        self._acks: set[NodeId] = set()  # members that hold `proposal`
+        self._refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
+        self._beat_at_ns = 0
+        self._retry_at_ns = 0
+        self._began_ns = now.mono_ns
+        self._server_ran = False  # our server ran under this leadership
+        self._hold_ms = core.settings.hold_ms
+        if incumbent is not None:
+            # The old lease was granted by the same voters for the same node: it goes on counting.
+            self.lease.until_boot_ns = incumbent.lease.until_boot_ns
+            self.attachable, self.active = incumbent.attachable, incumbent.active
+            self._server_ran = incumbent._server_ran
+            self.committed = incumbent.committed
+            self.sync.adopt(incumbent.sync)
+
+    # ------------------------------------------------------------ taking office
+
+    def take_office(
+        self, now: Instant, base: ClusterDocument, promises: Mapping[NodeId, Promise], reason: str
+    ) -> None:
+        """Write the first document of the term: the newest one found, with this primary.
+
+        It keeps the data quorum and reserves a timeline number that no reply, document or
+        history file has ever named.
+        """
+        core = self._core
+        if self._hold_ms > core.hard.max_hold_ms:
+            # We are one of the voters that hold for us, also after a restart.
+            core.record(replace(core.hard, max_hold_ms=self._hold_ms))
+        document = replace(base, term=self.term, version=base.version + 1, hold_ms=self._hold_ms)
+        if base.phase is not Phase.INITIALIZING and not self.attachable:
+            observed = core.observed
+            assert observed.position is not None
+            highest = max(
+                [entry.tli for entry in base.timelines]
+                + [promise.max_tli for promise in promises.values()]
+                + [observed.max_tli, observed.timeline]
+            )
+            document = replace(
+                document,
+                primary=core.node,
+                primary_data_id=observed.data_id,
+                phase=Phase.PROMOTING,
+                sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
+                timelines=self._reserve(base, TimelineId(highest + 1), reason),
+            )
+        self._propose(now, document)
+        self._beat(now)
+
+    def _reserve(
+        self, base: ClusterDocument, tli: TimelineId, reason: str
+    ) -> tuple[TimelineEntry, ...]:
+        core = self._core
+        observed = core.observed
+        assert observed.position is not None
+        entry = TimelineEntry(
+            term=self.term,
+            tli=tli,
+            parent_tli=observed.timeline or observed.position.timeline,
+            begin_lsn=observed.position.lsn,
+            node=core.node,
+            reason=reason,
+        )
+        core.emit(
+            EventName.TIMELINE_RESERVED,
+            f"reserved timeline {tli} at {format_lsn(entry.begin_lsn)}",
+            timeline=tli,
+            parent=entry.parent_tli,
+            lsn=format_lsn(entry.begin_lsn),
+            term=self.term,
+        )
+        entries = (*base.timelines, entry)
+        old, recent = entries[:-TIMELINES_IN_FULL_MAX], entries[-TIMELINES_IN_FULL_MAX:]
+        return (*(replace(e, node=None, reason="") for e in old), *recent)
+
+    # ------------------------------------------------------------ messages
+
+    def heard_heartbeat_ack(self, now: Instant, sender: NodeId, ack: HeartbeatAck) -> None:
+        if ack.term != self.term or ack.boot_epoch != self._core.hard.boot_epoch:
+            return
+        self.lease.answer(sender, ack.round)
+        self._refs[sender] = max(ack.document_ref, self._refs.get(sender, ack.document_ref))
+        self._renew(now)
+
+    def heard_document_ack(self, now: Instant, sender: NodeId, ack: DocumentAck) -> None:
+        if ack.term != self.term:
+            return
+        self._refs[sender] = max(ack.document_ref, self._refs.get(sender, ack.document_ref))
+        self._check_committed(now)
+
+    def heard_rejected(self, promised: Term) -> None:
+        self.higher_promise = max(self.higher_promise, promised)
+
+    # ------------------------------------------------------------ time and the server
+
+    def tick(self, now: Instant) -> None:
+        if now.mono_ns >= self._beat_at_ns:
+            self._beat(now)
+        if self.proposal is not None and now.mono_ns >= self._retry_at_ns:
+            self._offer(now)
+        self._change_sync_set(now)
+        started = now.mono_ns - self._began_ns
+        if (
+            self.committed is not None
+            and self.committed.phase is Phase.PROMOTING
+            and not self.attachable
+            and not self.ending
+            and started > milliseconds(PROMOTE_TIMEOUT_MS)
+        ):
+            self.end_server("promotion did not finish in time")
+
+    def wakeup(self) -> int:
+        due = [self._beat_at_ns]
+        if self.proposal is not None:
+            due.append(self._retry_at_ns)
+        sync = self.sync.wakeup()
+        if sync is not None:
+            due.append(sync)
+        return min(due)
+
+    def server_changed(self, now: Instant) -> None:
+        """Advance by what the server now is: created, promoted, acknowledged, admitting."""
+        observed = self._core.observed
+        if observed.process is ProcessState.RUNNING:
+            self._server_ran = True
+        document = self.committed
+        if document is None or self.proposal is not None or self.ending:
+            return
+        if document.phase is Phase.INITIALIZING:
+            self._initialized(now, document)
+            return
+        reserved = document.reserved
+        assert reserved is not None
+        primary = observed.in_recovery is False and observed.timeline == reserved.tli
+        if primary and not self.attachable:
+            self.attachable = True
+            self._core.emit(
+                EventName.PROMOTED,
+                f"PostgreSQL was promoted to timeline {reserved.tli}",
+                term=self.term,
+                timeline=reserved.tli,
+            )
+            self.sync.begin(now)
+            self._beat(now)
+        if document.phase is Phase.PROMOTING and primary and observed.marker_term >= self.term:
+            self._propose(now, self._activated(document))
+        elif document.phase is Phase.ACTIVE and observed.admitting and not self.active:
+            self.active = True
+            self._core.emit(
+                EventName.PRIMARY_ACTIVE,
+                f"{self._core.node} is the primary of term {self.term}",
+                term=self.term,
+                timeline=reserved.tli,
+            )
+            self._beat(now)
+        self._change_sync_set(now)
+
+    def _initialized(self, now: Instant, document: ClusterDocument) -> None:
+        """The first database exists: reserve the timeline that it will be promoted to."""
+        observed = self._core.observed
+        if observed.position is None or not observed.system_id or not observed.data_id:
+            return
+        first = observed.history[0].tli if observed.history else observed.position.timeline
+        base = replace(
+            document,
+            system_id=observed.system_id,
+            primary_data_id=observed.data_id,
+            timelines=(
+                TimelineEntry(
+                    term=self.term,
+                    tli=first,
+                    parent_tli=TimelineId(0),
+                    begin_lsn=Lsn(0),
+                    node=self._core.node,
+                    reason="first database",
+                    confirmed=True,
+                ),
+            ),
+        )
+        highest = max(observed.max_tli, observed.timeline, first)
+        self._propose(
+            now,
+            replace(
+                base,
+                version=document.version + 1,
+                phase=Phase.PROMOTING,
+                timelines=self._reserve(base, TimelineId(highest + 1), "bootstrap"),
+            ),
+        )
+
+    def _activated(self, document: ClusterDocument) -> ClusterDocument:
+        """Return the document with its newest timeline as PostgreSQL really began it."""
+        observed = self._core.observed
+        entries = list(document.timelines)
+        last = entries[-1]
+        begin = next((s.begin_lsn for s in observed.history if s.tli == last.tli), last.begin_lsn)
+        before = [s for s in observed.history if s.tli != last.tli]
+        parent = owner_of(before, begin) if before else last.parent_tli
+        chain = {entry.tli for entry in entries}
+        newest_parent = before[-1].tli if before else last.parent_tli
+        entries[-1] = replace(
+            last,
+            begin_lsn=begin,
+            parent_tli=newest_parent if newest_parent in chain else parent,
+            confirmed=True,
+        )
+        return replace(
+            document,
+            version=document.version + 1,
+            phase=Phase.ACTIVE,
+            timelines=tuple(entries),
+        )
+
+    # ------------------------------------------------------------ wants
+
+    def target(self) -> PostgresTarget:
+        if self.ending:
+            return Stopped(fast=self.ending == "stop")
+        document = self.committed
+        if document is None:
+            return Detached(self.term)
+        if document.phase is Phase.INITIALIZING:
+            return Initialize()
+        if document.term != self.term and not self.attachable:
+            return Detached(self.term)
+        reserved = document.reserved
+        assert reserved is not None
+        if self.lease.until_boot_ns == 0:
+            return Detached(self.term)
+        return Leading(
+            term=self.term,
+            tli=reserved.tli,
+            sync=self.sync.setting(document),
+            admit=document.phase is Phase.ACTIVE and (document.term == self.term or self.active),
+        )
+
+    def end_server(self, why: str) -> None:
+        """Stop the server for good; the lease is released once it is verified gone."""
+        if not self.ending:
+            self.ending = why
+            self.active = False
+
+    def over(self, now: Instant) -> End | None:
+        """Return why this leadership has ended, or None while it goes on."""
+        core = self._core
+        document = core.document
+        if document is not None and document.primary != core.node and document.term >= self.term:
+            return End.DEPOSED
+        gone = core.observed.process is ProcessState.STOPPED
+        if gone and (self.ending or (self._server_ran and self._needs_server())):
+            return End.SERVER
+        if self.lease.until_boot_ns == 0:
+            waited = now.mono_ns - self._began_ns
+            limit = milliseconds(core.settings.candidacy_timeout_ms)
+            return End.LEASE if waited > limit else None
+        return None if self.lease.valid(now) else End.LEASE
+
+    def _needs_server(self) -> bool:
+        return self.committed is not None and self.committed.phase is not Phase.INITIALIZING
+
+    # ------------------------------------------------------------ rounds and documents
+
+    def _beat(self, now: Instant) -> None:
+        core = self._core
+        self._beat_at_ns = now.mono_ns + milliseconds(core.settings.heartbeat_ms)
+        round_ = self.lease.begin_round(now)
+        committed = self.committed.ref if self.committed else DocumentRef(Term(0), 0)
+        beat = Heartbeat(
+            term=self.term,
+            boot_epoch=core.hard.boot_epoch,
+            round=round_,
+            hold_ms=self._hold_ms,
+            committed=committed,
+            attachable=self.attachable and not self.ending,
+            active=self.active and not self.ending,
+        )
+        core.broadcast(core.others(), beat)
+        if self.proposal is None and self.committed is not None:
+            behind = [n for n in core.others() if self._refs.get(n, committed) < committed]
+            core.broadcast(behind, DocumentOffer(self.term, self.committed))
+        self._renew(now)
+
+    def _renew(self, now: Instant) -> None:
+        core = self._core
+        document = core.document
+        assert document is not None
+        first = self.lease.until_boot_ns == 0
+        if self.lease.renew(document, self._hold_ms) and first:
+            core.emit(
+                EventName.LEASE_GAINED,
+                f"holds the lease of term {self.term}",
+                term=self.term,
+                remaining_ms=self.lease.remaining_ms(now),
+            )
+
+    def _propose(self, now: Instant, document: ClusterDocument) -> None:
+        assert self.proposal is None, "one version at a time"
+        core = self._core
+        adopted = core.adopt(document)
+        assert adopted, (document.ref, core.document_ref)
+        self.proposal = document
+        self._offer(now)
+        self._check_committed(now)
+
+    def _offer(self, now: Instant) -> None:
+        core = self._core
+        assert self.proposal is not None
+        self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
+        ref = self.proposal.ref
+        waiting = [n for n in core.others() if self._refs.get(n, DocumentRef(Term(0), 0)) < ref]
+        core.broadcast(waiting, DocumentOffer(self.term, self.proposal))
+
+    def _check_committed(self, now: Instant) -> None:
+        core = self._core
+        proposal = self.proposal
+        if proposal is None:
+            return
+        holders = {n for n, ref in self._refs.items() if ref >= proposal.ref} | {core.node}
+        if not proposal.has_majority(holders):
+            return
+        self.proposal, self.committed = None, proposal
+        core.emit(
+            EventName.DOCUMENT_COMMITTED,
+            f"document {proposal.ref} is on a majority",
+            Severity.DEBUG,
+            document=str(proposal.ref),
+            phase=str(proposal.phase),
+        )
+        self.sync.committed(proposal)
+        self.server_changed(now)
+
+    def _change_sync_set(self, now: Instant) -> None:
+        if not self.attachable or self.ending or self.proposal or self.committed is None:
+            return
+        sync = self.sync.next_document(now, self.committed)
+        if sync is not None:
+            document = replace(self.committed, version=self.committed.version + 1, sync=sync)
+            self._propose(now, document)

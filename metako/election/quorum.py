@@ -1,0 +1,144 @@
+"""The two quorums that a leader needs, and which candidate may use them.
+
+*Control*: a majority of the voters. *Data*: replication promises from R = |S| − k + 1 members of
+the sync set S, or from the old primary P alone once its server is detached. Every acknowledged
+commit is on P and on k members of S, so any R members of S include one that has it.
+
+A promise counts only with a position: the promising server's WAL receiver is verified gone, so
+nothing can be acknowledged to the old primary any more, and the end of its WAL is known. A member
+that is ahead of the candidate but cannot lead is no veto, as long as some qualifying data quorum
+is at or behind the candidate.
+
+Source: DESIGN §4.2. The same rule as R + W > N of quorum replication.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from metako.model.document import ClusterDocument, SyncMember, SyncSet
+from metako.model.ids import DataId, NodeId, TimelineId
+from metako.model.lsn import RankedPosition
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What one node answered to a vote request, its own answer included."""
+
+    node: NodeId
+    detached: bool  # nothing more can be acknowledged upstream, and the position is final
+    data_id: DataId  # "" for a witness
+    position: RankedPosition | None  # None: no data, or diverged: then it does not count
+    can_lead: bool
+    priority: int
+    max_tli: TimelineId
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a candidate may lead with the promises it has."""
+
+    control: bool
+    data: bool
+    better: NodeId | None  # a replier that is ahead and able to lead: it should stand instead
+    missing: str  # for people: what is still missing; "" when both quorums are there
+
+    @property
+    def won(self) -> bool:
+        return self.control and self.data and self.better is None
+
+
+def judge(
+    document: ClusterDocument,
+    candidate: NodeId,
+    promises: Mapping[NodeId, Promise],
+    *,
+    min_votes: int = 0,
+) -> Verdict:
+    """Return whether `candidate` may lead under `document` with these promises."""
+    granted = [node for node in document.voters if node in promises]
+    control = document.has_majority(granted) and len(granted) >= min_votes
+    own = promises.get(candidate)
+    if own is None or own.position is None or not own.detached:
+        return Verdict(control, data=False, better=None, missing="own position unknown")
+    better = _better(own, promises.values())
+    data = data_quorum(document, own.position, promises)
+    missing = []
+    if not control:
+        missing.append(f"votes: {len(granted)} of {max(document.majority, min_votes)}")
+    if not data:
+        missing.append(_missing_data(document, promises))
+    return Verdict(control, data, better, "; ".join(missing))
+
+
+def data_quorum(
+    document: ClusterDocument, position: RankedPosition, promises: Mapping[NodeId, Promise]
+) -> bool:
+    """Return whether `position` is at or past every member of some qualifying data quorum."""
+    primary = promises.get(document.primary)
+    if (
+        primary is not None
+        and primary.detached
+        and primary.position is not None
+        and primary.data_id == document.primary_data_id
+        and position >= primary.position
+    ):
+        return True
+    if not document.sync.members:
+        return False
+    behind = [
+        promise
+        for promise in promises.values()
+        if promise.detached
+        and promise.position is not None
+        and promise.data_id != ""
+        and document.sync.data_id_of(promise.node) == promise.data_id
+        and position >= promise.position
+    ]
+    return len(behind) >= document.sync.read_quorum
+
+
+def _better(own: Promise, promises: Iterable[Promise]) -> NodeId | None:
+    assert own.position is not None
+    ahead = [
+        p
+        for p in promises
+        if p.can_lead and p.detached and p.position is not None and p.position > own.position
+    ]
+    if not ahead:
+        return None
+    return min(ahead, key=lambda p: (_descending(p), p.node)).node
+
+
+def _descending(promise: Promise) -> tuple[int, int, int]:
+    assert promise.position is not None
+    return (-promise.position.wal_term, -promise.position.lsn, -promise.priority)
+
+
+def _missing_data(document: ClusterDocument, promises: Mapping[NodeId, Promise]) -> str:
+    detached = [p.node for p in promises.values() if p.detached and p.position is not None]
+    if not document.sync.members:
+        return f"data: the promise of {document.primary}, whose acknowledgements stood alone"
+    counted = sorted(n for n in document.sync.nodes() if n in detached)
+    return (
+        f"data: {len(counted)} of {document.sync.read_quorum} promises of "
+        f"{', '.join(sorted(document.sync.nodes()))}, or that of {document.primary}"
+    )
+
+
+def successor_sync_set(
+    document: ClusterDocument, winner: NodeId, *, primary_data_id: DataId
+) -> SyncSet:
+    """Return S_new = (S ∪ {P}) ∖ {winner} with the same k.
+
+    Anything else at this moment would shrink the data quorum of the *next* election below what
+    the commits of the last primary are covered by.
+    """
+    if document.sync.k == 0:
+        return SyncSet()
+    members = dict.fromkeys(document.sync.members)
+    if document.primary != winner:
+        members[SyncMember(document.primary, primary_data_id)] = None
+    kept = tuple(sorted(m for m in members if m.node != winner))
+    return SyncSet(kept, document.sync.k)

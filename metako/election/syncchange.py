@@ -1,0 +1,171 @@
+"""Carrying out changes of the sync set while leading: who should be listed, and one step at a time.
+
+`syncset.next_change` says what the next single change is and in which order; this class waits for
+the server's side of it (setting verified in a fresh backend, barrier passed) and hands the
+document's side to the leader. It also decides who should be listed: a standby that has streamed
+for a while and whose data is known; one that has been away for longer than the grace leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metako.election.core import Core
+from metako.election.syncset import Order, SyncChange, next_change
+from metako.model.document import ClusterDocument, SyncMember, SyncSet
+from metako.model.events import EventName
+from metako.model.ids import NodeId
+from metako.model.instant import Instant, milliseconds
+from metako.model.postgres import SyncSetting, sync_setting
+
+
+@dataclass(slots=True)
+class _Stream:
+    since_ns: int | None = None  # streaming without a break since; None while it is not
+    last_ns: int = 0  # last seen streaming
+
+
+class SyncSetKeeper:
+    """Keeps the sync set of one leadership in step with the standbys that really stream."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._streams: dict[NodeId, _Stream] = {}
+        self._began_ns = 0  # when our server became primary: absent members count from here
+        self._change: SyncChange | None = None  # PostgreSQL-first change under way
+        self._change_until_ns = 0  # it is given up then
+        self._now_ns = 0
+
+    def adopt(self, other: SyncSetKeeper) -> None:
+        """Take over what an earlier leadership of this node knew about the streams."""
+        self._streams = other._streams
+        self._began_ns = other._began_ns
+
+    def begin(self, now: Instant) -> None:
+        self._began_ns = now.mono_ns
+
+    def setting(self, document: ClusterDocument) -> SyncSetting:
+        """Return what PostgreSQL's setting should be now."""
+        return sync_setting(self._change.new if self._change else document.sync)
+
+    def wakeup(self) -> int | None:
+        """Return when the passing of time alone may call for a change."""
+        core = self._core
+        document = core.document
+        if not self._began_ns or document is None:
+            return None
+        due = [
+            stream.since_ns + milliseconds(core.settings.standby_settle_ms)
+            for stream in self._streams.values()
+            if stream.since_ns is not None
+        ] + [
+            self._last_seen(node) + milliseconds(core.settings.standby_grace_ms)
+            for node in document.sync.nodes()
+            if self._away(node)
+        ]
+        if self._change is not None:
+            due.append(self._change_until_ns)
+        later = [at for at in due if at > self._now_ns]
+        return min(later) + 1 if later else None
+
+    def committed(self, document: ClusterDocument) -> None:
+        """A document is on a majority: its change, if it carried one, is done."""
+        if self._change is not None and document.sync == self._change.new:
+            self._change = None
+            self._announce(document.sync)
+
+    def next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
+        """Return the sync set that the document should have next; None for no change now."""
+        self._now_ns = now.mono_ns
+        self._watch(now)
+        observed = self._core.observed
+        if self._change is not None:
+            return self._finish(now, document)
+        if observed.sync_applied != sync_setting(document.sync):
+            return None  # the last change has not reached PostgreSQL yet
+        change = next_change(
+            document.sync,
+            self._wanted(now, document),
+            k=self._core.cluster.acks,
+            durability=document.durability,
+        )
+        if change is None:
+            return None
+        self._core.emit(
+            EventName.SYNC_SET_CHANGING,
+            f"changing the synchronous standbys: {change.why}",
+            why=change.why,
+            standbys=", ".join(sorted(change.new.nodes())),
+            k=change.new.k,
+        )
+        if change.order is Order.DOCUMENT_FIRST:
+            self._announce(change.new)
+            return change.new
+        self._change = change
+        timeout = milliseconds(self._core.settings.sync_change_timeout_ms)
+        self._change_until_ns = now.mono_ns + timeout
+        return None
+
+    def _finish(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
+        assert self._change is not None
+        if self._core.observed.sync_barrier == sync_setting(self._change.new):
+            return self._change.new
+        wanted = self._wanted(now, document)
+        again = next_change(
+            document.sync, wanted, k=self._core.cluster.acks, durability=document.durability
+        )
+        if again != self._change or now.mono_ns >= self._change_until_ns:
+            # The standby came back, or another one left: PostgreSQL goes back to the document's
+            # set, which contains what it has now (or, from empty, asks for nothing).
+            self._change = None
+        return None
+
+    def _watch(self, now: Instant) -> None:
+        streaming = {s.node for s in self._core.observed.standbys if s.streaming}
+        for node in streaming:
+            stream = self._streams.setdefault(node, _Stream())
+            if stream.since_ns is None:
+                stream.since_ns = now.mono_ns
+            stream.last_ns = now.mono_ns
+        for node, stream in self._streams.items():
+            if node not in streaming:
+                stream.since_ns = None
+
+    def _away(self, node: NodeId) -> bool:
+        stream = self._streams.get(node)
+        return stream is None or stream.since_ns is None
+
+    def _last_seen(self, node: NodeId) -> int:
+        stream = self._streams.get(node)
+        return max(self._began_ns, stream.last_ns if stream else 0)
+
+    def _wanted(self, now: Instant, document: ClusterDocument) -> list[SyncMember]:
+        core = self._core
+        settle = milliseconds(core.settings.standby_settle_ms)
+        grace = milliseconds(core.settings.standby_grace_ms)
+        wanted = []
+        for node in document.members():
+            member = core.members.get(node)
+            if node == core.node or node in document.witnesses:
+                continue
+            listed = document.sync.data_id_of(node)
+            current = member.meta.data_id if member and member.meta else None
+            stream = self._streams.get(node)
+            settled = (
+                stream is not None
+                and stream.since_ns is not None
+                and now.mono_ns - stream.since_ns >= settle
+            )
+            if settled and current:
+                wanted.append(SyncMember(node, current))
+            elif listed is not None and now.mono_ns - self._last_seen(node) < grace:
+                wanted.append(SyncMember(node, listed))
+        return wanted
+
+    def _announce(self, sync: SyncSet) -> None:
+        self._core.emit(
+            EventName.SYNC_SET_CHANGED,
+            f"commits wait for {sync.k} of {len(sync.members)} standbys",
+            standbys=", ".join(sorted(sync.nodes())),
+            k=sync.k,
+        )

@@ -1,0 +1,136 @@
+"""The order of changes of the sync set, and what would be lost if it were otherwise."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+
+from metako.election.syncset import Order, SyncChange, next_change
+from metako.model.document import Durability, SyncMember, SyncSet
+from metako.model.ids import DataId, NodeId
+
+
+def member(node: str) -> SyncMember:
+    return SyncMember(NodeId(node), DataId(f"data-{node}"))
+
+
+def sync(nodes: str, k: int | None = None) -> SyncSet:
+    chosen = tuple(member(n) for n in nodes)
+    return SyncSet(chosen, (1 if nodes else 0) if k is None else k)
+
+
+def change(
+    current: SyncSet, wanted: str, *, k: int = 1, durability: Durability = Durability.QUORUM
+) -> SyncChange | None:
+    return next_change(current, [member(n) for n in wanted], k=k, durability=durability)
+
+
+def test_adding_a_standby_changes_the_document_first() -> None:
+    result = change(sync("a"), "ab")
+    assert result is not None
+    assert (result.new, result.order) == (sync("ab"), Order.DOCUMENT_FIRST)
+
+
+def test_removing_a_standby_changes_postgresql_first() -> None:
+    result = change(sync("ab"), "a")
+    assert result is not None
+    assert (result.new, result.order) == (sync("a"), Order.POSTGRES_FIRST)
+
+
+def test_growing_from_empty_changes_postgresql_first() -> None:
+    result = change(sync(""), "ab")
+    assert result is not None
+    assert (result.new, result.order) == (sync("a"), Order.POSTGRES_FIRST)
+
+
+def test_shrinking_to_empty_changes_the_document_first() -> None:
+    result = change(sync("ab"), "")
+    assert result is not None
+    assert (result.new, result.order) == (sync(""), Order.DOCUMENT_FIRST)
+
+
+def test_strict_never_falls_below_its_acknowledgements() -> None:
+    assert change(sync("a"), "", durability=Durability.STRICT) is None
+    assert change(sync("ab", 2), "a", k=2, durability=Durability.STRICT) is None
+
+
+def test_async_empties_the_set() -> None:
+    result = change(sync("ab"), "ab", durability=Durability.ASYNC)
+    assert result is not None
+    assert result.new == sync("")
+
+
+def test_a_replaced_data_directory_leaves_before_it_returns() -> None:
+    old = SyncSet((SyncMember(NodeId("a"), DataId("old")), member("b")), 1)
+    first = next_change(old, [member("a"), member("b")], k=1, durability=Durability.QUORUM)
+    assert first is not None
+    assert first.new == sync("b")
+    assert first.order is Order.POSTGRES_FIRST
+
+
+@dataclass(frozen=True)
+class Side:
+    nodes: frozenset[str]
+    k: int
+
+
+def violated(document: Side, postgres: Side) -> bool:
+    """Return whether a commit covered by PostgreSQL's side could escape the document's quorum.
+
+    The commit is on the primary and on k_p of S_p. The elector reads R_d = |S_d| − k_d + 1 of S_d
+    (or the primary). It escapes if some k_p-subset of S_p misses some R_d-subset of S_d.
+    """
+    if not document.nodes:
+        return False  # only the primary itself may be asked
+    r = len(document.nodes) - document.k + 1
+    for holders in itertools.combinations(sorted(postgres.nodes), postgres.k):
+        for readers in itertools.combinations(sorted(document.nodes), r):
+            if not set(holders) & set(readers):
+                return True
+    return False
+
+
+def side(sync_set: SyncSet) -> Side:
+    return Side(frozenset(str(n) for n in sync_set.nodes()), sync_set.k)
+
+
+@pytest.mark.parametrize("durability", [Durability.QUORUM, Durability.STRICT])
+def test_no_step_of_any_change_lets_a_commit_escape_the_next_election(
+    durability: Durability,
+) -> None:
+    """Every start, every goal, |S| ≤ 5, k ≤ 3: the quorums meet before, between and after."""
+    names = "abcde"
+    subsets = [
+        "".join(c) for n in range(len(names) + 1) for c in itertools.combinations(names, n)
+    ]
+    steps = 0
+    for start in subsets:
+        for k_start in range(1 if start else 0, min(3, len(start)) + 1):
+            for goal in subsets:
+                for k_goal in (1, 2, 3):
+                    current = sync(start, k_start)
+                    for _ in range(20):
+                        step = change(current, goal, k=k_goal, durability=durability)
+                        if step is None:
+                            break
+                        steps += 1
+                        old, new = side(current), side(step.new)
+                        between = (
+                            (new, old) if step.order is Order.DOCUMENT_FIRST else (old, new)
+                        )
+                        assert not violated(old, old)
+                        assert not violated(*between), (current, step)
+                        assert not violated(new, new)
+                        current = step.new
+                    else:
+                        pytest.fail(f"never settles: {start} {k_start} → {goal} {k_goal}")
+    assert steps > 10_000
+
+
+def test_the_wrong_order_would_be_caught() -> None:
+    removed_first_in_document = (side(sync("a")), side(sync("ab")))
+    assert violated(*removed_first_in_document)
+    emptied_in_postgres_first = (side(sync("a")), side(sync("")))
+    assert violated(*emptied_in_postgres_first)
