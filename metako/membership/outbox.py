@@ -1,0 +1,103 @@
+"""What goes out: messages with the rumours that ride on them.
+
+In: names and messages. Out: `Outbound` values, in the order of sending.
+Invariants: an address comes from the roster, never from a message; a member that we hold suspect
+or dead hears so before anything else, whatever the message is (Lifeguard's buddy system), because
+only it can refute. Deliberately unaware of why something is sent.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from metako.membership.config import MembershipConfig
+from metako.membership.dissemination import update_bytes
+from metako.membership.roster import Roster
+from metako.membership.view import View
+from metako.model.events import Event
+from metako.model.ids import Address, NodeId
+from metako.model.member import MemberState
+from metako.wire.messages import MemberUpdate, Message, Outbound, PushPull
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipOutput:
+    """What a call wants done. Messages are best effort; losing any of them is normal."""
+
+    outbound: tuple[Outbound, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+class Outbox:
+    """Messages of one call."""
+
+    def __init__(
+        self,
+        *,
+        config: MembershipConfig,
+        roster: Roster,
+        view: View,
+        rng: random.Random,
+    ) -> None:
+        self._config = config
+        self._roster = roster
+        self._view = view
+        self._own = view.identity.own
+        self._rng = rng
+        self._messages: list[Outbound] = []
+
+    def take(self) -> tuple[Outbound, ...]:
+        """Return what was sent since the last call."""
+        messages = tuple(self._messages)
+        self._messages.clear()
+        return messages
+
+    def send(self, node: NodeId, message: Message, *, stream: bool = False) -> None:
+        entry = self._roster.get(node)
+        assert entry is not None, node
+        self._messages.append(Outbound(node, entry.address, message, stream))
+
+    def send_roster(self, node: NodeId, address: Address, *, reply: bool) -> None:
+        """Send everything that is known; with `reply` the receiver sends its own back."""
+        message = PushPull(reply, self.whole_roster())
+        self._messages.append(Outbound(node, address, message, stream=True))
+
+    def piggyback(self, to: NodeId) -> tuple[MemberUpdate, ...]:
+        """Return the rumours for one datagram to `to`, and count them as told."""
+        first = self.accusation(to)
+        if to in self._view.to_correct:
+            del self._view.to_correct[to]
+            first += (self._own.update(),)
+        return self._view.rumours.take(
+            to, bytes_max=self._config.datagram_updates_bytes, first=first
+        )
+
+    def accusation(self, node: NodeId) -> tuple[MemberUpdate, ...]:
+        """Return what a suspect or dead member must hear first."""
+        entry = self._roster.get(node)
+        if entry is None or entry.state not in (MemberState.SUSPECT, MemberState.DEAD):
+            return ()
+        return (entry.rumour(entry.state, self._own.node),)
+
+    def whole_roster(self) -> tuple[MemberUpdate, ...]:
+        """Return all that was ever heard of, this node first; a random part if it is too much."""
+        room = self._config.stream_updates_bytes - update_bytes(self._own.update())
+        others = [e for e in self._roster if e is not self._own and e.boot_epoch > 0]
+        others.sort(key=lambda entry: entry.node)
+        updates = [entry.update() for entry in others]
+        if sum(map(update_bytes, updates)) > room:
+            self._rng.shuffle(updates)
+            updates = _fitting(updates, room)
+        return (self._own.update(), *updates)
+
+
+def _fitting(updates: list[MemberUpdate], room: int) -> list[MemberUpdate]:
+    """Return the first of the updates, as many as fit."""
+    kept: list[MemberUpdate] = []
+    for update in updates:
+        room -= update_bytes(update)
+        if room < 0:
+            break
+        kept.append(update)
+    return kept
