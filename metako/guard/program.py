@@ -1,0 +1,399 @@
+"""The guard's loop. Theory of operation:
+
+The guard is single-threaded and waits in one poll() for: its listening socket, the agent's
+connection, the agent's pidfd, SIGCHLD, and the outcome of an exec. Then it takes a *turn*: reap,
+fence if the deadline has passed, sweep, orphan rules. While armed it wakes at least every
+`TICK_ARMED_MS` and compares CLOCK_BOOTTIME itself, because poll() counts CLOCK_MONOTONIC and sleeps
+through a suspend. At rest it wakes every `TICK_IDLE_MS` only.
+
+Requests that have arrived are read before the deadline is looked at: a renewal that waited in the
+socket is true whenever it is read, since deadlines are absolute.
+
+Once it listens the guard touches no disk (the forked child opens the log, messages are kept in
+memory for the next agent), allocates little and imports nothing, so neither a stalled disk nor
+dropped privileges can delay the fence. Should it fail in an unforeseen way it kills the server
+first.
+
+One agent at a time. The agent's going away changes nothing by itself: an armed guard fences at the
+deadline as always, an unarmed one stops the server after `orphan_timeout_s`, and with nothing left
+to watch it exits.
+
+Does not know what a term stands for, or what PostgreSQL says.
+"""
+
+from __future__ import annotations
+
+import array  # noqa: F401 - socket.send_fds imports it when it is called
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from metako.guard import linux, packets, spawn
+from metako.guard.fence import Fence
+from metako.guard.server import Exited, Gone, Server
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+TICK_ARMED_MS = 50
+TICK_IDLE_MS = 10_000
+IDLE_EXIT_S = 5.0
+"""How long a guard with nothing to watch waits for an agent."""
+ORPHAN_FAST_STOP_S = 30.0
+"""What a fast shutdown may take when no agent is there to decide; then it is ended."""
+PACKETS_PER_TURN_MAX = 64
+NOTES_MAX = 50
+BACKLOG = 8
+_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the guard was started."""
+
+    data_dir: str
+    agent_uid: int  # may connect, as root and the guard's own user may
+    orphan_timeout_s: float
+    nice: int  # priority for PostgreSQL
+    memory_locked: bool
+
+
+@dataclass(slots=True)
+class Agent:
+    """The one connected agent."""
+
+    connection: socket.socket
+    pid: int
+    pidfd: int | None  # None if the process cannot be seen from here
+
+
+class Program:
+    """The guard. `run` returns when it has nothing left to do."""
+
+    def __init__(self, listener: socket.socket, options: Options) -> None:
+        self._listener = listener
+        self._options = options
+        self._fence = Fence()
+        self._server = Server()
+        self._agent: Agent | None = None
+        self._alone_since_ns: int | None = time.monotonic_ns()  # None while an agent is connected
+        self._fenced_alone = False  # the deadline passed while no agent was connected
+        self._orphan_stop_ns: int | None = None  # when the orphaned server was asked to stop
+        self._fencing: int | None = None  # term whose fence is under way
+        self._starting: tuple[int, int] | None = None  # request id, descriptor of the outcome
+        self._notes: deque[str] = deque(maxlen=NOTES_MAX)  # for the next agent, oldest first
+        self._poll = select.poll()
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._unwatched = False  # a descriptor was closed since the last poll
+        self._exit = False
+        self._signals, self._signals_in = os.pipe()
+
+    # ------------------------------------------------------------ the loop
+
+    def run(self) -> list[str]:
+        """Watch until there is nothing to watch; return notes that no agent has read."""
+        os.set_blocking(self._signals, False)
+        os.set_blocking(self._signals_in, False)
+        signal.set_wakeup_fd(self._signals_in, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a handler makes the wake-up happen
+        self._listener.setblocking(False)
+        self._watch(self._listener.fileno(), self._accept)
+        self._watch(self._signals, self._drain_signals)
+        try:
+            while not self._exit:
+                self._unwatched = False
+                for descriptor, _ in self._poll.poll(self._timeout_ms()):
+                    self._handlers[descriptor]()
+                    # A closed descriptor's number may be another's by now. What is left of this
+                    # list is told again by the next poll.
+                    if self._unwatched:
+                        break
+                self._turn()
+        finally:
+            self._server.kill()
+        return list(self._notes)
+
+    def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        self._handlers[descriptor] = handler
+        self._poll.register(descriptor, select.POLLIN)
+
+    def _unwatch(self, descriptor: int) -> None:
+        del self._handlers[descriptor]
+        self._poll.unregister(descriptor)
+        self._unwatched = True
+
+    def _timeout_ms(self) -> float:
+        now_ns = time.monotonic_ns()
+        limits = [float(TICK_IDLE_MS)]
+        deadline_ns = self._fence.deadline_boot_ns
+        if deadline_ns is not None:
+            limits += [TICK_ARMED_MS, (deadline_ns - linux.boottime_ns()) / NS_PER_MS]
+        limits += [
+            (moment_ns - now_ns) / NS_PER_MS
+            for moment_ns in (self._server.wakeup_ns(), self._orphan_wakeup_ns())
+            if moment_ns is not None
+        ]
+        return max(0.0, min(limits))  # poll rounds up, so it never wakes too early and spins
+
+    def _drain_signals(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._signals, 4096)
+
+    def _turn(self) -> None:
+        if self._fence.is_due(linux.boottime_ns()):
+            self._fencing = self._fence.fire()
+            self._fenced_alone = self._agent is None
+            # First the deed, then the words.
+            self._server.end()
+            self._note(f"term {self._fencing}: the lease has ended")
+        self._server.turn()
+        for notice in self._server.take_notices():
+            match notice:
+                case Exited(pid, status):
+                    self._note(f"postmaster {pid} ended with wait status {status}")
+                    self._send({"event": "exited", "pid": pid, "wait_status": status})
+                case Gone(pid):
+                    self._send({"event": "gone", "pid": pid})
+                case _:
+                    assert_never(notice)
+        if self._fencing is not None and self._server.gone:
+            took_ms = self._server.last_fence_ms
+            term, self._fencing = self._fencing, None
+            reason = f"lease ended; the server was gone after {took_ms or 0:.1f} ms"
+            self._note(f"term {term}: {reason}")
+            self._send({"event": "fenced", "term": term, "reason": reason})
+        self._orphan_turn()
+
+    # ------------------------------------------------------------ without an agent
+
+    def _exit_delay_s(self) -> float:
+        timeout_s = self._options.orphan_timeout_s
+        return timeout_s if self._fenced_alone else min(timeout_s, IDLE_EXIT_S)
+
+    def _orphan_wakeup_ns(self) -> int | None:
+        if self._alone_since_ns is None or (self._fence.armed_term and not self._server.gone):
+            return None
+        if self._server.gone:
+            return self._alone_since_ns + round(self._exit_delay_s() * NS_PER_S)
+        if self._orphan_stop_ns is None:
+            return self._alone_since_ns + round(self._options.orphan_timeout_s * NS_PER_S)
+        if self._server.wakeup_ns() is not None:
+            return None  # being ended already
+        return self._orphan_stop_ns + round(ORPHAN_FAST_STOP_S * NS_PER_S)
+
+    def _orphan_turn(self) -> None:
+        wakeup_ns = self._orphan_wakeup_ns()
+        now_ns = time.monotonic_ns()
+        if wakeup_ns is None or now_ns < wakeup_ns:
+            return
+        if self._server.gone:
+            self._exit = True
+        elif self._orphan_stop_ns is None:
+            self._orphan_stop_ns = now_ns
+            self._note("no agent came back: stopping PostgreSQL")
+            self._server.signal(signal.SIGINT)
+        else:
+            self._note("PostgreSQL did not stop in time: ending it")
+            self._server.end()
+
+    # ------------------------------------------------------------ the agent
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
+            return  # the peer has gone again
+        # The former connection may have been closed just before this one was made.
+        self._receive()
+        connection.setblocking(False)
+        pid, uid, _gid = _PEER.unpack(
+            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+        )
+        refusal = ""
+        if uid not in (0, os.getuid(), self._options.agent_uid):
+            refusal = f"user {uid} may not use this guard"
+        elif self._agent is not None and self._agent_is_alive():
+            refusal = f"the agent with pid {self._agent.pid} is connected and alive"
+        if refusal:
+            with contextlib.suppress(OSError):
+                connection.send(packets.encode({"refused": refusal}))
+            connection.close()
+            return
+        self._disconnect()
+        pidfd = None
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+        self._agent = Agent(connection, pid, pidfd)
+        self._alone_since_ns = self._orphan_stop_ns = None
+        self._fenced_alone = False
+        self._watch(connection.fileno(), self._receive)
+        if pidfd is not None:
+            self._watch(pidfd, self._disconnect)
+        self._greet()
+
+    def _greet(self) -> None:
+        own = os.pidfd_open(os.getpid())
+        descriptors = [own] + ([] if self._server.pidfd is None else [self._server.pidfd])
+        notes = list(self._notes)
+        self._notes.clear()
+        self._send({"protocol": packets.PROTOCOL, "notes": notes}, descriptors)
+        os.close(own)
+
+    def _agent_is_alive(self) -> bool:
+        assert self._agent is not None
+        if self._agent.pidfd is None:
+            return True  # its connection is the only sign of life there is
+        return not select.select([self._agent.pidfd], [], [], 0)[0]
+
+    def _disconnect(self) -> None:
+        if self._agent is None:
+            return
+        agent, self._agent = self._agent, None
+        self._unwatch(agent.connection.fileno())
+        agent.connection.close()
+        if agent.pidfd is not None:
+            self._unwatch(agent.pidfd)
+            os.close(agent.pidfd)
+        self._alone_since_ns = time.monotonic_ns()
+        self._note(f"agent {agent.pid} has gone")
+
+    def _send(self, packet: dict[str, Any], descriptors: list[int] | None = None) -> None:
+        """Send with the whole status. An agent that does not read is disconnected."""
+        if self._agent is None:
+            return
+        packet["status"] = packets.status_to_json(self._status())
+        try:
+            socket.send_fds(self._agent.connection, [packets.encode(packet)], descriptors or [])
+        except OSError:
+            self._disconnect()
+
+    def _status(self) -> packets.GuardStatus:
+        server = self._server
+        return packets.GuardStatus(
+            pid=os.getpid(),
+            data_dir=self._options.data_dir,
+            postmaster_pid=server.pid,
+            children=0 if server.gone else len(linux.children_of(os.getpid())),
+            gone=server.gone,
+            stopping=server.is_ending,
+            armed_term=self._fence.armed_term,
+            deadline_boot_ns=self._fence.deadline_boot_ns,
+            floor_term=self._fence.floor_term,
+            fenced_term=self._fence.fenced_term,
+            last_pid=server.last_pid,
+            last_exit=server.last_exit,
+            last_fence_ms=server.last_fence_ms,
+            last_stop_ms=server.last_stop_ms,
+            memory_locked=self._options.memory_locked,
+        )
+
+    def _note(self, text: str) -> None:
+        self._notes.append(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {text}")
+
+    # ------------------------------------------------------------ requests
+
+    def _receive(self) -> None:
+        for _ in range(PACKETS_PER_TURN_MAX):
+            if self._agent is None:
+                return
+            try:
+                data = self._agent.connection.recv(packets.PACKET_MAX + 1)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self._disconnect()
+                return
+            self._handle(data)
+
+    def _handle(self, data: bytes) -> None:
+        request_id = 0
+        try:
+            packet = packets.decode_untrusted(data)
+            request_id = packets.integer(packet, "id")
+            refusal = self._do(packet, request_id)
+        except packets.PacketError as error:
+            refusal = str(error)
+        except OSError as error:
+            refusal = f"{error.strerror}: {error.filename or 'system call'}"
+        if refusal is not None:
+            self._reply(request_id, refusal)
+
+    def _reply(self, request_id: int, refusal: str, descriptors: list[int] | None = None) -> None:
+        self._send({"re": request_id, "ok": not refusal, "error": refusal}, descriptors)
+
+    def _do(self, packet: dict[str, Any], request_id: int) -> str | None:
+        """Carry out a request; return "", the refusal, or None if the reply comes later."""
+        what = packets.text(packet, "do")
+        match what:
+            case "arm":
+                return self._arm(packet)
+            case "disarm":
+                return self._fence.disarm(packets.integer(packet, "term"))
+            case "start":
+                return self._start(packet, request_id)
+            case "note_signal":
+                self._server.note_signal(packets.integer(packet, "signal"))
+                return ""
+            case "kill_all":
+                self._server.kill()
+                return ""
+            case "shutdown":
+                if not self._server.gone:
+                    return "PostgreSQL is not gone"
+                self._exit = True
+                return ""
+            case "status":
+                return ""
+        return f"unknown request {what!r}"
+
+    def _arm(self, packet: dict[str, Any]) -> str:
+        term = packets.integer(packet, "term")
+        deadline_ns = packets.integer(packet, "deadline_boot_ns")
+        refusal = self._fence.arm(term, deadline_ns)
+        if not refusal and self._fence.is_due(linux.boottime_ns()):
+            refusal = f"the deadline of term {term} has passed: fenced"
+            self._turn()
+        return refusal
+
+    def _start(self, packet: dict[str, Any], request_id: int) -> str | None:
+        argv = packets.texts(packet, "argv")
+        command = spawn.Command(
+            argv=tuple(argv),
+            env=packets.mapping(packet, "env"),
+            log_path=packets.text(packet, "log"),
+            cwd=self._options.data_dir,
+        )
+        if not argv or not os.path.isabs(argv[0]):
+            return "the program must be an absolute path"
+        if not self._server.gone:
+            return f"a server is there already, postmaster {self._server.pid or 'gone'}"
+        if self._starting is not None:
+            return "another start is under way"
+        if self._fence.is_due(linux.boottime_ns()):
+            return "the lease has ended"
+        outcome = self._server.start(command, nice=self._options.nice)
+        self._starting = (request_id, outcome)
+        self._watch(outcome, self._started)
+        return None
+
+    def _started(self) -> None:
+        assert self._starting is not None
+        request_id, outcome = self._starting
+        failure = spawn.read_outcome(outcome)
+        if failure is None:
+            return
+        self._starting = None
+        self._unwatch(outcome)
+        os.close(outcome)
+        if not failure and self._server.pidfd is None:
+            failure = "the program ended at once"
+        self._reply(request_id, failure, [] if failure else [self._server.pidfd or 0])

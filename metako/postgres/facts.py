@@ -1,0 +1,66 @@
+"""What the driver remembers about its server between observations.
+
+One mutable record, owned by the supervisor's tasks (which never run at the same instant). Each
+field says who sets it and when it is forgotten: a fact that outlives its cause is the most
+dangerous thing that this part of the system can produce.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.lsn import WalPosition
+from metako.model.postgres import SyncSetting
+from metako.postgres.steps import ServerConfig
+from metako.postgres.wal import ControlData
+
+
+@dataclass(slots=True)
+class Facts:
+    """See the module's docstring."""
+
+    members: dict[str, NodeId] = field(default_factory=dict)  # by application name
+    control: ControlData | None = None  # None: to be read again
+    floors: tuple[tuple[str, int], ...] | None = None  # of the last start; see `render`
+    # What metako.conf on disk says. A running server may not have loaded it yet.
+    written: ServerConfig | None = None
+    written_digest: str = ""
+    verified: bool = False  # a fresh backend has shown `written_digest` since the last writing
+    # The end of WAL on disk; None as soon as anything may append to it.
+    position: WalPosition | None = None
+    detached_for: Term = Term(0)  # the promise under which `position` was found
+    timeline: TimelineId = TimelineId(0)  # the newest that this server was seen on
+    barrier: SyncSetting | None = None  # the setting whose barrier has passed since the start
+    marker_term: Term = Term(0)  # acknowledged since the promotion of this server
+    rewind_failed: bool = False  # until a clone or a start
+    wal_lost: bool = False  # the upstream has removed what we need; until a clone or re-pointing
+    commit_blocked: bool = False  # the last probe did not return; only on a primary
+    was_up: bool = False  # the running server has answered SQL
+    last_in_recovery: bool | None = None  # the last answer of the running server
+    failed_starts: int = 0  # in a row, without ever being up
+    log_offset: int = 0  # of the server's log at the last start or re-pointing
+    delete_superseded: bool = False  # a clone is in place whose predecessor is still there
+
+    def forget_position(self) -> None:
+        self.position = None
+        self.detached_for = Term(0)
+
+    def server_stopped(self) -> None:
+        """Forget what only held for the server that ran."""
+        self.control = None
+        self.verified = False
+        self.barrier = None
+        self.marker_term = Term(0)
+        self.commit_blocked = False
+        self.was_up = False
+        self.last_in_recovery = None
+
+    def data_replaced(self) -> None:
+        """Forget what held for the data that was in the directory."""
+        self.server_stopped()
+        self.floors = None
+        self.forget_position()
+        self.timeline = TimelineId(0)
+        self.wal_lost = False
+        self.failed_starts = 0

@@ -1,0 +1,104 @@
+"""Timeline history files: reading them, and which timeline descends from which.
+
+A history file `NNNNNNNN.history` lists the ancestors of timeline N, oldest first, one line each:
+`parentTLI<tab>switchLSN<tab>reason`. PostgreSQL takes the number after the newest consecutive
+history file for a promotion, so skipped numbers are filled by *placeholders*: files that hold only
+a comment and therefore name no parent.
+
+Pure: the driver reads the files; a mapping from number to text is all that is needed here.
+
+Source: PostgreSQL, src/backend/access/transam/timeline.c.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from metako.model.ids import TimelineId
+from metako.model.lsn import Lsn, parse_lsn
+from metako.model.timeline import HistoryStep
+
+PLACEHOLDER = "# metako: this timeline number is reserved and was never used\n"
+
+_FILE = re.compile(r"([0-9A-F]{8})(?:\.history|[0-9A-F]{16}(?:\.partial)?)")
+_SEGMENT = re.compile(r"[0-9A-F]{24}")
+_LINE = re.compile(r"\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)(?:\s.*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """One line of a history file: `tli` was left at `switch_lsn`."""
+
+    tli: TimelineId
+    switch_lsn: Lsn
+
+
+def history_name(tli: int) -> str:
+    return f"{tli:08X}.history"
+
+
+def timeline_of_file(name: str) -> TimelineId | None:
+    """Return the timeline that a file of pg_wal belongs to; None for any other file."""
+    match = _FILE.fullmatch(name)
+    return TimelineId(int(match[1], 16)) if match else None
+
+
+def is_segment(name: str) -> bool:
+    return _SEGMENT.fullmatch(name) is not None
+
+
+def segment_number(name: str, segment_size: int) -> int:
+    """Return the number of a segment, counted from the beginning of the WAL."""
+    return int(name[8:16], 16) * (0x1_0000_0000 // segment_size) + int(name[16:24], 16)
+
+
+def parse_history(text: str) -> tuple[Ancestor, ...]:
+    """Return the ancestors that a history file lists; empty for a placeholder.
+
+    Raises:
+        ValueError: a line is neither a comment nor an ancestor.
+    """
+    ancestors = []
+    for line in text.splitlines():
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"not a line of a history file: {line!r}")
+        ancestors.append(Ancestor(TimelineId(int(match[1])), parse_lsn(match[2])))
+    return tuple(ancestors)
+
+
+def is_placeholder(text: str) -> bool:
+    return text.startswith("# metako")
+
+
+def own_chain(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep, ...]:
+    """Return the chain of a server that is on `tli`, oldest first, as its history file tells it.
+
+    Without a file the server knows only the timeline itself; that is right for timeline 1 and
+    says too little, never too much, for any other.
+    """
+    if not tli:
+        return ()
+    ancestors = parse_history(files.get(tli, ""))
+    begins = [Lsn(0), *(a.switch_lsn for a in ancestors)]
+    numbers = [*(a.tli for a in ancestors), tli]
+    return tuple(HistoryStep(number, begin) for number, begin in zip(numbers, begins, strict=True))
+
+
+def children_of(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep, ...]:
+    """Return the timelines that branch directly off `tli` and where, newest number first."""
+    children = []
+    for number in sorted(files, reverse=True):
+        ancestors = parse_history(files[number])
+        if number > tli and ancestors and ancestors[-1].tli == tli:
+            children.append(HistoryStep(TimelineId(number), ancestors[-1].switch_lsn))
+    return tuple(children)
+
+
+def skipped_numbers(current: TimelineId, reserved: TimelineId) -> range:
+    """Return the numbers between the timeline in use and the reserved one."""
+    return range(current + 1, reserved)

@@ -1,0 +1,182 @@
+"""Where the WAL on disk ends, found by reading it with PostgreSQL's own `pg_waldump`.
+
+What the server says about itself is not enough: after a restart the received LSN is NULL or the
+beginning of a segment, and replay lags behind what was acknowledged. So the records are read, from
+a place known to be valid, along the server's own history, to the last one that is whole.
+
+A recycled segment may hold an old record, with a valid checksum, exactly where the WAL ends. It is
+told apart by its back link, which is compared only between consecutive records: reading therefore
+begins *before* the place that is known, wherever there is something before it.
+
+Invariant: the result is right only if nothing writes WAL meanwhile; the caller sees to that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import trio
+
+from metako.model.errors import MetakoError
+from metako.model.ids import TimelineId
+from metako.model.lsn import Lsn, WalPosition, format_lsn
+from metako.model.timeline import HistoryStep
+from metako.postgres.files import ServerFiles
+from metako.postgres.history import children_of
+from metako.postgres.install import Installation
+from metako.postgres.osuser import OsUser
+from metako.postgres.tools import run_tool
+from metako.postgres.wal import (
+    PAGE_SIZE,
+    ControlData,
+    WalRecord,
+    parse_backup_label,
+    parse_control,
+    parse_error_lsn,
+    parse_record,
+    record_end,
+    skip_header,
+)
+
+LOOKBACK_BYTES = (64 << 10, 16 << 20)
+"""How far before the known place reading begins; a longer record needs the second."""
+SWITCHES_MAX = 64
+READ_TIMEOUT_S = 600.0  # a gigabyte of WAL takes seconds; a dying disk takes longer
+CONTROL_TIMEOUT_S = 20.0
+
+
+class PositionError(MetakoError):
+    """The end of the WAL could not be found. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A place in the WAL that is known to hold valid records up to `lsn`."""
+
+    tli: TimelineId  # an ancestor of, or the timeline that owns `lsn`
+    lsn: Lsn
+    floor: Lsn  # WAL before it may have been removed
+    exact: bool  # a record begins at `lsn`
+
+
+class WalReader:
+    """Runs the reading tools on one data directory."""
+
+    def __init__(self, installation: Installation, user: OsUser, files: ServerFiles) -> None:
+        self._installation = installation
+        self._user = user
+        self._files = files
+
+    async def control(self) -> ControlData:
+        """Return pg_control of the data directory.
+
+        Raises:
+            PositionError: it cannot be read.
+        """
+        result = await run_tool(
+            [str(self._installation.program("pg_controldata")), str(self._files.data)],
+            user=self._user,
+            timeout_s=CONTROL_TIMEOUT_S,
+        )
+        try:
+            return parse_control(result.stdout)
+        except ValueError as error:
+            detail = " ".join(result.stderr.split())[:300]
+            raise PositionError(f"pg_control of {self._files.data}: {error} {detail}") from None
+
+    async def measure_stopped(self) -> WalPosition:
+        """Return the position of a server of which no process runs."""
+        control = await self.control()
+        tli, lsn = control.checkpoint_tli, control.redo_lsn
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            label = (self._files.data / "backup_label").read_text(errors="replace")
+            tli, lsn = parse_backup_label(label)
+        return await self._measure(Known(tli, lsn, lsn, exact=True), control.segment_size)
+
+    async def measure_running(
+        self, replayed: Lsn, *, redo: Lsn, tli: TimelineId, segment_size: int
+    ) -> WalPosition:
+        """Return the position of a standby that has replayed up to `replayed`.
+
+        Args:
+            replayed: the end of the last record that it has applied.
+            redo: where its last restartpoint begins; WAL from there on is kept.
+            tli: of that restartpoint.
+            segment_size: bytes of a WAL segment.
+        """
+        if not redo <= replayed:
+            raise PositionError(f"replay at {format_lsn(replayed)} is before the restartpoint")
+        return await self._measure(Known(tli, replayed, redo, exact=False), segment_size)
+
+    async def _measure(self, known: Known, segment_size: int) -> WalPosition:
+        histories = await trio.to_thread.run_sync(self._files.histories)
+        begin = Lsn(0)
+        parent = tli = known.tli
+        lsn, floor, exact = known.lsn, known.floor, known.exact
+        scanned = False
+        for _ in range(SWITCHES_MAX):
+            child = await self._next(children_of(tli, histories), lsn, segment_size)
+            if child is not None:
+                # Beyond the switch, WAL of the parent was received in vain and is not ours; but
+                # what a running server has replayed it has replayed on the child.
+                lsn = child.begin_lsn if scanned else Lsn(max(lsn, child.begin_lsn))
+                parent, tli, begin, exact, scanned = tli, child.tli, child.begin_lsn, False, False
+                floor = Lsn(max(floor, begin - begin % segment_size))
+            elif scanned:
+                return WalPosition(tli if lsn > begin else parent, lsn)
+            else:
+                lsn = await self._scan(Known(tli, lsn, floor, exact), segment_size)
+                scanned = True
+        raise PositionError(f"more than {SWITCHES_MAX} timeline switches in pg_wal")
+
+    async def _next(
+        self, children: tuple[HistoryStep, ...], end: Lsn, segment_size: int
+    ) -> HistoryStep | None:
+        """Return the child timeline that the WAL goes on with: it has a record at its begin."""
+        for child in children:
+            if child.begin_lsn <= end:
+                expected = skip_header(child.begin_lsn, segment_size)
+                records, _ = await self._dump(child.tli, expected, "-n", "1")
+                if records and records[0].lsn == expected:
+                    return child
+        return None
+
+    async def _scan(self, known: Known, segment_size: int) -> Lsn:
+        """Return the end of the last valid record of one timeline; `known.lsn` if none is later."""
+        records: list[WalRecord] = []
+        if known.exact:
+            start = known.lsn
+            _, errors = await self._dump(known.tli, start, "--quiet")
+            last = parse_error_lsn(errors)
+            # The quiet run finds the neighbourhood of the end without printing gigabytes.
+            start = last if last is not None and last > start else start
+            records, errors = await self._dump(known.tli, start)
+            if not records:
+                where = f"{known.tli}:{format_lsn(known.lsn)}"
+                raise PositionError(f"no WAL at {where}: {' '.join(errors.split())[:300]}")
+        else:
+            for back in (*LOOKBACK_BYTES, known.lsn):
+                start = Lsn(max(known.floor, (known.lsn - back) // PAGE_SIZE * PAGE_SIZE))
+                records, _ = await self._dump(known.tli, start)
+                if (records and records[0].lsn < known.lsn) or start == known.floor:
+                    break
+        if not records:
+            # Between a restartpoint and what was replayed since there is a record. None was
+            # found: something is missing, and the end of WAL may be anywhere.
+            if not known.exact and known.floor < known.lsn and known.floor % segment_size:
+                raise PositionError(f"no WAL before {known.tli}:{format_lsn(known.lsn)}")
+            return known.lsn
+        return Lsn(max(known.lsn, record_end(records[-1], segment_size)))
+
+    async def _dump(
+        self, tli: TimelineId, start: Lsn, *options: str
+    ) -> tuple[list[WalRecord], str]:
+        argv = [str(self._installation.program("pg_waldump")), "-p", str(self._files.wal)]
+        argv += ["-t", str(tli), "-s", format_lsn(start), *options]
+        result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S)
+        if result.returncode not in (0, 1):  # 1: it met the end, which is how it always ends
+            detail = " ".join(result.stderr.split())[:300]
+            raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")
+        parsed = (parse_record(line) for line in result.stdout.splitlines())
+        return [record for record in parsed if record is not None], result.stderr

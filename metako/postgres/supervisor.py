@@ -1,0 +1,376 @@
+"""The supervisor: asks the planner for the next step, carries it out, looks, and asks again.
+
+Input: targets, of which the latest wins; events of the guard. Output: a bounded channel of whole
+observations (one that was not read is replaced by the next) and of step results.
+
+One step at a time. While a step that may be abandoned runs, the server is still looked at, and
+when the newest plan is no longer this step it is cancelled. A failed step is tried again after a
+pause that doubles; a new target ends the pause. If the supervisor itself is cancelled, PostgreSQL
+is left as it is: whoever wants it stopped sets `Stopped` first and waits for it to be observed.
+
+Does not know why a target is wanted, nor anything of other nodes but their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Iterable
+from typing import assert_never
+
+import trio
+
+from metako.model.errors import DataDirectoryError, MetakoError
+from metako.model.ids import NodeId
+from metako.model.postgres import (
+    Following,
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    ReceiverState,
+    Untouched,
+)
+from metako.ports import PostgresReport
+from metako.postgres import commit, sql, steps
+from metako.postgres.background import Background
+from metako.postgres.execute import Executor
+from metako.postgres.facts import Facts
+from metako.postgres.files import ServerFiles
+from metako.postgres.install import Installation
+from metako.postgres.observe import Observer
+from metako.postgres.osuser import OsUser
+from metako.postgres.plan import LocalState, plan
+from metako.postgres.position import WalReader
+from metako.postgres.process import Fenced, Guard, server_processes
+from metako.postgres.rebuild import Rebuilder
+from metako.postgres.settings import ServerSettings, render
+from metako.postgres.syncnames import names_of
+
+POLL_STEADY_S = 0.5
+POLL_CHANGING_S = 0.025
+CHANGING_FOR_S = 5.0
+"""How long after an event, a step or a new target the server is looked at often."""
+BACKOFF_FIRST_S = 0.1
+BACKOFF_MAX_S = 5.0
+STARTS_HOPELESS = 5
+REPORTS_MAX = 64
+STEP_TIMEOUT_S = 25 * 3600.0
+"""Beyond every deadline that the steps have themselves."""
+LAST_LOG_CHARS = 300
+
+
+class PostgresSupervisor:
+    """Drives one server; see the module's docstring. Implements `metako.ports.PostgresPort`."""
+
+    def __init__(
+        self,
+        *,
+        settings: ServerSettings,
+        installation: Installation,
+        user: OsUser,
+        guard: Guard,
+        poll_interval_s: float = POLL_STEADY_S,
+    ) -> None:
+        self._settings = settings
+        self._installation = installation
+        self._guard = guard
+        self._poll_interval_s = poll_interval_s
+        self._facts = Facts()
+        self._files = ServerFiles(settings, user)
+        self._reader = WalReader(installation, user, self._files)
+        self._observer = Observer(
+            settings=settings,
+            files=self._files,
+            guard=guard,
+            reader=self._reader,
+            facts=self._facts,
+        )
+        self._executor = Executor(
+            settings=settings,
+            files=self._files,
+            installation=installation,
+            guard=guard,
+            reader=self._reader,
+            facts=self._facts,
+        )
+        self._rebuilder = Rebuilder(
+            settings=settings,
+            files=self._files,
+            installation=installation,
+            user=user,
+            reader=self._reader,
+            facts=self._facts,
+            executor=self._executor,
+        )
+        self._background = Background(executor=self._executor, files=self._files, facts=self._facts)
+        self._target: PostgresTarget = Untouched()
+        self._observed = PostgresObserved()
+        self._wake = trio.Event()
+        self._changing_until = 0.0
+        self._failures = 0
+        self._retry_at = 0.0
+        self._results: deque[PostgresReport] = deque(maxlen=REPORTS_MAX)
+        self._unsent: PostgresObserved | None = None
+        self._something_to_send = trio.Event()
+        self._send, self._receive = trio.open_memory_channel[PostgresReport](0)
+        self.set_members([settings.node])
+
+    # ---------------------------------------------------------------- what the runtime calls
+
+    @property
+    def observations(self) -> trio.MemoryReceiveChannel[PostgresReport]:
+        return self._receive
+
+    @property
+    def observed(self) -> PostgresObserved:
+        """The newest observation."""
+        return self._observed
+
+    @property
+    def log_path(self) -> str:
+        """Where PostgreSQL's own log goes."""
+        return str(self._files.log)
+
+    def set_target(self, target: PostgresTarget) -> None:
+        """Replace the target; takes effect at once, also on a running step."""
+        if target != self._target:
+            self._target = target
+            self._failures, self._retry_at = 0, 0.0
+            self.poke()
+
+    def set_members(self, nodes: Iterable[NodeId]) -> None:
+        """Name the nodes whose standbys are to be reported."""
+        self._facts.members = dict(names_of(self._settings.secret, nodes))
+
+    def set_settings(self, settings: ServerSettings) -> None:
+        """Replace the node's own configuration. Paths, port and secret must be the same.
+
+        What needs a restart of PostgreSQL takes effect at its next start.
+        """
+        fixed = ("node", "data_dir", "state_dir", "socket_dir", "port", "secret", "superuser")
+        assert all(getattr(settings, f) == getattr(self._settings, f) for f in fixed), fixed
+        self._settings = self._executor.settings = self._rebuilder.settings = settings
+        self.poke()
+
+    def poke(self) -> None:
+        """Observe now, and often for a while."""
+        with contextlib.suppress(RuntimeError):  # before trio runs there is no clock
+            self._changing_until = trio.current_time() + CHANGING_FOR_S
+        self._wake.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Drive the server until cancelled; PostgreSQL is then left as it is.
+
+        `task_status` is started after the first observation.
+
+        Raises:
+            DataDirectoryError: the data directory is not ours to touch. Nothing was changed.
+        """
+        await trio.to_thread.run_sync(self._check_data_directory)
+        async with sql.open_sql_loop(), trio.open_nursery() as nursery:
+            try:
+                await self._look()
+                task_status.started()
+                nursery.start_soon(self._hear_guard)
+                nursery.start_soon(self._report)
+                nursery.start_soon(self._background.run)
+                await self._drive()
+            finally:
+                self._observer.close()
+
+    def _check_data_directory(self) -> None:
+        self._files.finish_interrupted_swap()
+        self._files.check(self._installation.version_num // 10000)
+        pids = server_processes(self._files.data)
+        if pids and self._guard.status.gone:
+            raise DataDirectoryError(
+                f"a PostgreSQL that metako did not start (pid {pids[0]}) uses "
+                f"{self._files.data}: stop it first"
+            )
+        self._files.prepare()
+
+    # ---------------------------------------------------------------- the loop
+
+    def _plan(self) -> steps.Step | None:
+        return plan(self._observed, self._target, self._local())
+
+    def _local(self) -> LocalState:
+        facts = self._facts
+        stale = False
+        if facts.written is not None and self._observed.process is ProcessState.RUNNING:
+            digest = render(self._settings, facts.written, facts.floors or ()).digest
+            stale = digest != facts.written_digest or not facts.verified
+        upstream = facts.written.upstream if facts.written is not None else None
+        return LocalState(
+            upstream_address=upstream.address if upstream is not None else None,
+            wal_lost=facts.wal_lost,
+            start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
+            settings_stale=stale,
+        )
+
+    async def _drive(self) -> None:
+        while True:
+            await self._look()
+            step = self._plan()
+            pause = self._retry_at - trio.current_time()
+            if step is None:
+                await self._sleep(self._interval())
+            elif pause > 0:
+                await self._sleep(min(pause, self._interval()))
+            else:
+                await self._carry_out(step)
+
+    def _interval(self) -> float:
+        if trio.current_time() < self._changing_until:
+            return POLL_CHANGING_S
+        return self._poll_interval_s
+
+    async def _sleep(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
+            await self._wake.wait()
+        self._wake = trio.Event()
+
+    async def _look(self) -> None:
+        before = self._observed
+        self._observed = await self._observer.observe()
+        if self._observed.process is not before.process:
+            self._changing_until = trio.current_time() + CHANGING_FOR_S
+        self._note_failed_start(before)
+        streams = self._observed.receiver is ReceiverState.STREAMING
+        self._background.observed(
+            self._observed, streams=streams and isinstance(self._target, Following)
+        )
+        self._unsent = self._observed
+        self._something_to_send.set()
+
+    def _note_failed_start(self, before: PostgresObserved) -> None:
+        """Report a server that ended before it ever answered, and pause before the next try."""
+        ended = (
+            before.process is ProcessState.STARTING
+            and self._observed.process in (ProcessState.STOPPED, ProcessState.DYING)
+            and self._facts.failed_starts
+        )
+        if ended:
+            log = self._files.log_since(self._facts.log_offset)
+            told = [line for line in log.splitlines() if "FATAL" in line or "PANIC" in line]
+            text = " ".join((told or ["PostgreSQL ended while it was starting"])[-1].split())
+            self._failed("Start", 0, text[:LAST_LOG_CHARS])
+
+    def _failed(self, name: str, duration_ms: int, error: str) -> None:
+        pause = min(BACKOFF_FIRST_S * 2**self._failures, BACKOFF_MAX_S)
+        self._failures = min(self._failures + 1, 16)
+        self._retry_at = trio.current_time() + pause
+        self._results.append(steps.StepFailed(name, duration_ms, error))
+        self._something_to_send.set()
+
+    async def _carry_out(self, step: steps.Step) -> None:
+        name = steps.step_name(step)
+        begun = trio.current_time()
+        self.poke()
+        self._wake = trio.Event()
+        error = ""
+        cancelled = False
+        try:
+            with trio.fail_after(STEP_TIMEOUT_S):
+                if name in steps.CANCELLABLE:
+                    cancelled = await self._watched(step)
+                else:
+                    await self._do(step)
+        except (MetakoError, sql.SqlError, OSError, trio.TooSlowError) as failure:
+            error = " ".join(str(failure).split()) or type(failure).__name__
+        duration_ms = round((trio.current_time() - begun) * 1000)
+        self.poke()
+        if error:
+            self._failed(name, duration_ms, error)
+        elif not cancelled:
+            if name != "Start":  # whether a start succeeded is seen later
+                self._failures, self._retry_at = 0, 0.0
+            self._results.append(steps.StepFinished(name, duration_ms))
+            self._something_to_send.set()
+
+    async def _watched(self, step: steps.Step) -> bool:
+        """Carry out a step that is abandoned when it is no longer the plan; True if it was."""
+        outcome: list[Exception] = []
+        done = False
+        async with trio.open_nursery() as nursery:
+
+            async def work() -> None:
+                nonlocal done
+                try:
+                    await self._do(step)
+                    done = True
+                except (MetakoError, sql.SqlError, OSError) as failure:
+                    outcome.append(failure)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(work)
+            while True:
+                await self._sleep(self._interval())
+                await self._look()
+                if not isinstance(step, steps.Clone | steps.Rewind) or self._target_differs(step):
+                    stopped = self._observed.process is ProcessState.STOPPED
+                    ending = isinstance(step, steps.Stop) and stopped
+                    if self._plan() != step and not ending:
+                        nursery.cancel_scope.cancel()
+        if outcome:
+            raise outcome[0]
+        return not done
+
+    def _target_differs(self, step: steps.Clone | steps.Rewind) -> bool:
+        # A rewind changes what the planner sees while it runs (the data are tainted), so only
+        # the target can make it pointless.
+        if not isinstance(self._target, Following):
+            return True
+        upstream = self._target.upstream
+        wanted = step.upstream
+        return (upstream.node, upstream.address) != (wanted.node, wanted.address)
+
+    async def _do(self, step: steps.Step) -> None:
+        execute, rebuild = self._executor, self._rebuilder
+        match step:
+            case steps.InitDb():
+                await rebuild.initdb()
+            case steps.Clone(upstream=clone_from):
+                await rebuild.clone(clone_from)
+            case steps.Rewind(upstream=rewind_to):
+                await rebuild.rewind(rewind_to)
+            case steps.Start(config=config):
+                await execute.start(config)
+            case steps.Stop(fast=fast):
+                await execute.stop(fast=fast)
+            case steps.ApplySettings(config=config):
+                await execute.apply_settings(config)
+            case steps.Detach(promise=promise):
+                await execute.detach(promise)
+            case steps.MeasurePosition(promise=promise):
+                await execute.measure(promise)
+            case steps.Promote(term=term, tli=tli):
+                await execute.promote(term, tli)
+            case steps.EmitMarker(term=term):
+                await commit.emit_marker(execute.session, self._settings, term)
+                self._facts.marker_term = term
+            case steps.SyncBarrier(setting=setting):
+                await commit.pass_barrier(execute.session, self._settings, setting)
+                self._facts.barrier = setting
+            case _:
+                assert_never(step)
+
+    # ---------------------------------------------------------------- beside the loop
+
+    async def _hear_guard(self) -> None:
+        async for event in self._guard.events():
+            if isinstance(event, Fenced):
+                text = f"the guard ended PostgreSQL in term {event.term}: {event.reason}"
+                self._results.append(steps.StepFailed("Fence", 0, text))
+            self.poke()
+
+    async def _report(self) -> None:
+        """Hand out reports; a reader that is slow gets the newest observation only."""
+        while True:
+            await self._something_to_send.wait()
+            self._something_to_send = trio.Event()
+            while self._results:
+                await self._send.send(self._results.popleft())
+            if self._unsent is not None:
+                newest, self._unsent = self._unsent, None
+                await self._send.send(newest)

@@ -1,0 +1,204 @@
+"""The supervisor on real servers: scripted targets, and what the servers then are."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import trio
+from supervisor_kit import nodes
+
+from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.lsn import Lsn, format_lsn, parse_lsn
+from metako.model.postgres import (
+    DataState,
+    Detached,
+    Following,
+    Initialize,
+    Leading,
+    ProcessState,
+    ReceiverState,
+    Stopped,
+    SyncSetting,
+    Untouched,
+    Upstream,
+)
+from metako.model.timeline import TimelineEntry
+
+pytestmark = pytest.mark.integration
+
+BINDIR = os.environ.get("METAKO_TEST_BINDIR")
+NO_SYNC = SyncSetting()
+
+
+def entry(term, tli, parent, begin=Lsn(0)):
+    return TimelineEntry(Term(term), TimelineId(tli), TimelineId(parent), begin, confirmed=True)
+
+
+FIRST = entry(0, 1, 0)
+
+
+def following(node, term, entries):
+    return Following(
+        Upstream(node.name, node.address, Term(term), tuple(entries), entries[-1].tli, 0)
+    )
+
+
+def streaming(observed):
+    return observed.receiver is ReceiverState.STREAMING
+
+
+def settled_detached(promise):
+    def check(observed):
+        return (
+            observed.process is ProcessState.RUNNING
+            and observed.receiver is ReceiverState.GONE
+            and observed.position is not None
+            and observed.detached_for >= promise
+            and observed.upstream is None
+        )
+
+    return check
+
+
+async def initialize(node):
+    """Make the first primary: term 1, timeline 2, no standby; return the timelines."""
+    await node.target(Initialize(), lambda o: o.process is ProcessState.RUNNING)
+    assert node.observed.in_recovery
+    await node.arm(1)
+    await node.target(
+        Leading(Term(1), TimelineId(2), NO_SYNC, admit=True),
+        lambda o: o.admitting and o.marker_term == 1,
+    )
+    return [FIRST, entry(1, 2, 1, node.observed.history[-1].begin_lsn)]
+
+
+async def attach(node, upstream, term, entries):
+    await node.target(following(upstream, term, entries), streaming)
+    await upstream.until(
+        lambda o: any(s.node == node.name and s.streaming for s in o.standbys), "attached"
+    )
+
+
+async def current_lsn(node):
+    return parse_lsn(await node.psql("select pg_current_wal_insert_lsn()"))
+
+
+async def test_first_primary_is_closed_until_its_marker_and_then_serves():
+    async with nodes("a", bindir=BINDIR) as (a,):
+        await a.target(Initialize(), lambda o: o.process is ProcessState.RUNNING)
+        await a.until(lambda o: o.position is not None, "position")
+        assert len(a.observed.data_id) == 32
+        assert a.observed.system_id
+        refused = Leading(Term(1), TimelineId(2), NO_SYNC, admit=False)
+        a.supervisor.set_target(refused)
+        await a.until(lambda _: any("not armed" in f.error for f in a.failures), "refused")
+        await a.arm(1)
+        await a.until(lambda o: o.marker_term == 1, "promoted")
+        assert not await a.can_log_in()
+        assert (await a.psql("show synchronous_standby_names")) == ""
+        await a.target(replace(refused, admit=True), lambda o: o.admitting)
+        assert await a.can_log_in()
+        assert a.observed.timeline == 2
+        assert (a.settings.data_dir / "standby.signal").exists()
+        assert a.observed.sync_barrier == NO_SYNC
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        # An old primary never comes back writable, and its position is its shutdown record's end.
+        await a.target(Detached(Term(2)), settled_detached(2))
+        assert a.observed.in_recovery
+        assert a.observed.position.timeline == 2
+        replayed = await a.psql("select pg_last_wal_replay_lsn()")
+        assert format_lsn(a.observed.position.lsn) == replayed
+
+
+async def test_failover_on_a_reserved_timeline_and_rewind_of_the_old_primary():
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await a.psql("create table t(i int); insert into t select generate_series(1,1000)")
+        await attach(b, a, 1, entries)
+        assert b.observed.data_id not in ("", a.observed.data_id)
+
+        listed = SyncSetting((NodeId("b"),), 1)
+        await a.target(
+            Leading(Term(1), TimelineId(2), listed, admit=True), lambda o: o.sync_barrier == listed
+        )
+        await a.psql("insert into t values (0)")
+        assert [s.counted for s in a.observed.standbys] == [True]
+
+        # The promise: the receiver is gone and the position is the end of the primary's WAL.
+        end = await current_lsn(a)
+        while (await b.psql("select pg_last_wal_receive_lsn()")) != format_lsn(end):
+            await trio.sleep(0.02)
+            end = await current_lsn(a)
+        await b.target(Detached(Term(2)), settled_detached(2))
+        assert b.observed.position.timeline == 2
+        assert b.observed.position.lsn <= await current_lsn(a)
+        assert b.observed.position.lsn >= end
+        print("detach", b.duration_ms("Detach"), "ms")
+
+        # Nothing that the old primary writes now can be acknowledged.
+        with pytest.raises(AssertionError), trio.fail_after(5):
+            await a.psql("set statement_timeout='300ms'; insert into t values (-1); select 1/0")
+        await a.until(lambda o: o.commit_blocked, "blocked")
+
+        a.kill_postmaster()
+        await a.until(lambda o: o.process is not ProcessState.RUNNING, "seen dead")
+        a.supervisor.set_target(Untouched())
+        await b.arm(2)
+        wanted = Leading(Term(2), TimelineId(6), NO_SYNC, admit=True)
+        await b.target(wanted, lambda o: o.admitting and o.marker_term == 2)
+        print("promote", b.duration_ms("Promote"), "ms")
+        assert b.observed.timeline == 6
+        steps = [step.tli for step in b.observed.history]
+        assert steps == [1, 2, 6]
+        assert await b.psql("select count(*) from t") == "1001"
+
+        entries.append(entry(2, 6, 2, b.observed.history[-1].begin_lsn))
+        old_id = a.observed.data_id
+        await attach(a, b, 2, entries)
+        assert "Rewind" in a.steps, a.reports
+        assert a.observed.data_id != old_id
+        assert not a.observed.rewind_failed
+        kept = list((a.settings.state_dir / "diverged").glob("*-wal-*/*"))
+        assert kept
+        await b.psql("insert into t values (7)")
+        # A restart of a standby that has fetched placeholders comes up again.
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        await attach(a, b, 2, entries)
+        assert not a.failures, a.failures
+
+
+async def test_detach_succeeds_while_replay_is_paused():
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        await a.psql("create table t(i int)")
+        await b.psql("select pg_wal_replay_pause()")
+        await a.psql("insert into t select generate_series(1,50000)")
+        listed = SyncSetting((NodeId("b"),), 1)
+        await a.target(
+            Leading(Term(1), TimelineId(2), listed, admit=True), lambda o: o.sync_barrier == listed
+        )
+        await a.psql("insert into t values (0)")
+        acknowledged = parse_lsn(await a.psql("select pg_current_wal_flush_lsn()"))
+        await b.target(Detached(Term(2)), settled_detached(2))
+        replayed = parse_lsn(await b.psql("select pg_last_wal_replay_lsn()"))
+        assert replayed < b.observed.position.lsn
+        # The last record of the insert is its commit; whatever followed was not acknowledged.
+        assert b.observed.position.lsn >= acknowledged - 1000
+        assert b.guard.status.postmaster_pid is not None
+        assert "Detach" in b.steps
+
+
+async def test_a_frozen_standby_is_stopped_to_keep_a_promise():
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        end = await current_lsn(a)
+        for pid in [b.guard.status.postmaster_pid]:
+            os.kill(pid, signal.SIGSTOP)
+        await b.target(Detached(Term(2)), settled_detached(2), seconds=25)
+        assert b.observed.position.lsn >= end - 200
+        assert b.observed.data is DataState.PRESENT

@@ -1,0 +1,219 @@
+"""The planner's table, row by row, and that following its steps reaches every target."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
+from metako.model.lsn import Lsn, WalPosition
+from metako.model.postgres import (
+    DataState,
+    Detached,
+    Following,
+    Initialize,
+    Leading,
+    PostgresObserved,
+    ProcessState,
+    ReceiverState,
+    Stopped,
+    SyncSetting,
+    Untouched,
+    Upstream,
+)
+from metako.model.timeline import HistoryStep, TimelineEntry
+from metako.postgres.plan import LocalState, plan
+from metako.postgres.steps import (
+    ApplySettings,
+    Clone,
+    Detach,
+    EmitMarker,
+    InitDb,
+    MeasurePosition,
+    Promote,
+    Rewind,
+    ServerConfig,
+    Start,
+    Stop,
+    SyncBarrier,
+    UpstreamAddress,
+)
+
+B = NodeId("b")
+AT_B = Address("10.0.0.2", 5432)
+HISTORY = (HistoryStep(TimelineId(1), Lsn(0)), HistoryStep(TimelineId(2), Lsn(1000)))
+ENTRIES = (
+    TimelineEntry(Term(0), TimelineId(1), TimelineId(0), Lsn(0), confirmed=True),
+    TimelineEntry(Term(1), TimelineId(2), TimelineId(1), Lsn(1000), confirmed=True),
+    TimelineEntry(Term(4), TimelineId(5), TimelineId(2), Lsn(5000), confirmed=True),
+)
+UPSTREAM = Upstream(B, AT_B, Term(4), ENTRIES, TimelineId(5), system_id=77)
+FROM_B = UpstreamAddress(B, AT_B)
+S1 = SyncSetting((B,), 1)
+NONE = SyncSetting()
+
+STOPPED = PostgresObserved(
+    data=DataState.PRESENT,
+    process=ProcessState.STOPPED,
+    system_id=77,
+    data_id=DataId("d"),
+    timeline=TimelineId(2),
+    history=HISTORY,
+    receiver=ReceiverState.GONE,
+)
+MEASURED = replace(STOPPED, position=WalPosition(TimelineId(2), Lsn(5000)), detached_for=Term(4))
+STANDBY = replace(
+    MEASURED,
+    process=ProcessState.RUNNING,
+    in_recovery=True,
+    lsn=Lsn(5000),
+    sync_applied=NONE,
+    admitting=True,
+)
+STREAMING = replace(
+    STANDBY,
+    receiver=ReceiverState.STREAMING,
+    upstream=B,
+    position=None,
+    detached_for=Term(0),
+    timeline=TimelineId(5),
+    history=(*HISTORY, HistoryStep(TimelineId(5), Lsn(5000))),
+    lsn=Lsn(6000),
+)
+PRIMARY = replace(
+    STANDBY,
+    in_recovery=False,
+    timeline=TimelineId(5),
+    position=None,
+    sync_applied=S1,
+    sync_barrier=S1,
+    marker_term=Term(4),
+)
+EMPTY = PostgresObserved(data=DataState.EMPTY, process=ProcessState.STOPPED)
+LEAD = Leading(Term(4), TimelineId(5), S1, admit=True)
+CLOSED = ServerConfig(None, S1, admit=False)
+OPEN = ServerConfig(None, S1, admit=True)
+FOLLOW = Following(UPSTREAM)
+DETACH = Detached(Term(4))
+TAINTED = replace(STOPPED, data=DataState.TAINTED)
+
+
+@pytest.mark.parametrize(
+    ("observed", "target", "step"),
+    [
+        (PRIMARY, Untouched(), None),
+        (PostgresObserved(), FOLLOW, None),
+        (replace(EMPTY, data=DataState.NONE), FOLLOW, None),
+        # Stopped
+        (STOPPED, Stopped(fast=True), None),
+        (PRIMARY, Stopped(fast=True), Stop(fast=True)),
+        (PRIMARY, Stopped(fast=False), Stop(fast=False)),
+        (replace(STOPPED, process=ProcessState.DYING), Stopped(fast=True), Stop(fast=False)),
+        (replace(STOPPED, process=ProcessState.DYING), DETACH, Stop(fast=False)),
+        # Initialize
+        (EMPTY, Initialize(), InitDb()),
+        (STOPPED, Initialize(), MeasurePosition(Term(0))),
+        (MEASURED, Initialize(), Start(ServerConfig())),
+        (STANDBY, Initialize(), None),
+        # Detached
+        (EMPTY, DETACH, None),
+        (TAINTED, DETACH, None),
+        (STOPPED, DETACH, MeasurePosition(Term(4))),
+        (MEASURED, Detached(Term(5)), MeasurePosition(Term(5))),
+        (MEASURED, DETACH, Start(ServerConfig())),
+        (STREAMING, DETACH, Detach(Term(4))),
+        (STANDBY, DETACH, None),
+        (STANDBY, Detached(Term(5)), Detach(Term(5))),
+        (replace(STANDBY, receiver=ReceiverState.PRESENT), DETACH, Detach(Term(4))),
+        (replace(STANDBY, position=None), DETACH, Detach(Term(4))),
+        (PRIMARY, DETACH, Stop(fast=False)),
+        (replace(STREAMING, process=ProcessState.STARTING), DETACH, Detach(Term(4))),
+        (replace(STANDBY, process=ProcessState.STARTING), DETACH, None),
+        # Following
+        (EMPTY, FOLLOW, Clone(FROM_B)),
+        (TAINTED, FOLLOW, Clone(FROM_B)),
+        (STOPPED, FOLLOW, MeasurePosition(Term(0))),
+        (MEASURED, FOLLOW, Start(ServerConfig(FROM_B))),
+        (replace(MEASURED, system_id=78), FOLLOW, None),
+        (replace(STANDBY, system_id=78), FOLLOW, None),
+        (
+            replace(MEASURED, position=WalPosition(TimelineId(2), Lsn(5008))),
+            FOLLOW,
+            Rewind(UPSTREAM),
+        ),
+        (
+            replace(MEASURED, position=WalPosition(TimelineId(2), Lsn(5008)), rewind_failed=True),
+            FOLLOW,
+            Clone(FROM_B),
+        ),
+        (STANDBY, FOLLOW, ApplySettings(ServerConfig(FROM_B))),
+        (replace(STANDBY, lsn=Lsn(5008), position=None), FOLLOW, Stop(fast=True)),
+        (STREAMING, FOLLOW, None),
+        (PRIMARY, FOLLOW, Stop(fast=False)),
+        # Leading
+        (EMPTY, LEAD, None),
+        (TAINTED, LEAD, None),
+        (STOPPED, LEAD, MeasurePosition(Term(0))),
+        (MEASURED, LEAD, Start(CLOSED)),
+        (STANDBY, LEAD, ApplySettings(CLOSED)),
+        (replace(STANDBY, sync_applied=S1), LEAD, ApplySettings(CLOSED)),
+        (
+            replace(STANDBY, sync_applied=S1, admitting=False),
+            LEAD,
+            Promote(Term(4), TimelineId(5)),
+        ),
+        (
+            replace(STANDBY, sync_applied=S1, admitting=False, receiver=ReceiverState.PRESENT),
+            LEAD,
+            Detach(Term(4)),
+        ),
+        (PRIMARY, LEAD, None),
+        (replace(PRIMARY, timeline=TimelineId(4)), LEAD, Stop(fast=False)),
+        (replace(PRIMARY, timeline=TimelineId(0)), LEAD, None),
+        (replace(PRIMARY, sync_applied=NONE), LEAD, ApplySettings(OPEN)),
+        (replace(PRIMARY, sync_applied=None), LEAD, ApplySettings(OPEN)),
+        (replace(PRIMARY, sync_barrier=None), LEAD, SyncBarrier(S1)),
+        (replace(PRIMARY, marker_term=Term(3)), LEAD, EmitMarker(Term(4))),
+        (replace(PRIMARY, admitting=False), LEAD, ApplySettings(OPEN)),
+        (PRIMARY, replace(LEAD, admit=False), ApplySettings(CLOSED)),
+    ],
+)
+def test_the_table(observed, target, step):
+    assert plan(observed, target) == step
+
+
+def test_a_fresh_primary_stays_closed_until_its_marker_although_it_may_admit():
+    fresh = replace(PRIMARY, marker_term=Term(0), admitting=False, sync_applied=NONE)
+    assert plan(fresh, LEAD) == ApplySettings(CLOSED)
+
+
+def test_letting_applications_in_comes_before_the_barrier():
+    waiting = replace(PRIMARY, sync_barrier=None, admitting=False)
+    assert plan(waiting, LEAD) == ApplySettings(OPEN)
+
+
+def test_a_standby_without_the_wal_that_it_needs_is_stopped_and_cloned():
+    local = LocalState(wal_lost=True)
+    waiting = replace(STREAMING, receiver=ReceiverState.GONE)
+    assert plan(waiting, FOLLOW, local) == Stop(fast=True)
+    assert plan(MEASURED, FOLLOW, local) == Clone(FROM_B)
+
+
+def test_an_upstream_that_moved_is_pointed_at_again():
+    local = LocalState(upstream_address=Address("10.0.0.9", 5432))
+    assert plan(STREAMING, FOLLOW, local) == ApplySettings(ServerConfig(FROM_B))
+
+
+def test_a_server_that_never_comes_up_is_cloned_by_a_follower_only():
+    local = LocalState(start_hopeless=True)
+    assert plan(MEASURED, FOLLOW, local) == Clone(FROM_B)
+    assert plan(MEASURED, DETACH, local) == Start(ServerConfig())
+
+
+@pytest.mark.parametrize("observed", [STANDBY, STREAMING, PRIMARY])
+def test_settings_that_are_stale_are_written_again_in_the_same_role(observed):
+    target = {STANDBY: DETACH, STREAMING: FOLLOW, PRIMARY: LEAD}[observed]
+    step = plan(observed, target, LocalState(settings_stale=True))
+    assert isinstance(step, ApplySettings)
+    assert plan(observed, target, LocalState()) is None
