@@ -1,0 +1,307 @@
+"""From what stands in a file to what it means: defaults, relations between keys, addresses.
+
+Input: a validated `FileSchema`, what the machine says (`Machine`) and the gossip keys. Output: a
+`NodeConfig`, and every problem that involves more than one key. Invariant: a configuration without
+problems is complete; nothing later looks at the file again. Reads no file and no environment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+from metako.config import node_config as out
+from metako.config.members import Members, resolve_members
+from metako.config.parameters import check_hba, check_parameters
+from metako.config.problems import Problem
+from metako.config.profiles import GOSSIP_MS, HEALTH_MS, TIMING_MS, check_gossip, check_timing
+from metako.config.schema import FileSchema, TimingSection
+from metako.model.document import Durability
+from metako.model.ids import Address, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the configuration needs to know of its surroundings."""
+
+    config_path: FilePath  # absolute
+    home: FilePath  # of the current user
+    is_root: bool
+
+    def path(self, text: str) -> FilePath:
+        """Return a path as written in the file; relative ones start at the file's directory."""
+        if text == "~" or text.startswith("~/"):
+            return self.home / text[2:]
+        return self.config_path.parent / text
+
+    @property
+    def base_dir(self) -> FilePath:
+        """Return where nodes live that name no directory."""
+        if self.is_root:
+            return FilePath("/var/lib/metako")
+        return self.home / ".local" / "state" / "metako"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The gossip keys, read by the loader."""
+
+    ring: tuple[bytes, ...] = ()
+    file: FilePath | None = None
+    problem: str = ""
+
+
+def normalize(
+    schema: FileSchema, machine: Machine, keys: Keys, *, legacy_server: bool, legacy_ports: bool
+) -> tuple[out.NodeConfig, list[Problem], list[str]]:
+    """Return the configuration, what is wrong with it, and remarks.
+
+    Args:
+        schema: the file's values.
+        machine: surroundings, for default directories and relative paths.
+        keys: the gossip keys, or why there are none.
+        legacy_server: the file names a server in the pg-metako way, which has no data directory.
+        legacy_ports: gossip may share the API's port number.
+    """
+    members, problems = resolve_members(schema)
+    data_dir, state_dir = _directories(schema, machine, legacy_server=legacy_server)
+    asks_server = legacy_server and schema.postgresql.data_dir is None
+    timing = _timing(schema.timing)
+    gossip = _gossip(schema, members, keys)
+    parameters, wrong = check_parameters(schema.postgresql.parameters, schema.durability.mode)
+    problems += check_timing(timing)
+    problems += check_gossip(gossip.probe_interval_ms, gossip.probe_timeout_ms)
+    problems += wrong
+    problems += check_hba(schema.postgresql.hba or ())
+    problems += _check_ports(schema, members, legacy_ports=legacy_ports)
+    problems += _check_durability(schema, members)
+    problems += _check_rest(schema)
+    notes = []
+    if asks_server:
+        port = members.postgres.port
+        notes.append(
+            f"postgresql.data_dir: that of the server that answers on port {port}, else {data_dir}"
+        )
+    if len(members.voters) == 2 and schema.cluster.pair_mode is None:
+        notes.append(
+            "cluster.pair_mode: not chosen; with two voters no failover can survive the silence "
+            "of either one: add a witness as a third member"
+        )
+    config = out.NodeConfig(
+        path=machine.config_path,
+        node=out.NodeSettings(
+            name=NodeId(schema.node.name),
+            zone=schema.node.zone,
+            priority=schema.node.priority,
+            witness=members.witness,
+            state_dir=state_dir,
+        ),
+        cluster=_cluster(schema, members),
+        gossip=gossip,
+        timing=timing,
+        durability=out.DurabilityConfig(
+            schema.durability.mode, schema.durability.acks, schema.durability.max_lag_on_failover
+        ),
+        postgresql=replace(
+            _postgresql(schema, machine, members),
+            data_dir=data_dir,
+            data_dir_from_server=asks_server,
+            parameters=parameters,
+        ),
+        proxy=_proxy(schema, members),
+        api=out.ApiConfig(
+            Address(schema.api.host, schema.api.port),
+            members.reachable(schema.api.host, schema.api.port, schema.api.advertise_host),
+        ),
+        tls=_tls(schema, machine),
+        logging=_logging(schema, machine),
+        notes=(),
+    )
+    return config, problems, notes
+
+
+def _cluster(schema: FileSchema, members: Members) -> out.ClusterConfig:
+    section = schema.cluster
+    return out.ClusterConfig(
+        name=section.name,
+        bootstrap_node=members.bootstrap_node,
+        members=members.members,
+        min_votes=section.min_votes,
+        pair_mode=None if section.pair_mode is None else out.PairMode(section.pair_mode),
+        takeover_delay_ms=section.takeover_delay,
+        takeover_failures=section.takeover_failures,
+        max_clock_skew_ms=section.max_clock_skew,
+    )
+
+
+def _postgresql(schema: FileSchema, machine: Machine, members: Members) -> out.PostgresqlConfig:
+    """Return the server's part; directory and parameters are filled in by the caller."""
+    section = schema.postgresql
+    health = section.health
+    return out.PostgresqlConfig(
+        data_dir=FilePath(),
+        data_dir_from_server=False,
+        bindir=_bindir(section.bindir, machine),
+        os_user=section.os_user,
+        advertise=members.postgres,
+        listen=section.listen or members.default_listen,
+        port=members.postgres.port,
+        superuser=section.superuser,
+        parameters=(),
+        hba=_hba(schema, members),
+        bootstrap=out.BootstrapConfig(
+            section.bootstrap.database, section.bootstrap.username, section.bootstrap.password
+        ),
+        replication_password=section.replication_password,
+        orphan_timeout_ms=section.orphan_timeout,
+        health=out.HealthConfig(
+            health.interval or HEALTH_MS["interval"],
+            health.timeout or HEALTH_MS["timeout"],
+            health.failure_threshold,
+        ),
+    )
+
+
+def _directories(
+    schema: FileSchema, machine: Machine, *, legacy_server: bool
+) -> tuple[FilePath, FilePath]:
+    home = machine.base_dir / schema.node.name
+    if schema.postgresql.data_dir is not None:
+        data_dir = machine.path(schema.postgresql.data_dir)
+    else:
+        # In a pg-metako file the node's directory *is* the data directory. Otherwise the data has a
+        # parent of its own, which belongs to PostgreSQL's user: clones are made beside the data.
+        data_dir = home if legacy_server else home / "pg" / "data"
+    if schema.node.state_dir is not None:
+        return data_dir, machine.path(schema.node.state_dir)
+    inside = home == data_dir or data_dir in home.parents
+    return data_dir, home.with_name(f"{home.name}.state") if inside else home
+
+
+def _hba(schema: FileSchema, members: Members) -> tuple[str, ...]:
+    """Return who may log in; unless the file says it, everyone with a password who can get here."""
+    if schema.postgresql.hba is not None:
+        return tuple(" ".join(line.split()) for line in schema.postgresql.hba)
+    places = ("all",) if members.off_loopback else ("127.0.0.1/32", "::1/128")
+    return tuple(f"host all all {place} scram-sha-256" for place in places)
+
+
+def _bindir(text: str | None, machine: Machine) -> str | None:
+    if text is None or text.split(":", 1)[0] == "embedded":
+        return text
+    return str(machine.path(text))
+
+
+def _timing(section: TimingSection) -> out.TimingConfig:
+    values = {
+        f"{key}_ms": default if getattr(section, key) is None else getattr(section, key)
+        for key, default in TIMING_MS[section.profile].items()
+    }
+    return out.TimingConfig(profile=section.profile, **values)
+
+
+def _gossip(schema: FileSchema, members: Members, keys: Keys) -> out.GossipConfig:
+    section = schema.gossip
+    values = {
+        f"{key}_ms": default if getattr(section, key) is None else getattr(section, key)
+        for key, default in GOSSIP_MS[schema.timing.profile].items()
+    }
+    return out.GossipConfig(
+        listen=members.gossip_listen,
+        advertise=members.gossip,
+        keys=keys.ring,
+        key_file=keys.file,
+        key_problem=keys.problem,
+        needs_key=members.off_loopback,
+        shares_api_port=members.gossip_listen.port == schema.api.port,
+        **values,
+    )
+
+
+def _proxy(schema: FileSchema, members: Members) -> out.ProxyConfig:
+    section = schema.proxy
+    return out.ProxyConfig(
+        enabled=section.enabled,
+        listen=Address(section.host, section.port),
+        advertise=members.reachable(section.host, section.port, None) if section.enabled else None,
+        workers=section.workers,
+        queue_timeout_ms=section.queue_timeout,
+        max_connections=section.max_connections,
+        balance=out.Balance(section.balance),
+        local_preference=section.local_preference,
+        read_timeout_ms=section.read_timeout,
+        write_timeout_ms=section.write_timeout,
+    )
+
+
+def _tls(schema: FileSchema, machine: Machine) -> out.TlsConfig:
+    section = schema.tls
+    return out.TlsConfig(
+        section.enabled,
+        None if section.cert_file is None else machine.path(section.cert_file),
+        None if section.key_file is None else machine.path(section.key_file),
+    )
+
+
+def _logging(schema: FileSchema, machine: Machine) -> out.LoggingConfig:
+    section = schema.logging
+    return out.LoggingConfig(
+        level=section.level,
+        format=section.format,
+        file=None if section.file is None else machine.path(section.file),
+        rotation_bytes=section.rotation,
+        retention=section.retention,
+        status_interval_ms=section.status_interval,
+    )
+
+
+def _check_ports(schema: FileSchema, members: Members, *, legacy_ports: bool) -> list[Problem]:
+    """Return a problem for each port that two parts of this node would listen on."""
+    problems = []
+    taken: dict[int, str] = {}
+    ports = [("gossip.port", ("gossip", "port"), members.gossip_listen.port)]
+    if not members.witness:
+        ports.append(("postgresql.port", ("postgresql", "port"), members.postgres.port))
+    if schema.proxy.enabled:
+        ports.append(("proxy.port", ("proxy", "port"), schema.proxy.port))
+    ports.append(("api.port", ("api", "port"), schema.api.port))
+    for label, path, port in ports:
+        owner = taken.setdefault(port, label)
+        if owner == label or (legacy_ports and owner == "gossip.port" and label == "api.port"):
+            continue
+        problems.append(Problem(path, f"{port} is also the port of {owner}", "choose another"))
+    return problems
+
+
+def _check_durability(schema: FileSchema, members: Members) -> list[Problem]:
+    section = schema.durability
+    if section.mode is Durability.ASYNC:
+        return []
+    standbys = len(members.data_nodes) - 1
+    if section.mode is Durability.STRICT and standbys < section.acks:
+        text = f"strict with {section.acks} acks blocks every commit: there are {standbys} standbys"
+        return [Problem(("durability", "mode"), text, "use quorum, or add members")]
+    if section.acks > max(standbys, 1):
+        text = f"{section.acks} is more than the {standbys} standbys in cluster.members"
+        return [Problem(("durability", "acks"), text)]
+    return []
+
+
+def _check_rest(schema: FileSchema) -> list[Problem]:
+    problems = []
+    bootstrap = schema.postgresql.bootstrap
+    if bootstrap.password is not None and bootstrap.username is None:
+        path = ("postgresql", "bootstrap", "password")
+        problems.append(Problem(path, "there is no username that it belongs to"))
+    if schema.tls.enabled:
+        problems += [
+            Problem(("tls", "enabled"), f"needs tls.{key}")
+            for key in ("cert_file", "key_file")
+            if getattr(schema.tls, key) is None
+        ]
+    bindir = schema.postgresql.bindir or ""
+    kind, _, major = bindir.partition(":")
+    if kind == "embedded" and bindir != "embedded" and not major.isdigit():
+        text = f"{bindir!r} names no version"
+        problems.append(Problem(("postgresql", "bindir"), text, "write it like embedded:18"))
+    return problems

@@ -1,0 +1,43 @@
+"""What a file asks for that this version of metako does not do, said once at start.
+
+Input: the values of metako's own sections, translated ones included. Output: one remark for each
+such key that is set. A key that is read and silently ignored is worse than one that is refused;
+these keys are accepted because pg-metako files have them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from metako.config.problems import Path, dotted
+from metako.config.schema import FileSchema
+
+_PROXY = "this version of the proxy leads every session to the primary"
+
+_PAIR = "this version waits for a majority of the voters in any case"
+
+NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("node", "zone"), "this version chooses by position and priority only"),
+    (("proxy", "balance"), _PROXY),
+    (("proxy", "local_preference"), _PROXY),
+    (("proxy", "read_timeout"), "this version of the proxy sets no limit on statements"),
+    (("proxy", "write_timeout"), "this version of the proxy sets no limit on statements"),
+    (("cluster", "pair_mode"), _PAIR),
+    (("cluster", "takeover_delay"), _PAIR),
+    (
+        ("cluster", "takeover_failures"),
+        "this version waits for a majority of the voters in any case",
+    ),
+    (("tls", "enabled"), "this version speaks PLAIN TCP on the ports of API and proxy"),
+)
+
+
+def not_in_force(schema: FileSchema, origin_of: Callable[[Path], Path]) -> Iterator[str]:
+    """Yield a remark for each key that is set and has no effect yet."""
+    for path, remark in NOT_IN_FORCE:
+        section = getattr(schema, path[0])
+        if path[1] not in section.model_fields_set:
+            continue
+        if path == ("tls", "enabled") and not schema.tls.enabled:
+            continue
+        yield f"{dotted(origin_of(path))}: has no effect yet: {remark}"
