@@ -1,0 +1,61 @@
+"""The command line of one proxy worker. Started by the agent; see `launcher`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import resource
+import sys
+from pathlib import Path
+
+import trio
+
+from metako.model.ids import NodeId
+from metako.proxy.worker import WorkerConfig, descriptors_needed, run_worker
+
+
+def parse_arguments(arguments: list[str]) -> WorkerConfig:
+    """Return the configuration; exit with 2 and a usage line if the arguments are wrong."""
+    parser = argparse.ArgumentParser(prog="metako.proxy", allow_abbrev=False)
+    parser.add_argument("--control", type=Path, required=True)
+    parser.add_argument("--host", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--node", required=True)
+    parser.add_argument("--guard-pid", type=int, required=True)
+    parser.add_argument("--queue-timeout-s", type=float, required=True)
+    parser.add_argument("--max-connections", type=int, required=True)
+    parser.add_argument("--index", type=int, default=1)
+    parser.add_argument("--fingerprint", default="")
+    parser.add_argument("--ready-fd", type=int, default=None)
+    found = parser.parse_args(arguments)
+    return WorkerConfig(
+        control=found.control,
+        host=found.host,
+        port=found.port,
+        node=NodeId(found.node),
+        guard_pid=found.guard_pid,
+        queue_timeout_s=found.queue_timeout_s,
+        sessions_max=found.max_connections,
+        index=found.index,
+        fingerprint=found.fingerprint,
+        ready_fd=found.ready_fd,
+    )
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Raise the soft limit as far as the hard one allows; short of that, accepting pauses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def main(arguments: list[str]) -> int:
+    config = parse_arguments(arguments)
+    raise_descriptor_limit(descriptors_needed(config.sessions_max))
+    return trio.run(run_worker, config)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

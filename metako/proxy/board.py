@@ -1,0 +1,167 @@
+"""What all sessions of one worker share: the routes, the limits, the counters.
+
+The board is where a routing table meets the sessions. Handing it a table is synchronous: when
+`receive_table` returns, no session has a socket to a server that the table deposes, whatever its
+tasks were about to do.
+
+Deliberately unknown here: how tables arrive, and what a session does with its sockets.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from metako.model.routing import RoutingTable
+from metako.proxy.frames import Stats, WorkerEvent
+from metako.proxy.relay import Meter, make_scratch
+from metako.proxy.routes import Route, Routes
+
+# Servers are asked for at most so many new connections at once: after a failover every client
+# comes back in the same instant, and forking backends is slow.
+CONNECTING_MAX = 128
+# Connections that have not yet sent a startup packet. One more pushes the oldest out, so that
+# clients which say nothing cannot keep out those which speak at once.
+HANDSHAKES_MAX = 256
+
+
+class Attached(Protocol):
+    """What the board needs of a session."""
+
+    @property
+    def route(self) -> Route | None:
+        """The server in use or being connected to; None while there is none."""
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether it is between two transactions, so that an end loses nothing."""
+
+    def cut(self, message: str) -> None:
+        """Take the server away at once, and tell the client if it can be told."""
+
+    def evict(self) -> None:
+        """Close the client's connection without a word."""
+
+
+class Board:
+    """See the module's docstring. All methods but the `wait_` ones are synchronous."""
+
+    def __init__(
+        self,
+        *,
+        boot_ns: Callable[[], int],
+        queue_timeout_s: float,
+        sessions_max: int,
+        report: Callable[[WorkerEvent], None],
+    ) -> None:
+        self.routes = Routes()
+        self.queue_timeout_s = queue_timeout_s
+        self.sessions_max = sessions_max
+        self.connecting = trio.Semaphore(CONNECTING_MAX)
+        self.scratch = make_scratch()
+        self.up = Meter()
+        self.down = Meter()
+        self.waiting = 0
+        self.total = 0
+        self.refused = 0
+        self.malformed = 0
+        self.cut = 0
+        self.report = report
+        self._boot_ns = boot_ns
+        self._sessions: dict[Attached, None] = {}
+        self._handshakes: OrderedDict[Attached, None] = OrderedDict()
+        self._changed = trio.Event()  # replaced whenever it is set
+
+    # -- routes -----------------------------------------------------------------------------
+
+    def receive_table(self, table: RoutingTable) -> None:
+        """Replace the routing table, end the sessions it deposes, wake those that wait."""
+        named, known = self.current(), self.routes.last()
+        if not self.routes.receive(table, self._boot_ns()):
+            ignored = (("term", table.term), ("latest_term", self.routes.term))
+            self.report(WorkerEvent("WARNING", "a table of a lower term was ignored", ignored))
+            return
+        cut = 0
+        primary = self.routes.last()
+        if primary != known:
+            node = None if primary is None else primary.node
+            change = (("term", table.term), ("primary", node), ("sessions_cut", cut))
+            self.report(WorkerEvent("INFO", "the primary of the proxy changed", change))
+        # A mere renewal wakes nobody: those who pause after a failure would try again at once.
+        if self.current() != named:
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _cut_deposed(self) -> int:
+        count = 0
+        for session in list(self._sessions):
+            route = session.route
+            if route is not None and not self.routes.keeps(route):
+                session.cut("the primary changed; connect again")
+                count += 1
+        return count
+
+    def agent_came(self) -> None:
+        self.routes.agent_came()
+
+    def agent_went(self) -> None:
+        self.routes.agent_went(self._boot_ns())
+
+    def current(self) -> Route | None:
+        return self.routes.current(self._boot_ns())
+
+    def refuses(self) -> bool:
+        return self.routes.refuses(self._boot_ns())
+
+    async def wait_change(self) -> None:
+        """Return when a table names another route than before. The caller sets the deadline."""
+        await self._changed.wait()
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    def handshake_began(self, session: Attached) -> None:
+        self.total += 1
+        self._handshakes[session] = None
+        if len(self._handshakes) > HANDSHAKES_MAX:
+            oldest, _ = self._handshakes.popitem(last=False)
+            self.malformed += 1
+            oldest.evict()
+
+    def handshake_ended(self, session: Attached) -> None:
+        self._handshakes.pop(session, None)
+
+    def admit(self, session: Attached) -> bool:
+        """Count `session` in, or return False if there are as many as may be."""
+        if len(self._sessions) >= self.sessions_max:
+            return False
+        self._sessions[session] = None
+        return True
+
+    def leave(self, session: Attached) -> None:
+        """Count `session` out; harmless if it never was in."""
+        self._sessions.pop(session, None)
+
+    @property
+    def idle(self) -> bool:
+        return not self._sessions and not self._handshakes
+
+    def cut_sessions(self, message: str, *, only_at_rest: bool) -> None:
+        """End sessions because the worker stops."""
+        for session in list(self._sessions):
+            if session.at_rest or not only_at_rest:
+                session.cut(message)
+
+    def stats(self) -> Stats:
+        return Stats(
+            sessions=len(self._sessions),
+            waiting=self.waiting,
+            total=self.total,
+            refused=self.refused,
+            malformed=self.malformed,
+            cut=self.cut,
+            bytes_up=self.up.count,
+            bytes_down=self.down.count,
+        )

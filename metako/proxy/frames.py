@@ -1,0 +1,194 @@
+"""What agent and proxy worker say to each other: JSON objects, one a line.
+
+Agent → worker: `{"table": {...}}` replaces the routing table, `{"drain": true}` asks the worker to
+take no new connections and to exit after the last one. Worker → agent: `{"hello": {...}}` first,
+then `{"stats": {...}}` and `{"event": {...}}`.
+
+In: bytes of one line. Out: frozen values. Invariant: a decoder raises `FrameError` and nothing
+else. Unknown keys are ignored, so that agent and worker of neighbouring versions understand each
+other while an upgrade is under way.
+
+Deliberately unknown here: sockets, and what anybody does with a frame.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+
+from metako.model.ids import Address, NodeId, Term
+from metako.model.lsn import Lsn
+from metako.model.routing import RouteTarget, RoutingTable
+
+FRAME_BYTES_MAX = 65_536
+REPLICAS_MAX = 256
+EVENT_FIELDS_MAX = 16
+
+
+class FrameError(Exception):
+    """The peer sent no frame. Nothing changed; the connection is to be closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who the worker is; the first frame of every connection."""
+
+    pid: int
+    index: int  # 1..n
+    node: NodeId
+    host: str
+    port: int  # the one that is listened on, also when 0 was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of one worker since its start; `sessions` and `waiting` are gauges."""
+
+    sessions: int = 0  # clients past their startup packet, waiting ones included
+    waiting: int = 0  # of these, not yet connected to a server
+    total: int = 0  # connections accepted
+    refused: int = 0  # no primary in time, or too many connections
+    malformed: int = 0  # no legal startup packet, in time and in size
+    cut: int = 0  # ended because the primary changed or the proxy stopped
+    bytes_up: int = 0  # client → server
+    bytes_down: int = 0  # server → client
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerEvent:
+    """Something that a person should read in the agent's log."""
+
+    level: str  # as in model.events.Severity
+    message: str
+    fields: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """Take no new connections; exit after the last one."""
+
+
+FromAgent = RoutingTable | Drain
+FromWorker = Hello | Stats | WorkerEvent
+
+
+def encode(frame: FromAgent | FromWorker) -> bytes:
+    """Return the line of `frame`, newline included."""
+    body: dict[str, object]
+    match frame:
+        case RoutingTable():
+            body = {"table": _table_to_json(frame)}
+        case Drain():
+            body = {"drain": True}
+        case Hello():
+            body = {"hello": asdict(frame)}
+        case Stats():
+            body = {"stats": asdict(frame)}
+        case WorkerEvent():
+            event = {"level": frame.level, "message": frame.message, "fields": dict(frame.fields)}
+            body = {"event": event}
+    line = json.dumps(body, separators=(",", ":")).encode() + b"\n"
+    assert len(line) <= FRAME_BYTES_MAX, len(line)
+    return line
+
+
+def decode_from_agent(line: bytes) -> FromAgent:
+    """Return the frame of an agent. Raises `FrameError`."""
+    body = _object(line)
+    if "table" in body:
+        return _table_from_json(_mapping(body["table"]))
+    if body.get("drain") is True:
+        return Drain()
+    raise FrameError("unknown frame of an agent")
+
+
+def decode_from_worker(line: bytes) -> FromWorker:
+    """Return the frame of a worker. Raises `FrameError`."""
+    body = _object(line)
+    if "hello" in body:
+        hello = _mapping(body["hello"])
+        return Hello(
+            pid=_integer(hello.get("pid")),
+            index=_integer(hello.get("index")),
+            node=NodeId(_string(hello.get("node"))),
+            host=_string(hello.get("host")),
+            port=_integer(hello.get("port")),
+        )
+    if "stats" in body:
+        stats = _mapping(body["stats"])
+        return Stats(**{field.name: _integer(stats.get(field.name, 0)) for field in fields(Stats)})
+    if "event" in body:
+        event = _mapping(body["event"])
+        found = tuple(_mapping(event.get("fields", {})).items())[:EVENT_FIELDS_MAX]
+        return WorkerEvent(_string(event.get("level")), _string(event.get("message")), found)
+    raise FrameError("unknown frame of a worker")
+
+
+def _table_to_json(table: RoutingTable) -> dict[str, object]:
+    return {
+        "term": table.term,
+        "primary": None if table.primary is None else _target_to_json(table.primary),
+        "replicas": [_target_to_json(replica) for replica in table.replicas[:REPLICAS_MAX]],
+        "valid_until_boot_ns": table.valid_until_boot_ns,
+    }
+
+
+def _table_from_json(body: Mapping[str, object]) -> RoutingTable:
+    primary = body.get("primary")
+    replicas = body.get("replicas", [])
+    if not isinstance(replicas, list) or len(replicas) > REPLICAS_MAX:
+        raise FrameError("replicas are not a short list")
+    return RoutingTable(
+        term=Term(_integer(body.get("term"))),
+        primary=None if primary is None else _target_from_json(_mapping(primary)),
+        replicas=tuple(_target_from_json(_mapping(replica)) for replica in replicas),
+        valid_until_boot_ns=_integer(body.get("valid_until_boot_ns")),
+    )
+
+
+def _target_to_json(target: RouteTarget) -> dict[str, object]:
+    return {
+        "node": target.node,
+        "host": target.address.host,
+        "port": target.address.port,
+        "lsn": int(target.lsn),
+        "local": target.local,
+    }
+
+
+def _target_from_json(body: Mapping[str, object]) -> RouteTarget:
+    return RouteTarget(
+        node=NodeId(_string(body.get("node"))),
+        address=Address(_string(body.get("host")), _integer(body.get("port"))),
+        lsn=Lsn(_integer(body.get("lsn", 0))),
+        local=body.get("local") is True,
+    )
+
+
+def _object(line: bytes) -> Mapping[str, object]:
+    if len(line) > FRAME_BYTES_MAX:
+        raise FrameError("frame too long")
+    try:
+        # RecursionError: nesting is bounded by the length of a frame, not by the parser.
+        return _mapping(json.loads(line))
+    except (ValueError, RecursionError) as error:
+        raise FrameError("not JSON") from error
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise FrameError("not an object")
+    return value
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise FrameError("not a string")
+    return value
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise FrameError("not a number")
+    return value

@@ -1,0 +1,243 @@
+"""Non-blocking sockets for the proxy: listen, connect, read, write, close.
+
+Plain `socket` objects with trio's readiness primitives, not trio's own sockets: those make a trip
+through the scheduler for every call, also when data is ready, and the relay makes two calls a
+chunk. For the same reason every function here tries first and waits only when it must.
+
+Invariant: a socket is closed by `close` or `abort` and by nothing else, because the tasks that
+wait for it must be told (`trio.ClosedResourceError`). Both are synchronous: after they return no
+byte can leave through that socket any more.
+
+Deliberately unknown here: PostgreSQL, sessions, limits on their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import trio
+
+from metako.model.ids import Address
+
+LISTEN_BACKLOG = 1024  # the kernel takes the lesser of this and net.core.somaxconn
+KEEPALIVE_IDLE_S = 30
+KEEPALIVE_INTERVAL_S = 10
+KEEPALIVE_PROBES = 3
+RECEIVE_BYTES_MAX = 65_536
+_UNIX_PATH_BYTES_MAX = 107  # sizeof(sun_path) less the terminating zero
+_LINGER_ABORT = struct.pack("ii", 1, 0)
+
+# What a connection that is no longer one raises, in whichever call notices it first.
+BROKEN = (OSError, trio.ClosedResourceError)
+
+
+def tune(sock: socket.socket) -> None:
+    """Prepare a connected TCP socket for small messages and for peers that vanish.
+
+    No TCP_USER_TIMEOUT: it also kills a connection whose peer is alive and just does not read,
+    such as a client that pages through a long result.
+    """
+    sock.setblocking(False)
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
+
+
+def close(sock: socket.socket) -> None:
+    """Close and wake whoever waits for `sock`. Unsent bytes are still delivered by the kernel."""
+    if sock.fileno() != -1:
+        trio.lowlevel.notify_closing(sock)
+        sock.close()
+
+
+def abort(sock: socket.socket) -> None:
+    """Close with a reset: unsent bytes are thrown away and a frozen peer cannot hold anything."""
+    if sock.fileno() != -1:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+        close(sock)
+
+
+async def receive_some(sock: socket.socket, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
+    """Return what has arrived, b"" at the end. Raises one of `BROKEN`. Cancelling loses nothing."""
+    while True:
+        try:
+            return sock.recv(min(bytes_max, RECEIVE_BYTES_MAX))
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(sock)
+
+
+async def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    """Return `count` bytes, fewer only if the peer ended before. Raises one of `BROKEN`.
+
+    Never reads beyond: what follows stays in the kernel for the relay. Cancelling loses what had
+    arrived, so the socket is of no further use.
+    """
+    parts = bytearray()
+    while len(parts) < count:
+        part = await receive_some(sock, count - len(parts))
+        if not part:
+            break
+        parts += part
+    return bytes(parts)
+
+
+async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
+    """Send everything. Raises one of `BROKEN`. If cancelled, a part may have been sent."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[sock.send(view) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+
+
+async def connect(address: Address) -> socket.socket:
+    """Return a tuned TCP connection to the first address of the host that accepts one.
+
+    Raises `OSError` when none does. The caller sets the deadline; if cancelled, nothing is left
+    open.
+    """
+    found = await trio.socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    error: OSError = OSError("the name has no address")
+    for family, kind, protocol, _, target in found:
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK, protocol)
+        try:
+            await _connect_to(sock, target)
+            tune(sock)
+        except OSError as failure:
+            close(sock)
+            error = failure
+        except BaseException:
+            close(sock)
+            raise
+        else:
+            return sock
+    raise error
+
+
+async def _connect_to(sock: socket.socket, target: tuple[object, ...]) -> None:
+    try:
+        sock.connect(target)
+    except BlockingIOError:
+        await trio.lowlevel.wait_writable(sock)
+    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return listening sockets for every address of `host` ("*" or "": all of the machine).
+
+    Several processes may listen on the port at once; the kernel spreads connections over them. A
+    port of 0 takes a free one, the same for all addresses. Raises `OSError` with nothing open.
+    """
+    listeners: list[socket.socket] = []
+    try:
+        for sock, target in _passive_sockets(host, port):
+            listeners.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.bind((target[0], port, *target[2:]))
+            sock.listen(LISTEN_BACKLOG)
+            port = sock.getsockname()[1]
+    except OSError:
+        for sock in listeners:
+            close(sock)
+        raise
+    return listeners
+
+
+def probe_port_free(host: str, port: int) -> None:
+    """Raise `OSError` if anybody listens on the port, also somebody who would share it."""
+    for sock, target in _passive_sockets(host, port):
+        with sock:
+            sock.bind(target)
+
+
+def _passive_sockets(host: str, port: int) -> Iterator[tuple[socket.socket, tuple[object, ...]]]:
+    """Give an unbound socket and its address for each address of `host`. The caller closes it."""
+    everywhere = host in ("", "*")
+    for family, kind, protocol, _, target in socket.getaddrinfo(
+        None if everywhere else host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    ):
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:
+            if everywhere and error.errno == errno.EAFNOSUPPORT:
+                continue  # a machine without IPv6
+            raise
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # IPv4 has a socket of its own; a dual one would make the second bind fail.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        yield sock, target
+
+
+def unix_listen(path: Path) -> socket.socket:
+    """Return a listening Unix socket at `path`, replacing what was there; only we may connect."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _with_short_path(path, sock.bind)
+        # Before listen(): until then nobody can connect, so there is no moment without the mode.
+        path.chmod(0o600)
+        sock.listen(LISTEN_BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def inode_of(path: Path) -> int:
+    """Return the inode number of what `path` names. Raises `OSError`."""
+    return path.stat().st_ino
+
+
+def unix_remove(path: Path, inode: int) -> None:
+    """Remove the socket at `path` if it still is the one with this inode number."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_ino == inode:
+            path.unlink()
+
+
+def unix_connect(path: Path) -> socket.socket:
+    """Return a connection to the Unix socket at `path`. Raises `OSError` at once if there is none.
+
+    A full backlog is an error too (EAGAIN), so this never waits.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        _with_short_path(path, sock.connect)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _with_short_path(path: Path, use: Callable[[str], None]) -> None:
+    with _short_path(path) as short:
+        use(short)
+
+
+@contextlib.contextmanager
+def _short_path(path: Path) -> Iterator[str]:
+    """Give `path` a name that fits a socket address, by way of a descriptor of its directory."""
+    if len(os.fsencode(path)) <= _UNIX_PATH_BYTES_MAX:
+        yield str(path)
+        return
+    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
