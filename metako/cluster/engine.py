@@ -18,7 +18,7 @@ from metako.cluster.routing import build_table, current_primary
 from metako.election.election import Election, ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.membership.config import MembershipConfig
-from metako.membership.membership import Membership, MembershipOutput
+from metako.membership import Membership, MembershipOutput
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId

@@ -46,16 +46,18 @@ class Bootstrap:
         return tuple(n for n in core.cluster.voters if n != core.node and n not in self._blank)
 
     def wakeup(self) -> int | None:
-        return self._ask_at_ns if self.wanted() else None
+        return self._ask_at_ns if self.wanted() and self._ready() else None
+
+    def _ready(self) -> bool:
+        """Return whether the local server is known, and not running something of its own."""
+        observed = self._core.observed
+        known = observed.data in (DataState.EMPTY, DataState.PRESENT)
+        return known and observed.process is ProcessState.STOPPED
 
     def tick(self, now: Instant) -> bool:
         """Ask whoever has not answered; return whether the cluster may be created now."""
         core = self._core
-        if not self.wanted():
-            return False
-        if core.observed.data not in (DataState.EMPTY, DataState.PRESENT):
-            return False
-        if core.observed.process is not ProcessState.STOPPED:
+        if not self.wanted() or not self._ready():
             return False
         if not self.waiting_for():
             return True

@@ -125,6 +125,7 @@ class Election:
         """Take one authenticated message from a member."""
         if self.stopped or sender == self.core.node:
             return
+        self._end_if_over(now)
         match message:
             case Heartbeat():
                 self._heard_heartbeat(now, sender, message)
@@ -132,11 +133,9 @@ class Election:
                 if self.leader:
                     self.leader.heard_heartbeat_ack(now, sender, message)
             case DocumentOffer():
-                if self.voter.heard_offer(now, sender, message):
-                    self._follow_if_deposed(now)
+                self.voter.heard_offer(now, sender, message)
             case DocumentCopy():
-                if self.voter.heard_copy(sender, message):
-                    self._follow_if_deposed(now)
+                self.voter.heard_copy(sender, message)
             case DocumentAck():
                 if self.leader:
                     self.leader.heard_document_ack(now, sender, message)
@@ -167,6 +166,7 @@ class Election:
     def observe(self, now: Instant, observed: PostgresObserved) -> None:
         """Take a new picture of the local server."""
         self.core.observed = observed
+        self._end_if_over(now)
         self.voter.server_changed()
         if self.leader is not None:
             self.leader.server_changed(now)
@@ -318,18 +318,14 @@ class Election:
         self.candidate.stop()
         self.candidate.begin_vote(now, self.candidate.next_term())
 
-    def _follow_if_deposed(self, now: Instant) -> None:
-        leader = self.leader
-        if leader is not None and leader.over(now) is End.DEPOSED:
-            self._step_down(now, "a newer document names another primary")
-
     # ------------------------------------------------------------ the state machine
 
     def _advance(self, now: Instant) -> None:
         if self.stopped:
             return
+        self._end_if_over(now)
         if self.leader is not None:
-            self._advance_leader(now)
+            self._advance_leader(now, self.leader)
         if self._was_holding and not self.voter.hold.active(now):
             self._hold_ended(now, primary_crashed=False)
         if self.leader is None or self.candidate.incumbent:
@@ -340,20 +336,15 @@ class Election:
         if self.stopping and self.leader is None:
             self._finish_stop()
 
-    def _advance_leader(self, now: Instant) -> None:
+    def _end_if_over(self, now: Instant) -> None:
+        """Notice that leadership has ended before anything is done in its name."""
         leader = self.leader
-        assert leader is not None
+        if leader is None:
+            return
         end = leader.over(now)
         match end:
             case None:
-                leader.tick(now)
-                if (
-                    leader.higher_promise > leader.term
-                    and leader.attachable
-                    and not leader.ending
-                    and self.candidate.stage is Stage.IDLE
-                ):
-                    self._stand_again(now, leader)
+                pass
             case End.SERVER:
                 self._release_lease(now, leader)
             case End.LEASE:
@@ -368,6 +359,16 @@ class Election:
                 self._step_down(now, "a newer document names another primary")
             case _:
                 assert_never(end)
+
+    def _advance_leader(self, now: Instant, leader: Leader) -> None:
+        leader.tick(now)
+        if (
+            leader.higher_promise > leader.term
+            and leader.attachable
+            and not leader.ending
+            and self.candidate.stage is Stage.IDLE
+        ):
+            self._stand_again(now, leader)
 
     def _stand_again(self, now: Instant, leader: Leader) -> None:
         # A failed candidacy elsewhere has left voters with a higher promise: their standbys are

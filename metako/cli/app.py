@@ -1,0 +1,211 @@
+"""The commands of metako and their options.
+
+In: arguments. Out: calls into the rest of the program and an exit code. Each command is a few
+lines: it picks what the options name, calls, and lets `failure.reported` deal with errors.
+
+`metako --config FILE` without a command runs the agent, as the original program did.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metako import __version__
+from metako.cli.failure import reported
+from metako.cli.output import write_json, write_line
+from metako.cli.target import DEFAULT_CONFIG, api_url, load_config, psql_url
+
+ASK_TIMEOUT_S = 3.0
+WATCH_INTERVAL_S = 1.0
+LOG_LINES = 20
+LOG_LINES_MAX = 1_000_000
+EXIT_USAGE = 2
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help=f"Configuration file of the node [{DEFAULT_CONFIG}]."),
+]
+Api = Annotated[
+    str | None, typer.Option("--api", metavar="URL", help="Ask the API at this URL instead.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the agent.")
+]
+
+
+def build_app() -> typer.Typer:
+    """Return the command line, ready to be called."""
+    app = typer.Typer(
+        name="metako",
+        help="High availability for PostgreSQL, without a coordinator.",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(invoke_without_command=True)(_main)
+    app.command("run")(reported(_run))
+    app.command("status")(reported(_status))
+    app.command("members")(reported(_members))
+    app.command("logs")(reported(_logs))
+    app.command("check")(reported(_check))
+    app.command("dsn")(reported(_dsn))
+    app.command("keygen")(reported(_keygen))
+    # The demo's options are its own: they are parsed by its own command, loaded when asked for.
+    app.command(
+        "demo",
+        help="Start a cluster of three nodes on this machine, to look at and to break.",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )(reported(_demo))
+    app.command("version")(reported(_version))
+    return app
+
+
+def _main(
+    ctx: typer.Context,
+    config: Config = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        write_line(f"metako {__version__}")
+        raise typer.Exit(0)
+    ctx.obj = config
+    if ctx.invoked_subcommand is not None:
+        return
+    if config is None:
+        typer.echo(ctx.get_help())
+        raise typer.Exit(EXIT_USAGE)
+    reported(_run)(ctx, config)
+
+
+def _run(ctx: typer.Context, config: Config = None) -> int:
+    """Run the agent of one node until it is told to stop."""
+    from metako.config import check_runnable
+
+    node = load_config(_chosen(ctx, config))
+    check_runnable(node)
+    # Loaded last: a mistake in the file is told without waiting for drivers and cryptography.
+    from metako.runtime.node import run_node
+
+    return run_node(node)
+
+
+def _status(
+    ctx: typer.Context,
+    config: Config = None,
+    api: Api = None,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again.")] = False,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=3600, help="Seconds between two pictures.")
+    ] = WATCH_INTERVAL_S,
+    timeout: Timeout = ASK_TIMEOUT_S,
+) -> int:
+    """Show the cluster as one node sees it. Exits with 1 while there is no primary."""
+    from metako.cli.status import show_status, watch_status
+
+    url = api_url(_chosen(ctx, config, api), api)
+    if watch:
+        return watch_status(url, timeout_s=timeout, interval_s=interval, as_json=as_json)
+    return show_status(url, timeout_s=timeout, as_json=as_json)
+
+
+def _members(
+    ctx: typer.Context,
+    config: Config = None,
+    api: Api = None,
+    as_json: Json = False,
+    timeout: Timeout = ASK_TIMEOUT_S,
+) -> int:
+    """List the members that a node knows, with addresses and versions."""
+    from metako.cli.status import show_members
+
+    return show_members(api_url(_chosen(ctx, config, api), api), timeout_s=timeout, as_json=as_json)
+
+
+def _logs(
+    ctx: typer.Context,
+    config: Config = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for more.")] = False,
+    count: Annotated[
+        int, typer.Option("--lines", "-n", min=0, max=LOG_LINES_MAX, help="Lines to begin with.")
+    ] = LOG_LINES,
+    as_json: Json = False,
+) -> int:
+    """Show the node's log file, readable; it survives rotation when followed."""
+    from metako.cli.logs import show_logs
+
+    return show_logs(load_config(_chosen(ctx, config)), follow=follow, count=count, as_json=as_json)
+
+
+def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> int:
+    """Check a configuration file without starting anything."""
+    from metako.config import check_runnable
+
+    node = load_config(_chosen(ctx, config))
+    check_runnable(node)
+    if as_json:
+        write_json({"ok": True, "file": str(node.path), "notes": list(node.notes)})
+        return 0
+    for note in node.notes:
+        write_line(f"note: {note}")
+    write_line(f"{node.path}: correct; node {node.node.name} of cluster {node.cluster.name}")
+    return 0
+
+
+def _dsn(
+    ctx: typer.Context,
+    config: Config = None,
+    password: Annotated[
+        bool, typer.Option("--password", help="Include the password; mind who looks on.")
+    ] = False,
+) -> int:
+    """Print the URL under which psql and applications reach the cluster."""
+    write_line(psql_url(load_config(_chosen(ctx, config)), with_password=password))
+    return 0
+
+
+def _keygen() -> int:
+    """Print a new gossip key, to be given to every node of a cluster."""
+    from metako.config import generate_key
+
+    write_line(generate_key())
+    return 0
+
+
+def _demo(ctx: typer.Context) -> int:
+    from metako.demo.command import demo_command
+
+    demo = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    demo.command("demo")(demo_command)
+    demo(ctx.args, prog_name="metako demo")  # ends in SystemExit, which `reported` understands
+    return 0
+
+
+def _version(as_json: Json = False) -> int:
+    """Print the version of metako and of what it runs on."""
+    facts = {
+        "metako": __version__,
+        "python": platform.python_version(),
+        "platform": f"{os.uname().sysname} {os.uname().release} {os.uname().machine}",
+    }
+    if as_json:
+        write_json(facts)
+        return 0
+    for name, value in facts.items():
+        write_line(f"{name} {value}")
+    return 0
+
+
+def _chosen(ctx: typer.Context, config: Path | None, api: str | None = None) -> Path | None:
+    """Return the file of this command, else the one given before it: `metako -c FILE status`."""
+    if config is not None or api is not None:
+        return config
+    return ctx.obj if isinstance(ctx.obj, Path) else None

@@ -1,0 +1,1 @@
+"""What carries out the engine's decisions with trio: sockets, the durable record, tasks."""

@@ -1,0 +1,31 @@
+"""The two clocks of `Instant`, read together, and waiting for a time on the first of them.
+
+The only place of the runtime where a clock is read for the engine. Wall time is not among them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from metako.model.instant import NS_PER_S, Instant
+
+
+class Clock(Protocol):
+    """Where the engine's driver gets the time from."""
+
+    def now(self) -> Instant:
+        """Return both clocks, read one right after the other."""
+        ...
+
+
+class SystemClock:
+    """CLOCK_MONOTONIC and CLOCK_BOOTTIME of this machine."""
+
+    def now(self) -> Instant:
+        return Instant(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+
+
+def seconds_until(now: Instant, mono_ns: int, *, longest_s: float) -> float:
+    """Return how long to wait for `mono_ns`, between 0 and `longest_s` seconds."""
+    return min(max(0.0, (mono_ns - now.mono_ns) / NS_PER_S), longest_s)

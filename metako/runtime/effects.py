@@ -1,0 +1,65 @@
+"""What a `Ready` is carried out with on a real machine: disk, network, PostgreSQL, guard, log.
+
+In: the engine's wishes, from its driver. Out: effects. Nothing here decides anything; all but
+`persist` return at once.
+"""
+
+from __future__ import annotations
+
+from metako.election.election import GuardDeadline
+from metako.model.durable import HardState
+from metako.model.events import Event
+from metako.model.postgres import PostgresTarget
+from metako.model.routing import RoutingTable
+from metako.observability.logs import log_event
+from metako.observability.metrics import EventCounter
+from metako.ports import PostgresPort
+from metako.proxy.control import RoutingFeed
+from metako.runtime.fence import FenceKeeper
+from metako.runtime.store import HardStateStore
+from metako.runtime.transport import Transport
+from metako.wire.messages import Outbound
+
+
+class NodeEffects:
+    """Implements `driver.Effects` for one node."""
+
+    def __init__(
+        self,
+        *,
+        store: HardStateStore,
+        transport: Transport,
+        postgres: PostgresPort,
+        fence: FenceKeeper | None,
+        feed: RoutingFeed,
+        counter: EventCounter,
+    ) -> None:
+        self._store = store
+        self._transport = transport
+        self._postgres = postgres
+        self._fence = fence  # None on a witness: there is nothing to fence
+        self._feed = feed
+        self._counter = counter
+
+    async def persist(self, hard: HardState) -> None:
+        await self._store.persist(hard)
+        document = hard.document
+        if document is not None:
+            self._postgres.set_members(document.members())
+
+    def send(self, outbound: Outbound) -> None:
+        self._transport.send(outbound)
+
+    def set_target(self, target: PostgresTarget) -> None:
+        self._postgres.set_target(target)
+
+    def publish(self, table: RoutingTable) -> None:
+        self._feed.publish(table)
+
+    def set_deadline(self, deadline: GuardDeadline) -> None:
+        if self._fence is not None:
+            self._fence.set_deadline(deadline)
+
+    def report(self, event: Event) -> None:
+        self._counter.count(event)
+        log_event(event)

@@ -1,0 +1,456 @@
+"""One node: everything that `metako run` starts, and the order in which it stops.
+
+The nesting of the nurseries is the order of stopping: what serves clients goes first, then
+PostgreSQL, then the cluster, which has given up the lease by then. An unhandled error cancels what
+is inside, has PostgreSQL fenced, and ends the process with an exit code other than 0.
+
+A guard that is lost is no end: the kernel has told PostgreSQL to quit, what is left is swept away,
+and the node starts over inside the same process, as if the agent had been restarted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+
+import metako
+from metako.api.server import serve_api
+from metako.cluster.engine import Engine, blank_hard_state, next_boot
+from metako.cluster.ready import ProxyLoad, StopRequested
+from metako.config import NodeConfig, resolve_advertised
+from metako.model.durable import HardState
+from metako.model.errors import (
+    ClockMismatchError,
+    ClusterMismatchError,
+    FencedError,
+    KeyMismatchError,
+    MetakoError,
+)
+from metako.model.events import Event, EventName, Severity, event
+from metako.model.postgres import PostgresObserved
+from metako.model.status import NodeStatus
+from metako.observability.logs import LogHandle, log, log_event, setup_logging
+from metako.observability.metrics import EventCounter, render_metrics
+from metako.observability.status_line import status_line
+from metako.ports import PostgresPort, PostgresReport
+from metako.postgres.guardlink import GuardLostError
+from metako.postgres.install import Installation, find_installation
+from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
+from metako.postgres.process import Guard, open_guard, server_processes
+from metako.postgres.steps import StepFailed, StepFinished
+from metako.postgres.supervisor import PostgresSupervisor
+from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
+from metako.proxy.frames import WorkerEvent
+from metako.proxy.launcher import ProxyConfig, run_workers
+from metako.runtime.binding import bind_gossip
+from metako.runtime.clock import SystemClock
+from metako.runtime.driver import EngineDriver
+from metako.runtime.effects import NodeEffects
+from metako.runtime.fence import FenceKeeper
+from metako.runtime.hello import HelloMismatch
+from metako.runtime.settings import node_settings, run_dir, server_settings, socket_dir
+from metako.runtime.store import CorruptRecord, HardStateStore, open_store
+from metako.runtime.transport import Transport
+from metako.runtime.witness import NoPostgres
+from metako.wire.answer import AnswerReason
+from metako.wire.messages import Received
+from metako.wire.seal import SALT_BYTES, Opener, Sealer
+
+HELLO_TIMEOUT_S = 1.0
+GUARD_LOST_MAX = 5
+"""Times that a node starts over in one process because its guard was lost."""
+SWEEP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 30.0
+"""For everything, from the signal to the last process; then PostgreSQL is fenced."""
+FAREWELL_S = 0.1
+"""Between the last message and the end of the network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found before anything was started."""
+
+    config: NodeConfig
+    user: OsUser
+    installation: Installation | None  # None on a witness
+
+
+def run_node(config: NodeConfig) -> int:
+    """Run one node until it is told to stop; return the exit code of the process.
+
+    Raises:
+        MetakoError: the node cannot start (nothing was changed), or failed while it ran, in which
+            case PostgreSQL was fenced.
+    """
+    config = resolve_advertised(config)
+    prepared = _prepare(config)
+    logs = setup_logging(config.logging, config.node.name)
+    try:
+        for note in config.notes:
+            log(Severity.INFO, note)
+        return trio.run(_run, prepared, logs)
+    finally:
+        logs.close()
+
+
+def _prepare(config: NodeConfig) -> Prepared:
+    """Check what can be checked while nothing runs, and make the directories."""
+    user = resolve_os_user(config.postgresql.os_user)
+    state_dir = config.node.state_dir
+    make_dir(state_dir, user, mode=0o755)
+    make_dir(run_dir(config), user, mode=0o700)
+    if config.node.witness:
+        return Prepared(config, user, None)
+    ensure_traversable(state_dir, user)
+    ensure_traversable(config.postgresql.data_dir.parent, user)
+    make_dir(socket_dir(config), user, mode=0o700)
+    installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
+    return Prepared(config, user, installation)
+
+
+async def _run(prepared: Prepared, logs: LogHandle) -> int:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch_signals, stop)
+        lost = 0
+        while True:
+            try:
+                await Node(prepared, stop).run()
+                break
+            except* GuardLostError as group:
+                lost += 1
+                error = group.exceptions[0]
+                log(Severity.ERROR, f"the guard was lost, starting over: {error}")
+                await _sweep(prepared)
+                if lost >= GUARD_LOST_MAX:
+                    raise FencedError(f"the guard was lost {lost} times; giving up") from None
+            if stop.is_set():
+                break
+        nursery.cancel_scope.cancel()
+    return 0
+
+
+async def _watch_signals(stop: trio.Event) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async for number in signals:
+            name = signal.Signals(number).name
+            if number == signal.SIGHUP:
+                log(Severity.WARNING, "SIGHUP: settings are read at the start only; restart")
+                continue
+            log(Severity.INFO, f"{name}: stopping")
+            stop.set()
+
+
+async def _sweep(prepared: Prepared) -> None:
+    """End what is left of a server whose guard was lost, and wait until it is gone."""
+    data_dir = prepared.config.postgresql.data_dir
+    with trio.move_on_after(SWEEP_TIMEOUT_S):
+        while pids := server_processes(data_dir):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await trio.sleep(0.02)
+        return
+    raise FencedError(f"processes of the server in {data_dir} cannot be ended; see 'ps'")
+
+
+class Node:
+    """One run of a node, from the durable record to the last process. Not reusable."""
+
+    def __init__(self, prepared: Prepared, stop: trio.Event) -> None:
+        self._prepared = prepared
+        self._config = prepared.config
+        self._stop = stop
+        self._clock = SystemClock()
+        self._counter = EventCounter()
+        self._feed = RoutingFeed()
+        self._sessions: dict[int, int] = {}  # sessions by worker pid
+        self._driver: EngineDriver | None = None
+        self._observed = PostgresObserved()
+
+    async def run(self) -> None:
+        """Run until stopped. If cancelled or failed, PostgreSQL is fenced before this returns."""
+        config = self._config
+        sockets = bind_gossip(config.gossip.listen.host, config.gossip.listen.port)
+        with contextlib.ExitStack() as stack:
+            stack.callback(sockets.close)
+            store, loaded = open_store(config.node.state_dir / "record", config.node.name)
+            stack.callback(store.close)
+            if loaded.note:
+                log(Severity.WARNING, loaded.note)
+            hard, voting = _begin_record(store, loaded.record, config)
+            inbox, received = trio.open_memory_channel[Received](1024)
+            transport = Transport(
+                sockets,
+                Sealer(
+                    config.cluster.name,
+                    config.node.name,
+                    hard.boot_epoch,
+                    secrets.token_bytes(SALT_BYTES),
+                    config.gossip.keys,
+                ),
+                Opener(config.cluster.name, config.node.name, config.gossip.keys),
+                inbox,
+                agent_version=metako.__version__,
+                clock_skew_max_s=config.cluster.max_clock_skew_ms / 1000,
+            )
+            await self._greet(transport)
+            await store.persist(hard)
+            async with self._postgres() as (postgres, guard):
+                await self._run_cluster(store, hard, voting, transport, received, postgres, guard)
+
+    async def _greet(self, transport: Transport) -> None:
+        """Ask every configured peer that answers whether we fit together."""
+        config = self._config
+        found: list[HelloMismatch] = []
+
+        async def ask(name: str, index: int) -> None:
+            member = config.cluster.members[index]
+            result = await transport.hello(member.gossip, member.name, timeout_s=HELLO_TIMEOUT_S)
+            if isinstance(result, HelloMismatch):
+                found.append(result)
+
+        async with trio.open_nursery() as nursery:
+            for index, member in enumerate(config.cluster.members):
+                if member.name != config.node.name:
+                    nursery.start_soon(ask, member.name, index)
+        for mismatch in found:
+            match mismatch.reason:
+                case AnswerReason.KEY:
+                    raise KeyMismatchError(mismatch.detail)
+                case AnswerReason.CLOCK:
+                    raise ClockMismatchError(mismatch.detail)
+                case _:
+                    raise ClusterMismatchError(mismatch.detail)
+
+    @asynccontextmanager
+    async def _postgres(self) -> AsyncIterator[tuple[PostgresPort, Guard | None]]:
+        prepared, config = self._prepared, self._config
+        if prepared.installation is None:
+            yield NoPostgres(), None
+            return
+        async with open_guard(
+            run_dir=run_dir(config),
+            user=prepared.user,
+            data_dir=config.postgresql.data_dir,
+            orphan_timeout_s=config.postgresql.orphan_timeout_ms / 1000,
+        ) as guard:
+            supervisor = PostgresSupervisor(
+                settings=server_settings(config, prepared.user),
+                installation=prepared.installation,
+                user=prepared.user,
+                guard=guard,
+            )
+            try:
+                yield supervisor, guard
+            except BaseException:
+                with trio.CancelScope(shield=True), contextlib.suppress(MetakoError, OSError):
+                    await guard.kill_all()
+                    await guard.shutdown()
+                raise
+            with contextlib.suppress(MetakoError):
+                await guard.shutdown()
+
+    async def _run_cluster(
+        self,
+        store: HardStateStore,
+        hard: HardState,
+        voting: bool,
+        transport: Transport,
+        received: trio.MemoryReceiveChannel[Received],
+        postgres: PostgresPort,
+        guard: Guard | None,
+    ) -> None:
+        fence = FenceKeeper(guard) if guard is not None else None
+        effects = NodeEffects(
+            store=store,
+            transport=transport,
+            postgres=postgres,
+            fence=fence,
+            feed=self._feed,
+            counter=self._counter,
+        )
+        engine = Engine(
+            settings=node_settings(self._config),
+            hard=hard,
+            rng=random.Random(secrets.randbits(128)),  # noqa: S311 - spreads candidacies
+            now=self._clock.now(),
+            voting=voting,
+        )
+        driver = self._driver = EngineDriver(engine, effects, self._clock)
+        async with trio.open_nursery() as cluster:
+            await cluster.start(transport.run)
+            cluster.start_soon(_forward, received, driver)
+            async with trio.open_nursery() as server:
+                await server.start(postgres.run)
+                server.start_soon(self._hear_postgres, postgres.observations, driver)
+                if fence is not None:
+                    server.start_soon(fence.run)
+                await cluster.start(driver.run)
+                await self._serve_until_stopped(guard)
+                await self._stop_cleanly(driver)
+                server.cancel_scope.cancel()
+            await trio.sleep(FAREWELL_S)
+            cluster.cancel_scope.cancel()
+
+    async def _serve_until_stopped(self, guard: Guard | None) -> None:
+        config = self._config
+        async with trio.open_nursery() as serving:
+            api_stop = trio.Event()
+            if config.proxy.enabled:
+                await self._start_proxy(serving, guard.status.pid if guard else os.getpid())
+            await serving.start(self._serve_api, api_stop)
+            if config.logging.status_interval_ms:
+                serving.start_soon(self._status_lines, config.logging.status_interval_ms / 1000)
+            await self._stop.wait()
+            api_stop.set()
+            serving.cancel_scope.cancel()
+
+    async def _stop_cleanly(self, driver: EngineDriver) -> None:
+        """Have the engine stop PostgreSQL and give up the lease, bounded."""
+        with trio.move_on_after(STOP_TIMEOUT_S):
+            await driver.inbox.send(StopRequested())
+            await driver.stopped.wait()
+            return
+        raise FencedError(f"PostgreSQL did not stop within {STOP_TIMEOUT_S:g} s and was killed")
+
+    async def _serve_api(self, stop: trio.Event, *, task_status: trio.TaskStatus[object]) -> None:
+        listen = self._config.api.listen
+        await serve_api(self, listen.host, listen.port, stop=stop, task_status=task_status)
+
+    async def _start_proxy(self, nursery: trio.Nursery, guard_pid: int) -> None:
+        config = self._config
+        control = run_dir(config) / "proxy.sock"
+
+        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
+            await serve_control(
+                control,
+                self._feed,
+                self._hear_worker,
+                on_event=lambda _hello, fact: _log_worker_event(fact),
+                task_status=task_status,
+            )
+
+        async def work(*, task_status: trio.TaskStatus[int]) -> None:
+            await run_workers(
+                ProxyConfig(
+                    control=control,
+                    host=config.proxy.listen.host,
+                    port=config.proxy.listen.port,
+                    node=config.node.name,
+                    guard_pid=guard_pid,
+                    workers=config.proxy.workers,
+                    queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
+                    connections_max=config.proxy.max_connections,
+                ),
+                on_event=_log_worker_event,
+                task_status=task_status,
+            )
+
+        await nursery.start(serve)
+        await nursery.start(work)
+
+    def _hear_worker(self, report: WorkerReport) -> None:
+        if report.connected:
+            self._sessions[report.hello.pid] = report.stats.sessions
+        else:
+            self._sessions.pop(report.hello.pid, None)
+        if self._driver is not None:
+            with contextlib.suppress(trio.WouldBlock):
+                self._driver.inbox.send_nowait(ProxyLoad(sum(self._sessions.values())))
+
+    async def _hear_postgres(
+        self, observations: trio.MemoryReceiveChannel[PostgresReport], driver: EngineDriver
+    ) -> None:
+        async for report in observations:
+            match report:
+                case PostgresObserved():
+                    if report != self._observed:
+                        self._observed = report
+                        await driver.inbox.send(report)
+                case StepFinished(step, duration_ms):
+                    self._report(
+                        event(
+                            EventName.STEP_FINISHED,
+                            f"{step} took {duration_ms} ms",
+                            step=step,
+                            duration_ms=duration_ms,
+                        )
+                    )
+                case StepFailed(step, duration_ms, error):
+                    self._report(
+                        event(
+                            EventName.STEP_FAILED,
+                            f"{step} failed: {error}",
+                            severity=Severity.ERROR,
+                            step=step,
+                            duration_ms=duration_ms,
+                            error=error,
+                        )
+                    )
+
+    def _report(self, fact: Event) -> None:
+        self._counter.count(fact)
+        log_event(fact)
+
+    async def _status_lines(self, interval_s: float) -> None:
+        while True:
+            await trio.sleep(interval_s)
+            line = status_line(self.status())
+            self._report(event(EventName.STATUS, line))
+
+    # ------------------------------------------------------------ what the API shows
+
+    def status(self) -> NodeStatus:
+        """Return the node's picture of this moment."""
+        assert self._driver is not None
+        return self._driver.engine.status(self._clock.now())
+
+    def metrics(self) -> str:
+        """Return the metrics in Prometheus' text format."""
+        return render_metrics(
+            node=self._config.node.name,
+            version=metako.__version__,
+            events=self._counter,
+            status=self.status(),
+        )
+
+
+def _begin_record(
+    store: HardStateStore, record: HardState | CorruptRecord | None, config: NodeConfig
+) -> tuple[HardState, bool]:
+    """Return the record that this start of the agent begins with, and whether it may vote."""
+    match record:
+        case None:
+            return blank_hard_state(config.node.name), True
+        case CorruptRecord():
+            log(Severity.ERROR, str(record.error()))
+            raise record.error()
+        case HardState():
+            document = record.document
+            if document is not None and document.cluster_name != config.cluster.name:
+                raise ClusterMismatchError(
+                    f"{config.node.state_dir} belongs to cluster {document.cluster_name!r}, the "
+                    f"configuration says {config.cluster.name!r}: give this node a state "
+                    "directory of its own"
+                )
+            return next_boot(record), True
+
+
+async def _forward(received: trio.MemoryReceiveChannel[Received], driver: EngineDriver) -> None:
+    async for message in received:
+        await driver.inbox.send(message)
+
+
+def _log_worker_event(fact: WorkerEvent) -> None:
+    fields = dict(fact.fields)
+    fields.pop("error", None)
+    log(Severity(fact.level), fact.message, error=None, **fields)

@@ -1,0 +1,130 @@
+"""From the configuration to the settings of each part. Pure but for the default names of users."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from pathlib import Path
+
+import metako
+from metako.cluster.engine import NodeSettings
+from metako.config import NodeConfig
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.membership import MembershipConfig
+from metako.model.errors import ConfigError
+from metako.model.member import MemberMeta
+from metako.postgres.osuser import OsUser
+from metako.postgres.settings import Bootstrap, ServerSettings
+
+SOCKET_PATH_BYTES_MAX = 107
+"""Of a Unix socket's address on Linux, without the final zero."""
+
+
+def cluster_secret(config: NodeConfig) -> bytes:
+    """Return the secret from which replication passwords and standby names are derived.
+
+    It is the same on every node. Without a gossip key, which is possible on loopback only, it is
+    no secret: whoever can reach the servers there is on this machine.
+    """
+    replication = config.postgresql.replication_password
+    if replication:
+        base = replication.encode()
+    elif config.gossip.keys:
+        base = config.gossip.keys[0]
+    else:
+        base = b"loopback"
+    context = b"metako/postgres\0" + config.cluster.name.encode()
+    return hmac.new(base, context, hashlib.sha256).digest()
+
+
+def node_settings(config: NodeConfig) -> NodeSettings:
+    """Return what the engine is built from."""
+    timing = config.timing
+    cluster = config.cluster
+    if cluster.bootstrap_node is None:
+        raise ConfigError(f"{config.path}: cluster.bootstrap_node is missing")
+    election = ElectionSettings(
+        heartbeat_ms=timing.heartbeat_ms,
+        hold_ms=timing.hold_ms,
+        fence_margin_ms=timing.fence_margin_ms,
+        stagger_ms=timing.stagger_ms,
+        jitter_ms=timing.jitter_ms,
+        retry_ms=timing.retry_ms,
+        candidacy_timeout_ms=timing.candidacy_timeout_ms,
+        standby_grace_ms=timing.standby_grace_ms,
+        standby_settle_ms=timing.standby_settle_ms,
+        sync_change_timeout_ms=timing.sync_change_timeout_ms,
+        stop_timeout_ms=timing.stop_timeout_ms,
+    )
+    return NodeSettings(
+        election=election,
+        cluster=ClusterSettings(
+            name=cluster.name,
+            bootstrap_node=cluster.bootstrap_node,
+            voters=cluster.voters(),
+            witnesses=cluster.witnesses(),
+            learners=cluster.learners(),
+            durability=config.durability.mode,
+            acks=config.durability.acks,
+            min_votes=cluster.min_votes,
+            priority=config.node.priority,
+        ),
+        membership=MembershipConfig(
+            probe_interval_ms=config.gossip.probe_interval_ms,
+            probe_timeout_ms=config.gossip.probe_timeout_ms,
+            gossip_interval_ms=config.gossip.gossip_interval_ms,
+        ),
+        address=config.gossip.advertise,
+        peers=tuple((m.name, m.gossip) for m in cluster.members if m.name != config.node.name),
+        meta=MemberMeta(
+            postgres_address=None if config.node.witness else config.postgresql.advertise,
+            api_address=config.api.advertise,
+            proxy_address=config.proxy.advertise if config.proxy.enabled else None,
+            priority=config.node.priority,
+            witness=config.node.witness,
+            agent_version=metako.__version__,
+        ),
+    )
+
+
+def server_settings(config: NodeConfig, user: OsUser) -> ServerSettings:
+    """Return what the PostgreSQL driver is built from."""
+    postgresql = config.postgresql
+    bootstrap = postgresql.bootstrap
+    is_superuser = bootstrap.username == postgresql.superuser
+    password = bootstrap.password or ""
+    return ServerSettings(
+        node=config.node.name,
+        data_dir=postgresql.data_dir,
+        state_dir=config.node.state_dir,
+        socket_dir=socket_dir(config),
+        listen=postgresql.listen,
+        port=postgresql.port,
+        secret=cluster_secret(config),
+        parameters=postgresql.parameters,
+        hba=postgresql.hba,
+        superuser=postgresql.superuser,
+        system_users=tuple(dict.fromkeys(("root", user.name))),
+        cluster_name=config.cluster.name,
+        bootstrap=Bootstrap(
+            superuser_password=password if is_superuser else "",
+            user="" if is_superuser else (bootstrap.username or ""),
+            password="" if is_superuser else password,
+            database=bootstrap.database or "",
+        ),
+    )
+
+
+def run_dir(config: NodeConfig) -> Path:
+    """Return where the sockets of agent, guard and proxy workers are."""
+    return config.node.state_dir / "run"
+
+
+def socket_dir(config: NodeConfig) -> Path:
+    """Return where PostgreSQL's Unix socket is: beside ours, unless that path is too long."""
+    preferred = config.node.state_dir / "socket"
+    longest = preferred / f".s.PGSQL.{config.postgresql.port}.lock"
+    if len(str(longest).encode()) <= SOCKET_PATH_BYTES_MAX:
+        return preferred
+    digest = hashlib.sha256(str(config.node.state_dir).encode()).hexdigest()[:16]
+    return Path("/tmp") / f"metako-{digest}"  # noqa: S108 - made and checked before it is used

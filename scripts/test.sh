@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Lint, types and every test, in an environment of its own.
+#
+#   scripts/test.sh [--fast | --full] [arguments for pytest]
+#
+# --fast   nothing that starts PostgreSQL
+# --full   also the long scenarios
+# Arguments that are files or test names select those tests only, without lint.
+set -euo pipefail
+
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+# shellcheck source=scripts/environment.sh
+. "$ROOT/scripts/environment.sh"
+
+mode=default
+selected=no
+arguments=()
+for argument in "$@"; do
+    case $argument in
+    --fast) mode=fast ;;
+    --full) mode=full ;;
+    -h | --help)
+        sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+    *)
+        path=${argument%%::*}
+        if [ "${argument#-}" = "$argument" ] && [ -e "$path" ]; then
+            selected=yes
+            # Relative to the caller's directory, which is left below.
+            argument=$(cd -- "$(dirname -- "$path")" && pwd -P)/$(basename -- "$path")${argument#"$path"}
+        fi
+        arguments+=("$argument")
+        ;;
+    esac
+done
+
+install_postgresql() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    command -v postgres >/dev/null 2>&1 && return
+    # The packages would start a server of their own on port 5432.
+    if apt_install postgresql-common; then
+        mkdir -p /etc/postgresql-common
+        sed -i 's/^#\? *create_main_cluster *=.*/create_main_cluster = false/' \
+            /etc/postgresql-common/createcluster.conf 2>/dev/null || true
+        apt_install postgresql-15 || apt_install postgresql || true
+    fi
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ||
+        note "no system PostgreSQL: the tests use the embedded one"
+}
+
+step() {
+    local name=$1 status=0
+    shift
+    note "$name"
+    "$@" || status=$?
+    if [ "$status" != 0 ]; then
+        printf 'FAILED: %s (exit status %s)\n' "$name" "$status" >&2
+        exit "$status"
+    fi
+}
+
+# A selection by -k or -m may leave one of the two runs without a test (status 5).
+run_pytest() {
+    local status=0
+    "$PYTHON" -m pytest "$@" ${arguments[@]+"${arguments[@]}"} || status=$?
+    if [ "$status" = 5 ] && [ "${#arguments[@]}" -gt 0 ]; then status=0; fi
+    return "$status"
+}
+
+install_project embedded,dev
+if [ "$mode" != fast ]; then install_postgresql; fi
+if [ "$mode" = full ]; then export METAKO_TEST_FULL=1; fi
+cd -- "$ROOT"
+
+if [ "$selected" = yes ]; then
+    step "selected tests" run_pytest
+    exit 0
+fi
+
+step "lint (ruff check)" "$PYTHON" -m ruff check .
+step "format (ruff format --check)" "$PYTHON" -m ruff format --check .
+step "types (mypy)" "$PYTHON" -m mypy
+if [ "$mode" = fast ]; then
+    step "tests without PostgreSQL" run_pytest tests --ignore=tests/integration \
+        --ignore=tests/e2e -m "not integration"
+    note "passed (without integration tests)"
+    exit 0
+fi
+step "unit, property, golden and driver tests" run_pytest tests --ignore=tests/integration \
+    --ignore=tests/e2e
+last=(tests/integration)
+if [ -d tests/e2e ]; then last+=(tests/e2e); fi
+step "integration tests" run_pytest "${last[@]}"
+note "passed"
