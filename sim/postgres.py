@@ -121,6 +121,8 @@ class SimServer:
     target: PostgresTarget = field(default_factory=Untouched)
     step: Step | None = None
     step_token: int = 0
+    slow: bool = False  # a standby that is connected but receives nothing for a while
+    unattended: bool = False  # the agent, hence the supervisor, is dead or stopped
     frozen: bool = False  # SIGSTOP: nothing of it runs
     armed: tuple[Term, int] | None = None  # the guard's term and deadline (virtual ns)
 
@@ -217,7 +219,8 @@ class SimServer:
             own = data.wal[-1] if data.wal else None
             behind = len(data.wal) <= len(source.wal)
             if behind and (own is None or source.wal[len(data.wal) - 1] == own):
-                data.wal.extend(source.wal[len(data.wal) :])
+                if not self.slow:
+                    data.wal.extend(source.wal[len(data.wal) :])
                 data.history = source.history
                 self.streaming = True
                 upstream.flushed[self.node] = data.end
@@ -263,7 +266,7 @@ class SimServer:
 
     def work(self) -> None:
         """Plan and begin the next step, as the supervisor does."""
-        if self.frozen:
+        if self.frozen or self.unattended:
             return
         wanted = plan(self.observed(), self.target)
         if self.step is not None:
@@ -283,10 +286,14 @@ class SimServer:
             return
         self.schedule(DURATIONS_MS[step_name(wanted)] * MS, lambda: self._complete(token))
 
+    def abandon_step(self) -> None:
+        """The supervisor is gone in the middle of whatever it did."""
+        self.step, self.step_token = None, self.step_token + 1
+
     def _complete(self, token: int) -> None:
         if token != self.step_token or self.step is None:
             return
-        if self.frozen:
+        if self.frozen or self.unattended:
             self.schedule(50 * MS, lambda: self._complete(token))
             return
         self._effect(self.step)

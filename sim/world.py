@@ -98,6 +98,7 @@ class World:
         self.names = tuple(NodeId(n) for n in names)
         self.witnesses = tuple(NodeId(n) for n in witnesses)
         self.acks = acks
+        self.slowness = 0.01  # chance per pump that a standby stops receiving for a while
         self.events: list[tuple[int, NodeId, Event]] = []
         self.acked: list[Ack] = []
         self.unknown: set[str] = set()
@@ -161,6 +162,7 @@ class World:
         node = self.nodes[name]
         node.engine = None
         node.wake_token += 1
+        node.server.abandon_step()
 
     def kill_node(self, name: NodeId) -> None:
         """Power off: agent, guard and server are gone; record and data stay."""
@@ -177,7 +179,7 @@ class World:
         """SIGSTOP the agent, with `server` also the guard and PostgreSQL."""
         node = self.nodes[name]
         node.paused = True
-        node.server.frozen = server
+        node.server.frozen = node.server.frozen or server
 
     def resume(self, name: NodeId) -> None:
         node = self.nodes[name]
@@ -266,9 +268,12 @@ class World:
     def _pump(self) -> None:
         for name in self.names:
             server = self.nodes[name].server
+            if self.rng.random() < (0.05 if server.slow else self.slowness):
+                server.slow = not server.slow
             server.pump()
-            if self.nodes[name].engine is not None:
-                server.work()
+            node = self.nodes[name]
+            server.unattended = node.engine is None or node.paused
+            server.work()
         self._check_writable()
         if (self.heap.now_ns // (PUMP_MS * MS)) % 8 == 0:
             for name in self.names:

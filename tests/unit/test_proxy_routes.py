@@ -1,0 +1,129 @@
+"""What a worker believes about the primary."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metako.model.ids import Address, NodeId, Term
+from metako.model.routing import RouteTarget, RoutingTable
+from metako.proxy.routes import Route, Routes
+
+
+def table(term: int, node: str | None, until: int = 100, port: int = 5432) -> RoutingTable:
+    primary = RouteTarget(NodeId(node), Address("h", port)) if node else None
+    return RoutingTable(Term(term), primary, (), until)
+
+
+def route(term: int, node: str) -> Route:
+    return Route(Term(term), NodeId(node), Address("h", 5432))
+
+
+def test_nothing_is_known_before_the_first_table() -> None:
+    routes = Routes()
+    assert routes.current(0) is None
+    assert routes.last() is None
+    assert not routes.refuses(10**12)
+
+
+def test_table_names_the_primary_until_it_expires() -> None:
+    routes = Routes()
+    assert routes.receive(table(1, "a", until=100), 0)
+    assert routes.current(99) == route(1, "a")
+    assert routes.current(100) is None
+
+
+def test_expiry_does_not_end_sessions() -> None:
+    routes = Routes()
+    routes.receive(table(1, "a", until=100), 0)
+    assert routes.keeps(route(1, "a"))
+    assert routes.last() == route(1, "a")
+
+
+def test_lower_term_is_ignored() -> None:
+    routes = Routes()
+    routes.receive(table(5, "b"), 0)
+    assert not routes.receive(table(4, "a"), 0)
+    assert routes.current(1) == route(5, "b")
+
+
+def test_no_primary_in_the_same_term_keeps_sessions_and_admits_none() -> None:
+    routes = Routes()
+    routes.receive(table(5, "a"), 0)
+    routes.receive(table(5, None), 0)
+    assert routes.current(1) is None
+    assert routes.keeps(route(5, "a"))
+    assert routes.last() == route(5, "a")
+
+
+def test_no_primary_in_a_higher_term_ends_sessions() -> None:
+    routes = Routes()
+    routes.receive(table(5, "a"), 0)
+    routes.receive(table(6, None), 0)
+    assert not routes.keeps(route(5, "a"))
+    assert routes.last() is None
+
+
+def test_another_primary_ends_sessions_also_in_the_same_term() -> None:
+    routes = Routes()
+    routes.receive(table(5, "a"), 0)
+    routes.receive(table(5, None), 0)
+    routes.receive(table(5, "b"), 0)
+    assert not routes.keeps(route(5, "a"))
+    assert routes.keeps(route(5, "b"))
+
+
+def test_same_node_in_a_higher_term_ends_sessions() -> None:
+    routes = Routes()
+    routes.receive(table(5, "a"), 0)
+    routes.receive(table(6, "a"), 0)
+    assert not routes.keeps(route(5, "a"))
+    assert routes.current(1) == route(6, "a")
+
+
+def test_new_sessions_are_refused_once_the_agent_is_away_longer_than_a_table_lasts() -> None:
+    routes = Routes()
+    routes.receive(table(1, "a", until=100), 0)
+    routes.agent_went(90)
+    assert not routes.refuses(100)
+    assert not routes.refuses(190)
+    assert routes.refuses(191)
+
+
+def test_connected_agent_without_news_is_waited_for() -> None:
+    routes = Routes()
+    routes.receive(table(1, "a", until=100), 0)
+    routes.agent_went(90)
+    routes.agent_came()
+    assert not routes.refuses(10**9)
+
+
+def test_repeated_loss_of_the_agent_does_not_restart_the_count() -> None:
+    routes = Routes()
+    routes.receive(table(1, "a", until=100), 0)
+    routes.agent_went(90)
+    routes.agent_went(180)
+    assert routes.refuses(191)
+
+
+STEPS = st.lists(
+    st.tuples(st.integers(1, 6), st.sampled_from([None, "a", "b", "c"]), st.integers(0, 300)),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_named_route_is_always_of_the_highest_term_seen(
+    steps: list[tuple[int, str | None, int]],
+) -> None:
+    routes = Routes()
+    highest = 0
+    for now, (term, node, until) in enumerate(steps):
+        routes.receive(table(term, node, until), now)
+        highest = max(highest, term)
+        current = routes.current(now)
+        assert routes.term == highest
+        if current is not None:
+            assert current.term == highest
+            assert routes.keeps(current)
+            assert current == routes.last()
