@@ -15,10 +15,12 @@ from typing import assert_never
 from metako.cluster.projection import project, worth_telling
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import build_table, current_primary
-from metako.election.election import Election, ElectionOutput, Role
+from metako.election.election import Election
+from metako.election.explain import blocked
+from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.membership.config import MembershipConfig
 from metako.membership import Membership, MembershipOutput
+from metako.membership.config import MembershipConfig
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId
@@ -65,7 +67,7 @@ class Engine:
         hard: HardState,
         rng: random.Random,
         now: Instant,
-        voting: bool = True,
+        fresh: bool = False,
     ) -> None:
         self.node = hard.node_id
         self._meta_base = settings.meta
@@ -78,7 +80,7 @@ class Engine:
             hard=hard,
             rng=rng,
             now=now,
-            voting=voting,
+            fresh=fresh,
         )
         self._membership = Membership(
             config=settings.membership,
@@ -152,7 +154,7 @@ class Engine:
             primary=primary,
             hold_remaining_ms=election.voter.hold.remaining_ms(now),
             lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
-            blocked=election.blocked(now),
+            blocked=blocked(election, now),
             document=hard.document,
             members=self._membership.members(),
             postgres=election.core.observed,

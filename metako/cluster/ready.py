@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metako.election.election import GuardDeadline
+from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.postgres import PostgresObserved, PostgresTarget

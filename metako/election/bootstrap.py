@@ -45,6 +45,14 @@ class Bootstrap:
         core = self._core
         return tuple(n for n in core.cluster.voters if n != core.node and n not in self._blank)
 
+    def why_not(self) -> str:
+        """Return in plain words what keeps this node from creating the cluster."""
+        if self.refused:
+            who, what = next(iter(sorted(self.refused.items())))
+            return f"not creating a cluster: {who} already has {what}"
+        waiting = ", ".join(self.waiting_for())
+        return f"waiting for an answer of {waiting} before creating the cluster" if waiting else ""
+
     def wakeup(self) -> int | None:
         return self._ask_at_ns if self.wanted() and self._ready() else None
 

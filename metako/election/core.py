@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.model.document import ClusterDocument, DocumentRef
+from metako.model.document import ClusterDocument, DocumentRef, Phase
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
@@ -36,6 +36,8 @@ class Core:
     observed: PostgresObserved = field(default_factory=PostgresObserved)
     members: dict[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
     voting: bool = True  # False after a lost durable record, until re-admitted
+    fresh: bool = False  # there was no durable record when this agent started
+    inquired: bool = False  # the bootstrap node was told in this boot that we are blank
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
@@ -99,6 +101,16 @@ class Core:
         known = self.hard.document
         if known is not None and known.cluster_id != document.cluster_id:
             return False
+        lost = self.fresh and known is None and not self.inquired
+        if lost and document.phase is not Phase.INITIALIZING and self.node in document.voters:
+            # Every voter had a record when the cluster was created, so ours was lost, and with it
+            # the votes and promises that others count on. A second vote could elect two leaders.
+            self.voting = False
+            self.emit(
+                EventName.VOTE_REFUSED,
+                "this node is a voter of the cluster but has no durable record: it does not vote",
+                Severity.ERROR,
+            )
         self.record(self.hard.with_document(document))
         return True
 

@@ -15,32 +15,29 @@ Source: DESIGN §4. It does not know how messages travel, who is "dead", or how 
 
 from __future__ import annotations
 
-import enum
 import random
-from dataclasses import dataclass, replace
 from typing import assert_never
 
 from metako.election.bootstrap import Bootstrap
 from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
 from metako.election.leader import End, Leader
+from metako.election.output import ElectionOutput, Role
+from metako.election.releasing import Releasing
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.election.upstream import upstream_of
 from metako.election.voter import Voter
+from metako.election.wants import FenceWish, follower_target
 from metako.model.document import Phase
 from metako.model.durable import HardState
-from metako.model.events import Event, EventName, Severity
+from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import Member
 from metako.model.postgres import (
-    Detached,
-    Following,
     PostgresObserved,
     PostgresTarget,
     ProcessState,
     Stopped,
-    Untouched,
 )
 from metako.wire.messages import (
     AgreementMessage,
@@ -60,37 +57,6 @@ from metako.wire.messages import (
     VoteRequest,
 )
 
-RELEASE_REPEATS = 8
-"""A release is repeated this often, one `retry_ms` apart: a datagram may be lost."""
-
-
-class Role(enum.StrEnum):
-    FOLLOWER = "follower"
-    PRE_CANDIDATE = "pre-candidate"
-    CANDIDATE = "candidate"
-    LEADER = "leader"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class GuardDeadline:
-    """Until when this node's server may be writable; None withdraws the right."""
-
-    term: Term
-    deadline_boot_ns: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ElectionOutput:
-    """What one step produced; `persist` is made durable before `outbound` leaves."""
-
-    persist: HardState | None
-    outbound: tuple[tuple[NodeId, AgreementMessage], ...]
-    target: PostgresTarget
-    guard: GuardDeadline | None  # None: nothing to say
-    events: tuple[Event, ...]
-
 
 class Election:
     """See the module's docstring. Not reusable after `stopped`."""
@@ -103,9 +69,9 @@ class Election:
         hard: HardState,
         rng: random.Random,
         now: Instant,
-        voting: bool = True,
+        fresh: bool = False,
     ) -> None:
-        self.core = Core(settings, cluster, hard.node_id, hard, rng, voting=voting)
+        self.core = Core(settings, cluster, hard.node_id, hard, rng, fresh=fresh)
         self.voter = Voter(self.core, now)
         self.candidate = Candidate(self.core)
         self.bootstrap = Bootstrap(self.core)
@@ -113,11 +79,9 @@ class Election:
         self.stopping = False
         self.stopped = False
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
-        self._release: Release | None = None
-        self._release_left = 0
-        self._release_at_ns = 0
+        self._releasing = Releasing(self.core)
+        self._fence = FenceWish(self.core)
         self._was_holding = self.voter.hold.active(now)
-        self._guard_sent: GuardDeadline | None = None
 
     # ------------------------------------------------------------ inputs
 
@@ -200,8 +164,9 @@ class Election:
         candidate = self.candidate.wakeup()
         if candidate is not None:
             due.append(candidate)
-        if self._release_left:
-            due.append(self._release_at_ns)
+        releasing = self._releasing.wakeup()
+        if releasing is not None:
+            due.append(releasing)
         bootstrap = self.bootstrap.wakeup()
         if bootstrap is not None:
             due.append(bootstrap)
@@ -211,8 +176,9 @@ class Election:
 
     def output(self, now: Instant) -> ElectionOutput:
         """Return what the inputs since the last call produced."""
+        guard = self._fence.change(self.leader)
         hard, outbound, events = self.core.take()
-        return ElectionOutput(hard, outbound, self._target(now), self._guard(), events)
+        return ElectionOutput(hard, outbound, self._target(now), guard, events)
 
     # ------------------------------------------------------------ views
 
@@ -229,29 +195,6 @@ class Election:
         if self.candidate.stage is Stage.PRE_VOTE:
             return Role.PRE_CANDIDATE
         return Role.FOLLOWER
-
-    def blocked(self, now: Instant) -> str:
-        """Return in plain words why there is no primary, or "" if there is no such reason."""
-        if not self.core.voting:
-            return "this node lost its durable record and does not vote until it is re-admitted"
-        if self.core.foreign():
-            return "the data directory belongs to another database system; move it away"
-        if self.bootstrap.wanted():
-            return self._why_no_cluster()
-        if self.core.document is None:
-            return "no cluster document yet: waiting for the bootstrap node"
-        if self.leader is not None or self.voter.hold.active(now):
-            return ""
-        if self.candidate.verdict is not None and self.candidate.verdict.missing:
-            return f"no primary: missing {self.candidate.verdict.missing}"
-        return "no primary: an election is due"
-
-    def _why_no_cluster(self) -> str:
-        if self.bootstrap.refused:
-            who, what = next(iter(sorted(self.bootstrap.refused.items())))
-            return f"not creating a cluster: {who} already has {what}"
-        waiting = ", ".join(self.bootstrap.waiting_for())
-        return f"waiting for an answer of {waiting} before creating the cluster" if waiting else ""
 
     # ------------------------------------------------------------ messages in detail
 
@@ -332,7 +275,7 @@ class Election:
             self._advance_candidate(now)
         if self.leader is None and not self.stopping and self.bootstrap.tick(now):
             self._create_cluster(now)
-        self._repeat_release(now)
+        self._releasing.tick(now)
         if self.stopping and self.leader is None:
             self._finish_stop()
 
@@ -346,7 +289,9 @@ class Election:
             case None:
                 pass
             case End.SERVER:
-                self._release_lease(now, leader)
+                why = leader.ending or "PostgreSQL ended"
+                self._releasing.begin(now, leader.term, leader.lease.round, why)
+                self._step_down(now, "lease released")
             case End.LEASE:
                 self.core.emit(
                     EventName.LEASE_LOST,
@@ -477,81 +422,16 @@ class Election:
                 now, self.core.settings.stagger_ms + self.candidate.delay_ms(primary_crashed=True)
             )
 
-    def _release_lease(self, now: Instant, leader: Leader) -> None:
-        """The server and all its processes are gone: nobody needs to wait for our lease."""
-        core = self.core
-        core.record(replace(core.hard, released_term=leader.term))
-        self._release = Release(leader.term, core.hard.boot_epoch, leader.lease.round)
-        self._release_left, self._release_at_ns = RELEASE_REPEATS, now.mono_ns
-        core.emit(
-            EventName.LEASE_RELEASED,
-            f"released the lease of term {leader.term}: the server is gone",
-            term=leader.term,
-            reason=leader.ending or "PostgreSQL ended",
-        )
-        self._step_down(now, "lease released")
-
-    def _repeat_release(self, now: Instant) -> None:
-        if not self._release_left or now.mono_ns < self._release_at_ns:
-            return
-        assert self._release is not None
-        if self.core.hard.promised_term > self._release.term:
-            self._release_left = 0
-            return
-        self.core.broadcast(self.core.others(), self._release)
-        self._release_left -= 1
-        self._release_at_ns = now.mono_ns + milliseconds(self.core.settings.retry_ms)
-
     def _finish_stop(self) -> None:
         gone = self.core.observed.process in (ProcessState.STOPPED, ProcessState.UNKNOWN)
-        told = self._release is None or self._release_left <= RELEASE_REPEATS - 3
-        self.stopped = gone and told
+        self.stopped = gone and self._releasing.told
 
     # ------------------------------------------------------------ wants
 
     def _target(self, now: Instant) -> PostgresTarget:
-        core = self.core
-        if self.stopping and self.leader is None:
-            return Stopped(fast=now.mono_ns < self._stop_at_ns)
+        late = self.stopping and now.mono_ns >= self._stop_at_ns
         if self.leader is not None:
-            if self.stopping and now.mono_ns >= self._stop_at_ns:
-                return Stopped(fast=False)
-            return self.leader.target()
-        document = core.document
-        if document is None or core.is_witness:
-            return Untouched()
-        if core.hard.promised_term > document.term or self.candidate.stage is Stage.VOTE:
-            return Detached(core.hard.promised_term)
-        if core.observed.in_recovery is False:
-            return Detached(core.hard.promised_term)
-        beat = self.voter.heartbeat
-        if document.primary == core.node:
-            # Named, but not leading: nothing here may be writable, and it has to be known how
-            # far its WAL goes.
-            return Detached(core.hard.promised_term)
-        if beat is not None and beat.term == document.term:
-            if not beat.attachable:
-                return Detached(core.hard.promised_term)
-            upstream = upstream_of(core, document)
-            return Following(upstream) if upstream is not None else Untouched()
-        if not self.voter.hold.active(now) and core.observed.process is ProcessState.STOPPED:
-            # Nobody leads: run, so that this node can stand or at least say how far it is.
-            return Detached(core.hard.promised_term)
-        return Untouched()
-
-    def _guard(self) -> GuardDeadline | None:
-        """Return the guard's deadline when it changed."""
-        leader = self.leader
-        wanted: GuardDeadline | None = None
-        if leader is not None and leader.lease.until_boot_ns and leader.committed is not None:
-            margin = milliseconds(self.core.settings.fence_margin_ms)
-            wanted = GuardDeadline(leader.term, leader.lease.until_boot_ns - margin)
-        elif self._guard_sent is not None and self._guard_sent.deadline_boot_ns is not None:
-            # The fence stays armed until there is nothing left that could be writable.
-            observed = self.core.observed
-            if observed.process is ProcessState.STOPPED or observed.in_recovery is True:
-                wanted = GuardDeadline(self._guard_sent.term, None)
-        if wanted is None or wanted == self._guard_sent:
-            return None
-        self._guard_sent = wanted
-        return wanted
+            return Stopped(fast=False) if late else self.leader.target()
+        if self.stopping:
+            return Stopped(fast=not late)
+        return follower_target(self.core, self.voter, self.candidate, now)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from metako.election.core import Core
 from metako.election.lease import Lease
 from metako.election.quorum import Promise, successor_sync_set
+from metako.election.reserve import confirm, reserve
 from metako.election.syncchange import SyncSetKeeper
 from metako.model.document import ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
@@ -33,7 +34,7 @@ from metako.model.postgres import (
     ProcessState,
     Stopped,
 )
-from metako.model.timeline import TIMELINES_IN_FULL_MAX, TimelineEntry, owner_of
+from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
 
 PROMOTE_TIMEOUT_MS = 20_000
@@ -103,9 +104,9 @@ class Leader:
             observed = core.observed
             assert observed.position is not None
             highest = max(
-                [entry.tli for entry in base.timelines]
-                + [promise.max_tli for promise in promises.values()]
-                + [observed.max_tli, observed.timeline]
+                *(promise.max_tli for promise in promises.values()),
+                observed.max_tli,
+                observed.timeline,
             )
             document = replace(
                 document,
@@ -113,36 +114,33 @@ class Leader:
                 primary_data_id=observed.data_id,
                 phase=Phase.PROMOTING,
                 sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
-                timelines=self._reserve(base, TimelineId(highest + 1), reason),
+                timelines=self._reserve(base, highest, reason),
             )
         self._propose(now, document)
         self._beat(now)
 
     def _reserve(
-        self, base: ClusterDocument, tli: TimelineId, reason: str
+        self, base: ClusterDocument, highest: int, reason: str
     ) -> tuple[TimelineEntry, ...]:
         core = self._core
-        observed = core.observed
-        assert observed.position is not None
-        entry = TimelineEntry(
+        entries = reserve(
+            base.timelines,
+            highest=highest,
             term=self.term,
-            tli=tli,
-            parent_tli=observed.timeline or observed.position.timeline,
-            begin_lsn=observed.position.lsn,
             node=core.node,
+            observed=core.observed,
             reason=reason,
         )
+        entry = entries[-1]
         core.emit(
             EventName.TIMELINE_RESERVED,
-            f"reserved timeline {tli} at {format_lsn(entry.begin_lsn)}",
-            timeline=tli,
+            f"reserved timeline {entry.tli} at {format_lsn(entry.begin_lsn)}",
+            timeline=entry.tli,
             parent=entry.parent_tli,
             lsn=format_lsn(entry.begin_lsn),
             term=self.term,
         )
-        entries = (*base.timelines, entry)
-        old, recent = entries[:-TIMELINES_IN_FULL_MAX], entries[-TIMELINES_IN_FULL_MAX:]
-        return (*(replace(e, node=None, reason="") for e in old), *recent)
+        return entries
 
     # ------------------------------------------------------------ messages
 
@@ -214,7 +212,13 @@ class Leader:
             self.sync.begin(now)
             self._beat(now)
         if document.phase is Phase.PROMOTING and primary and observed.marker_term >= self.term:
-            self._propose(now, self._activated(document))
+            activated = replace(
+                document,
+                version=document.version + 1,
+                phase=Phase.ACTIVE,
+                timelines=confirm(document.timelines, observed.history),
+            )
+            self._propose(now, activated)
         elif document.phase is Phase.ACTIVE and observed.admitting and not self.active:
             self.active = True
             self._core.emit(
@@ -255,31 +259,8 @@ class Leader:
                 base,
                 version=document.version + 1,
                 phase=Phase.PROMOTING,
-                timelines=self._reserve(base, TimelineId(highest + 1), "bootstrap"),
+                timelines=self._reserve(base, highest, "bootstrap"),
             ),
-        )
-
-    def _activated(self, document: ClusterDocument) -> ClusterDocument:
-        """Return the document with its newest timeline as PostgreSQL really began it."""
-        observed = self._core.observed
-        entries = list(document.timelines)
-        last = entries[-1]
-        begin = next((s.begin_lsn for s in observed.history if s.tli == last.tli), last.begin_lsn)
-        before = [s for s in observed.history if s.tli != last.tli]
-        parent = owner_of(before, begin) if before else last.parent_tli
-        chain = {entry.tli for entry in entries}
-        newest_parent = before[-1].tli if before else last.parent_tli
-        entries[-1] = replace(
-            last,
-            begin_lsn=begin,
-            parent_tli=newest_parent if newest_parent in chain else parent,
-            confirmed=True,
-        )
-        return replace(
-            document,
-            version=document.version + 1,
-            phase=Phase.ACTIVE,
-            timelines=tuple(entries),
         )
 
     # ------------------------------------------------------------ wants

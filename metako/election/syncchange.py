@@ -110,11 +110,11 @@ class SyncSetKeeper:
         assert self._change is not None
         if self._core.observed.sync_barrier == sync_setting(self._change.new):
             return self._change.new
-        wanted = self._wanted(now, document)
-        again = next_change(
-            document.sync, wanted, k=self._core.cluster.acks, durability=document.durability
-        )
-        if again != self._change or now.mono_ns >= self._change_until_ns:
+        wanted = set(self._wanted(now, document))
+        added = set(self._change.new.members) - set(document.sync.members)
+        removed = set(document.sync.members) - set(self._change.new.members)
+        pointless = not added <= wanted or bool(removed & wanted)
+        if pointless or now.mono_ns >= self._change_until_ns:
             # The standby came back, or another one left: PostgreSQL goes back to the document's
             # set, which contains what it has now (or, from empty, asks for nothing).
             self._change = None

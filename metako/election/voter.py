@@ -118,6 +118,7 @@ class Voter:
 
     def heard_inquiry(self, sender: NodeId, inquiry: Inquiry) -> None:
         core = self._core
+        core.inquired = core.document is None
         core.send(sender, InquiryReply(inquiry.nonce, core.has_data(), core.document_ref))
         self._copy_document(sender)
 

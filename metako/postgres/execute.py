@@ -29,7 +29,7 @@ from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
 from metako.postgres.history import skipped_numbers
 from metako.postgres.install import Installation
-from metako.postgres.observe import receiver_processes
+from metako.postgres.observe import UNDECIDED_FOR_S, Receivers, receiver_processes
 from metako.postgres.position import WalReader
 from metako.postgres.process import Guard, GuardRefusedError, ServerNotGoneError
 from metako.postgres.settings import ServerSettings, render, render_ident
@@ -255,14 +255,26 @@ class Executor:
             tli=TimelineId(int(str(tli))),
             segment_size=int(str(segment_size)),
         )
-        if await fresh.rows(_RECEIVERS) or self._receiver_pids():
+        if await fresh.rows(_RECEIVERS) or not await self._no_receiver():
             raise sql.SqlError("the WAL receiver came back")
         self._facts.position, self._facts.detached_for = position, promise
         self._facts.timeline = TimelineId(max(self._facts.timeline, position.timeline))
 
-    def _receiver_pids(self) -> list[int]:
+    def _receivers(self) -> Receivers:
         postmaster = self._guard.status.postmaster_pid
-        return receiver_processes(postmaster) if postmaster is not None else []
+        return receiver_processes(postmaster) if postmaster is not None else Receivers((), ())
+
+    async def _no_receiver(self) -> bool:
+        """Return whether there is none, once every new child has shown what it is."""
+        with trio.move_on_after(2 * UNDECIDED_FOR_S):
+            while True:
+                found = self._receivers()
+                if found.certain:
+                    return False
+                if not found.undecided:
+                    return True
+                await trio.sleep(POLL_S)
+        return False
 
     async def _wait_receiver_gone(self) -> bool:
         """Wait until no receiver exists, ending it if it stays; False if the server is lost."""
@@ -271,13 +283,16 @@ class Executor:
             async with self.session(RECEIVER_GIVE_UP_S) as session:
                 while True:
                     listed = [int(str(row[0])) for row in await session.rows(_RECEIVERS)]
-                    pids = self._receiver_pids()
+                    found = self._receivers()
                     loaded = await session.row("select current_setting('metako.settings', true)")
-                    if not listed and not pids and loaded[0] == self._facts.written_digest:
+                    if (
+                        not (listed or found.certain or found.undecided)
+                        and loaded[0] == self._facts.written_digest
+                    ):
                         return True
                     if trio.current_time() - begun > RECEIVER_TERM_AFTER_S:
                         # The startup process may be paused or in a conflict and not react.
-                        for pid in set(listed) & set(pids):
+                        for pid in set(listed) & set(found.certain):
                             with contextlib.suppress(ProcessLookupError):
                                 os.kill(pid, signal.SIGTERM)
                     await trio.sleep(POLL_S)

@@ -49,6 +49,12 @@ def is_segment(name: str) -> bool:
     return _SEGMENT.fullmatch(name) is not None
 
 
+def segment_name(tli: int, number: int, segment_size: int) -> str:
+    """Return the file name of the `number`-th segment of a timeline."""
+    per_id = (1 << 32) // segment_size
+    return f"{tli:08X}{number // per_id:08X}{number % per_id:08X}"
+
+
 def segment_number(name: str, segment_size: int) -> int:
     """Return the number of a segment, counted from the beginning of the WAL."""
     return int(name[8:16], 16) * (0x1_0000_0000 // segment_size) + int(name[16:24], 16)

@@ -11,12 +11,14 @@ has no WAL receiver. A receiver that is seen makes the position be forgotten.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+import os
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
 
-from metako.model.ids import NodeId, TimelineId
+from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn, parse_lsn
 from metako.model.postgres import (
     DataState,
@@ -28,13 +30,15 @@ from metako.model.postgres import (
 )
 from metako.postgres import sql
 from metako.postgres.facts import Facts
-from metako.postgres.files import ServerFiles
+from metako.postgres.files import DiskView, ServerFiles
 from metako.postgres.history import own_chain
 from metako.postgres.position import PositionError, WalReader
 from metako.postgres.process import Guard, server_processes
 from metako.postgres.settings import ServerSettings, config_of
 from metako.postgres.tools import ToolTimeoutError
 
+DISK_TIMEOUT_S = 2.0
+UNDECIDED_FOR_S = 1.0
 LOG_TAIL_BYTES = 65536
 _WAL_REMOVED = "has already been removed"
 
@@ -65,24 +69,38 @@ from pg_stat_replication order by backend_start desc limit 1000
 """
 
 
-def receiver_processes(postmaster: int) -> list[int]:
-    """Return the children of the postmaster that are, or may be, WAL receivers.
+@dataclass(frozen=True, slots=True)
+class Receivers:
+    """Children of a postmaster that are, or may become, WAL receivers."""
 
-    A child that was forked a moment ago still bears the postmaster's own title; what it will
-    become is not known, so it counts.
-    """
+    certain: tuple[int, ...]
+    # Forked a moment ago and still under the postmaster's own title: a receiver renames itself at
+    # once, a backend only when its client has spoken. After UNDECIDED_FOR_S it is a backend.
+    undecided: tuple[int, ...]
+
+
+def _age_s(pid: str) -> float:
+    """Return how long ago a process was started, whatever the wall clock did meanwhile."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def receiver_processes(postmaster: int) -> Receivers:
+    """Return what /proc says about WAL receivers, also those that SQL does not list yet."""
+    certain, undecided = [], []
     try:
         own = Path(f"/proc/{postmaster}/cmdline").read_bytes()
         listed = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
     except OSError:
-        return []
-    found = []
+        return Receivers((), ())
     for pid in listed:
         with contextlib.suppress(OSError):
             title = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"walreceiver" in title or title == own:
-                found.append(int(pid))
-    return found
+            if b"walreceiver" in title:
+                certain.append(int(pid))
+            elif title == own and _age_s(pid) < UNDECIDED_FOR_S:
+                undecided.append(int(pid))
+    return Receivers(tuple(certain), tuple(undecided))
 
 
 class Observer:
@@ -105,6 +123,8 @@ class Observer:
         self._session: sql.Session | None = None
         self._session_postmaster: int | None = None
         self._lock = trio.Lock()
+        self._disk = DiskView(DataState.UNKNOWN, DataId(""), {}, TimelineId(0))
+        self._viewing = False  # a thread is at it; a stalled disk may hold it for minutes
 
     def close(self) -> None:
         """Close the connection. The server is not touched."""
@@ -121,6 +141,7 @@ class Observer:
             return await self._observe()
 
     async def _observe(self) -> PostgresObserved:
+        await self._view_disk()
         facts, status = self._facts, self._guard.status
         if facts.written is None and (found := config_of(self._files.read_conf())) is not None:
             facts.written, facts.written_digest = found
@@ -133,14 +154,29 @@ class Observer:
         gone = not server_processes(self._files.data) if self._guard.lost else status.gone
         if not gone:
             return self._common(ProcessState.DYING)
-        if facts.control is None and self._files.data_state() is DataState.PRESENT:
+        if facts.control is None and self._disk.state is DataState.PRESENT:
             with contextlib.suppress(PositionError, ToolTimeoutError):
                 facts.control = await self._reader.control()
         return self._common(ProcessState.STOPPED, with_position=True)
 
+    async def _view_disk(self) -> None:
+        """Look at the disk, but do not wait long for it: the last view then stands."""
+        if self._viewing:
+            return
+        self._viewing = True
+
+        def view() -> None:
+            try:
+                self._disk = self._files.view()
+            finally:
+                self._viewing = False
+
+        with trio.move_on_after(DISK_TIMEOUT_S):
+            await trio.to_thread.run_sync(view, abandon_on_cancel=True)
+
     def _common(self, process: ProcessState, *, with_position: bool = False) -> PostgresObserved:
         """Return what is known without SQL."""
-        facts, control = self._facts, self._facts.control
+        facts, control, disk = self._facts, self._facts.control, self._disk
         timeline: int = facts.timeline
         if control is not None:
             timeline = max(timeline, control.checkpoint_tli, control.min_recovery_tli)
@@ -149,13 +185,13 @@ class Observer:
         upstream = written.upstream if written is not None else None
         position = facts.position if with_position else None
         return PostgresObserved(
-            data=self._files.data_state(),
+            data=disk.state,
             process=process,
             system_id=control.system_id if control is not None else 0,
-            data_id=self._files.data_id(),
+            data_id=disk.data_id,
             timeline=TimelineId(timeline),
-            history=own_chain(TimelineId(timeline), self._files.histories()),
-            max_tli=self._files.max_tli(),
+            history=own_chain(TimelineId(timeline), disk.histories),
+            max_tli=disk.max_tli,
             lsn=position.lsn if position is not None else Lsn(0),
             replay_lsn=position.lsn if position is not None else Lsn(0),
             receiver=ReceiverState.UNKNOWN if runs else ReceiverState.GONE,
@@ -211,7 +247,15 @@ class Observer:
             return self._common(ProcessState.STARTING)
         base = self._common(ProcessState.RUNNING)
         blocked = facts.last_in_recovery is False
-        return replace(base, in_recovery=facts.last_in_recovery, commit_blocked=blocked)
+        applied = facts.written.sync if facts.written is not None and facts.verified else None
+        # What was verified stays true of a server that hangs: nobody else writes its settings.
+        return replace(
+            base,
+            in_recovery=facts.last_in_recovery,
+            sync_applied=applied,
+            sync_barrier=facts.barrier if facts.barrier == applied else None,
+            commit_blocked=blocked,
+        )
 
     def _answered(
         self, postmaster: int, row: sql.Row, standbys: tuple[StandbySeen, ...]
@@ -252,7 +296,9 @@ class Observer:
         )
 
     def _receiver(self, postmaster: int, row: sql.Row) -> ReceiverState:
-        if _int(row[5]) or receiver_processes(postmaster):
+        # Undecided ones are not counted here, else every new session would look like a receiver
+        # for a moment; whoever promises that there is none (`Detach`) does count them.
+        if _int(row[5]) or receiver_processes(postmaster).certain:
             return ReceiverState.STREAMING if row[6] == "streaming" else ReceiverState.PRESENT
         return ReceiverState.GONE
 

@@ -23,7 +23,7 @@ from metako.model.ids import TimelineId
 from metako.model.lsn import Lsn, WalPosition, format_lsn
 from metako.model.timeline import HistoryStep
 from metako.postgres.files import ServerFiles
-from metako.postgres.history import children_of
+from metako.postgres.history import children_of, segment_name
 from metako.postgres.install import Installation
 from metako.postgres.osuser import OsUser
 from metako.postgres.tools import run_tool
@@ -137,7 +137,7 @@ class WalReader:
         for child in children:
             if child.begin_lsn <= end:
                 expected = skip_header(child.begin_lsn, segment_size)
-                records, _ = await self._dump(child.tli, expected, "-n", "1")
+                records, _ = await self._dump(child.tli, expected, segment_size, "-n", "1")
                 if records and records[0].lsn == expected:
                     return child
         return None
@@ -147,18 +147,18 @@ class WalReader:
         records: list[WalRecord] = []
         if known.exact:
             start = known.lsn
-            _, errors = await self._dump(known.tli, start, "--quiet")
+            _, errors = await self._dump(known.tli, start, segment_size, "--quiet")
             last = parse_error_lsn(errors)
             # The quiet run finds the neighbourhood of the end without printing gigabytes.
             start = last if last is not None and last > start else start
-            records, errors = await self._dump(known.tli, start)
+            records, errors = await self._dump(known.tli, start, segment_size)
             if not records:
                 where = f"{known.tli}:{format_lsn(known.lsn)}"
                 raise PositionError(f"no WAL at {where}: {' '.join(errors.split())[:300]}")
         else:
             for back in (*LOOKBACK_BYTES, known.lsn):
                 start = Lsn(max(known.floor, (known.lsn - back) // PAGE_SIZE * PAGE_SIZE))
-                records, _ = await self._dump(known.tli, start)
+                records, _ = await self._dump(known.tli, start, segment_size)
                 if (records and records[0].lsn < known.lsn) or start == known.floor:
                     break
         if not records:
@@ -170,8 +170,14 @@ class WalReader:
         return Lsn(max(known.lsn, record_end(records[-1], segment_size)))
 
     async def _dump(
-        self, tli: TimelineId, start: Lsn, *options: str
+        self, tli: TimelineId, start: Lsn, segment_size: int, *options: str
     ) -> tuple[list[WalRecord], str]:
+        # Without an end, pg_waldump waits five seconds for a segment that is not there: WAL that
+        # ends at the end of a segment, as that of every base backup, would take so long.
+        end = await trio.to_thread.run_sync(self._segments_end, tli, start, segment_size)
+        if end <= start:
+            return [], f"there is no segment of timeline {tli} at {format_lsn(start)}"
+        options = (*options, "-e", format_lsn(end))
         argv = [str(self._installation.program("pg_waldump")), "-p", str(self._files.wal)]
         argv += ["-t", str(tli), "-s", format_lsn(start), *options]
         result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S)
@@ -180,3 +186,12 @@ class WalReader:
             raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")
         parsed = (parse_record(line) for line in result.stdout.splitlines())
         return [record for record in parsed if record is not None], result.stderr
+
+    def _segments_end(self, tli: TimelineId, start: Lsn, segment_size: int) -> Lsn:
+        """Return where the segments on disk that follow `start` end; `start` if it has none."""
+        number = start // segment_size
+        end = start
+        while (self._files.wal / segment_name(tli, number, segment_size)).exists():
+            number += 1
+            end = Lsn(number * segment_size)
+        return end

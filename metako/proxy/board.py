@@ -84,7 +84,7 @@ class Board:
             ignored = (("term", table.term), ("latest_term", self.routes.term))
             self.report(WorkerEvent("WARNING", "a table of a lower term was ignored", ignored))
             return
-        cut = 0
+        cut = self._cut_deposed()
         primary = self.routes.last()
         if primary != known:
             node = None if primary is None else primary.node

@@ -13,7 +13,8 @@ Three rules, and the reason for each:
   silent agent is no evidence that the server was deposed, and the guard fences the server at the
   end of its lease without anybody's help.
 * A table that is past its validity names nobody. New sessions wait; once the agent has been away
-  for longer than a table is valid, waiting is pointless and new sessions are refused.
+  for longer than a table is valid, and than an agent needs to restart, waiting is pointless and
+  new sessions are refused.
 
 For the second rule a table's `term` must be that of the newest *document*, never of a candidacy:
 a candidacy that fails would otherwise cut every session of a healthy primary.
@@ -26,7 +27,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metako.model.ids import Address, NodeId, Term
+from metako.model.instant import NS_PER_S
 from metako.model.routing import RoutingTable
+
+# A table without a primary is valid for no time at all, and the agent may just be restarting.
+AGENT_AWAY_MIN_NS = 2 * NS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +101,5 @@ class Routes:
         if self._table is None or self._agent_lost_ns is None:
             return False
         expired = now_ns >= self._table.valid_until_boot_ns
-        return expired and now_ns - self._agent_lost_ns > self._validity_ns
+        patience_ns = max(self._validity_ns, AGENT_AWAY_MIN_NS)
+        return expired and now_ns - self._agent_lost_ns > patience_ns

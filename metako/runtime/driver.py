@@ -18,7 +18,7 @@ import trio
 
 from metako.cluster.engine import Engine
 from metako.cluster.ready import Input, Ready, Tick
-from metako.election.election import GuardDeadline
+from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.instant import NS_PER_MS

@@ -6,7 +6,7 @@ In: the engine's wishes, from its driver. Out: effects. Nothing here decides any
 
 from __future__ import annotations
 
-from metako.election.election import GuardDeadline
+from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.postgres import PostgresTarget

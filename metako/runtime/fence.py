@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import trio
 
-from metako.election.election import GuardDeadline
+from metako.election.wants import GuardDeadline
 from metako.model.events import Severity
 from metako.observability.logs import log
 from metako.postgres.guardlink import GuardRefusedError

@@ -58,7 +58,7 @@ from metako.runtime.fence import FenceKeeper
 from metako.runtime.hello import HelloMismatch
 from metako.runtime.settings import node_settings, run_dir, server_settings, socket_dir
 from metako.runtime.store import CorruptRecord, HardStateStore, open_store
-from metako.runtime.transport import Transport
+from metako.runtime.transport import Transport, wall_clock_ms
 from metako.runtime.witness import NoPostgres
 from metako.wire.answer import AnswerReason
 from metako.wire.messages import Received
@@ -81,6 +81,17 @@ class Prepared:
     config: NodeConfig
     user: OsUser
     installation: Installation | None  # None on a witness
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one run of a node holds open."""
+
+    store: HardStateStore
+    transport: Transport
+    received: trio.MemoryReceiveChannel[Received]
+    postgres: PostgresPort
+    guard: Guard | None  # None on a witness
 
 
 def run_node(config: NodeConfig) -> int:
@@ -186,7 +197,7 @@ class Node:
             stack.callback(store.close)
             if loaded.note:
                 log(Severity.WARNING, loaded.note)
-            hard, voting = _begin_record(store, loaded.record, config)
+            hard, fresh = _begin_record(store, loaded.record, config)
             inbox, received = trio.open_memory_channel[Received](1024)
             transport = Transport(
                 sockets,
@@ -202,10 +213,14 @@ class Node:
                 agent_version=metako.__version__,
                 clock_skew_max_s=config.cluster.max_clock_skew_ms / 1000,
             )
-            await self._greet(transport)
-            await store.persist(hard)
-            async with self._postgres() as (postgres, guard):
-                await self._run_cluster(store, hard, voting, transport, received, postgres, guard)
+            async with trio.open_nursery() as network:
+                await network.start(transport.run)
+                await self._greet(transport)
+                await store.persist(hard)
+                async with self._postgres() as (postgres, guard):
+                    parts = Parts(store, transport, received, postgres, guard)
+                    await self._run_cluster(parts, hard, fresh=fresh)
+                network.cancel_scope.cancel()
 
     async def _greet(self, transport: Transport) -> None:
         """Ask every configured peer that answers whether we fit together."""
@@ -259,20 +274,12 @@ class Node:
             with contextlib.suppress(MetakoError):
                 await guard.shutdown()
 
-    async def _run_cluster(
-        self,
-        store: HardStateStore,
-        hard: HardState,
-        voting: bool,
-        transport: Transport,
-        received: trio.MemoryReceiveChannel[Received],
-        postgres: PostgresPort,
-        guard: Guard | None,
-    ) -> None:
+    async def _run_cluster(self, parts: Parts, hard: HardState, *, fresh: bool) -> None:
+        postgres, guard = parts.postgres, parts.guard
         fence = FenceKeeper(guard) if guard is not None else None
         effects = NodeEffects(
-            store=store,
-            transport=transport,
+            store=parts.store,
+            transport=parts.transport,
             postgres=postgres,
             fence=fence,
             feed=self._feed,
@@ -283,12 +290,11 @@ class Node:
             hard=hard,
             rng=random.Random(secrets.randbits(128)),  # noqa: S311 - spreads candidacies
             now=self._clock.now(),
-            voting=voting,
+            fresh=fresh,
         )
         driver = self._driver = EngineDriver(engine, effects, self._clock)
         async with trio.open_nursery() as cluster:
-            await cluster.start(transport.run)
-            cluster.start_soon(_forward, received, driver)
+            cluster.start_soon(_forward, parts.received, driver)
             async with trio.open_nursery() as server:
                 await server.start(postgres.run)
                 server.start_soon(self._hear_postgres, postgres.observations, driver)
@@ -427,10 +433,14 @@ class Node:
 def _begin_record(
     store: HardStateStore, record: HardState | CorruptRecord | None, config: NodeConfig
 ) -> tuple[HardState, bool]:
-    """Return the record that this start of the agent begins with, and whether it may vote."""
+    """Return the record that this start of the agent begins with, and whether it is new.
+
+    The first boot epoch is the wall clock's: a node whose record was lost must not come back with
+    an epoch that its peers take for an old one.
+    """
     match record:
         case None:
-            return blank_hard_state(config.node.name), True
+            return blank_hard_state(config.node.name, wall_clock_ms() // 1000), True
         case CorruptRecord():
             log(Severity.ERROR, str(record.error()))
             raise record.error()
@@ -442,7 +452,7 @@ def _begin_record(
                     f"configuration says {config.cluster.name!r}: give this node a state "
                     "directory of its own"
                 )
-            return next_boot(record), True
+            return next_boot(record), False
 
 
 async def _forward(received: trio.MemoryReceiveChannel[Received], driver: EngineDriver) -> None:

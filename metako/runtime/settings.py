@@ -72,6 +72,8 @@ def node_settings(config: NodeConfig) -> NodeSettings:
         membership=MembershipConfig(
             probe_interval_ms=config.gossip.probe_interval_ms,
             probe_timeout_ms=config.gossip.probe_timeout_ms,
+            nack_timeout_ms=config.gossip.probe_timeout_ms * 4 // 5,
+            stall_ms=max(500, config.gossip.probe_timeout_ms),
             gossip_interval_ms=config.gossip.gossip_interval_ms,
         ),
         address=config.gossip.advertise,

@@ -335,3 +335,25 @@ async def test_a_cancelled_persist_returns_only_when_the_record_is_durable(path,
     assert order == ["cancelled", "durable"]
     assert store.durable == state(2)
     store.close()
+
+
+async def test_a_persist_begun_under_a_cancelled_scope_is_durable_all_the_same(path):
+    store, _ = open_store(path, N1)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.persist(state(3))
+    store.close()
+    assert load(path).record == state(3)
+
+
+def test_the_new_files_name_is_durable_before_the_first_write_returns(path, monkeypatch):
+    real, synced = os.fsync, []
+
+    def record(fd):
+        real(fd)
+        synced.append(os.path.realpath(f"/proc/self/fd/{fd}"))
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_all(path, state(1))
+    # First the content, under the name it has until the rename; then the directory.
+    assert synced == [f"{path}.new", str(path.parent)]

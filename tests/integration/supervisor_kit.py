@@ -1,5 +1,8 @@
 """A node for the supervisor's tests: a real server with its guard, driven by scripted targets."""
 
+# Scripted nodes poll what they see, and may block while they set up and clean up.
+# ruff: noqa: ASYNC110, ASYNC221, ASYNC240
+
 from __future__ import annotations
 
 import os
@@ -175,7 +178,7 @@ async def nodes(names, *, bindir=None, parameters=()):
                 await nursery.start(node.serve)
             try:
                 yield made
-            except BaseException as error:  # raised again outside the nursery's group
+            except BaseException as error:  # noqa: BLE001 - raised again, outside the group
                 failed = error
             for node in made:
                 await node.stop()

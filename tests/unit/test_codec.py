@@ -2,6 +2,8 @@
 
 import dataclasses
 import enum
+import subprocess
+import sys
 
 import msgpack
 import pytest
@@ -316,3 +318,36 @@ def test_a_blank_nodes_record_comes_back():
     state = HardState(NodeId("n1"), 1)
     assert decode_hard_state(encode_hard_state(state)) == state
     assert state.document_ref == NO_DOCUMENT
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0] * (limits.ITEMS_MAX + 1),
+        {str(i): 0 for i in range(limits.MAP_ITEMS_MAX + 1)},
+        "x" * (limits.TEXT_WIRE_MAX_BYTES + 1),
+        b"x" * (limits.TEXT_WIRE_MAX_BYTES + 1),
+    ],
+    ids=["list", "map", "text", "bytes"],
+)
+def test_limits_hold_under_unknown_keys_too(value):
+    with pytest.raises(WireError):
+        decode_untrusted(tampered(HEARTBEAT, later=value))
+
+
+@pytest.mark.slow
+def test_a_sync_set_is_checked_even_when_asserts_are_compiled_away():
+    raw = {**msgpack.unpackb(encode_document(document())), "s": {"m": [], "q": 1}}
+    program = (
+        "import sys; from metako.wire.codec import decode_document\n"
+        "try: decode_document(bytes.fromhex(sys.argv[1]))\n"
+        "except Exception as error: print(type(error).__name__)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-O", "-c", program, msgpack.packb(raw).hex()],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert result.stdout.strip() == "WireError"

@@ -1,0 +1,33 @@
+"""What a step of agreement produces, and what role a node plays in it."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from metako.election.wants import GuardDeadline
+from metako.model.durable import HardState
+from metako.model.events import Event
+from metako.model.ids import NodeId
+from metako.model.postgres import PostgresTarget
+from metako.wire.messages import AgreementMessage
+
+
+class Role(enum.StrEnum):
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre-candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ElectionOutput:
+    """What one step produced; `persist` is made durable before `outbound` leaves."""
+
+    persist: HardState | None
+    outbound: tuple[tuple[NodeId, AgreementMessage], ...]
+    target: PostgresTarget
+    guard: GuardDeadline | None  # None: nothing to say
+    events: tuple[Event, ...]

@@ -1,0 +1,68 @@
+"""Timeline entries of the document: reserving a number, and recording how it really began.
+
+A number is reserved before a promotion and never reused, because two isolated promotions at one
+LSN would otherwise mint the same timeline with identical history files and different rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.postgres import PostgresObserved
+from metako.model.timeline import (
+    TIMELINES_IN_FULL_MAX,
+    HistoryStep,
+    TimelineEntry,
+    owner_of,
+)
+
+
+def reserve(
+    entries: Sequence[TimelineEntry],
+    *,
+    highest: int,
+    term: Term,
+    node: NodeId,
+    observed: PostgresObserved,
+    reason: str,
+) -> tuple[TimelineEntry, ...]:
+    """Return the entries with a new timeline for a promotion at the observed position.
+
+    Args:
+        entries: the document's.
+        highest: the greatest number known to anybody who answered.
+        term: of the leader.
+        node: of the leader.
+        observed: its server, detached and with its position known.
+        reason: for people.
+    """
+    assert observed.position is not None
+    tli = TimelineId(max([highest, *(entry.tli for entry in entries)]) + 1)
+    entry = TimelineEntry(
+        term=term,
+        tli=tli,
+        parent_tli=observed.timeline or observed.position.timeline,
+        begin_lsn=observed.position.lsn,
+        node=node,
+        reason=reason,
+    )
+    both = (*entries, entry)
+    old, recent = both[:-TIMELINES_IN_FULL_MAX], both[-TIMELINES_IN_FULL_MAX:]
+    return (*(replace(e, node=None, reason="") for e in old), *recent)
+
+
+def confirm(
+    entries: Sequence[TimelineEntry], history: Sequence[HistoryStep]
+) -> tuple[TimelineEntry, ...]:
+    """Return the entries with the newest one as PostgreSQL's own history file has it."""
+    last = entries[-1]
+    begin = next((s.begin_lsn for s in history if s.tli == last.tli), last.begin_lsn)
+    before = [step for step in history if step.tli != last.tli]
+    known = {entry.tli for entry in entries}
+    parent = last.parent_tli
+    if before:
+        parent = before[-1].tli if before[-1].tli in known else owner_of(before, begin)
+    confirmed = replace(last, begin_lsn=begin, parent_tli=parent, confirmed=True)
+    return (*entries[:-1], confirmed)

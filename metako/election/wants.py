@@ -1,0 +1,78 @@
+"""What a node that does not lead wants of its server, and the guard's deadline.
+
+Pure functions of what voter and candidate know. A leader's wants are its own (`leader.target`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metako.election.candidate import Candidate, Stage
+from metako.election.core import Core
+from metako.election.leader import Leader
+from metako.election.upstream import upstream_of
+from metako.election.voter import Voter
+from metako.model.ids import Term
+from metako.model.instant import Instant, milliseconds
+from metako.model.postgres import (
+    Detached,
+    Following,
+    PostgresTarget,
+    ProcessState,
+    Untouched,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardDeadline:
+    """Until when this node's server may be writable; None withdraws the right."""
+
+    term: Term
+    deadline_boot_ns: int | None
+
+
+def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant) -> PostgresTarget:
+    """Return how the server of a node that does not lead should be."""
+    document = core.document
+    if document is None or core.is_witness:
+        return Untouched()
+    promised = Detached(core.hard.promised_term)
+    if core.hard.promised_term > document.term or candidate.stage is Stage.VOTE:
+        return promised
+    if core.observed.in_recovery is False or document.primary == core.node:
+        # Nothing here may be writable, and it has to be known how far its WAL goes.
+        return promised
+    beat = voter.heartbeat
+    if beat is not None and beat.term == document.term:
+        if not beat.attachable:
+            return promised
+        upstream = upstream_of(core, document)
+        return Following(upstream) if upstream is not None else Untouched()
+    if not voter.hold.active(now) and core.observed.process is ProcessState.STOPPED:
+        # Nobody leads: run, so that this node can stand or at least say how far it is.
+        return promised
+    return Untouched()
+
+
+class FenceWish:
+    """The deadline that the guard was last asked to keep."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._sent: GuardDeadline | None = None
+
+    def change(self, leader: Leader | None) -> GuardDeadline | None:
+        """Return the guard's deadline if it changed since the last call."""
+        wanted: GuardDeadline | None = None
+        if leader is not None and leader.lease.until_boot_ns and leader.committed is not None:
+            margin = milliseconds(self._core.settings.fence_margin_ms)
+            wanted = GuardDeadline(leader.term, leader.lease.until_boot_ns - margin)
+        elif self._sent is not None and self._sent.deadline_boot_ns is not None:
+            # The fence stays armed until there is nothing left that could be writable.
+            observed = self._core.observed
+            if observed.process is ProcessState.STOPPED or observed.in_recovery is True:
+                wanted = GuardDeadline(self._sent.term, None)
+        if wanted is None or wanted == self._sent:
+            return None
+        self._sent = wanted
+        return wanted
