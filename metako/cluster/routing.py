@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metako.election.election import Election
-from metako.model.ids import NodeId
+from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import Member, MemberState, ServerRole, ServerState
 from metako.model.postgres import ProcessState
@@ -50,9 +50,14 @@ def build_table(election: Election, members: Mapping[NodeId, Member], now: Insta
         if member.node != primary and _serves_reads(member)
         if (route := _target(member, me)) is not None
     ]
-    term = election.leader.term if election.leader else election.core.hard.promised_term
-    if election.leader is None and election.voter.heartbeat is not None:
-        term = max(term, election.voter.heartbeat.term)
+    # Not the promise's term: a vote for somebody who then fails deposes nobody, and proxies cut
+    # sessions when the term rises.
+    beat = election.voter.heartbeat
+    term = Term(0)
+    if election.leader is not None:
+        term = election.leader.term
+    elif beat is not None:
+        term = beat.term
     return RoutingTable(
         term=term,
         primary=target,

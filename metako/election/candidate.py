@@ -46,7 +46,7 @@ class Candidate:
     """One node's candidacy, or the absence of one."""
 
     def __init__(self, core: Core) -> None:
-        self._core = core
+        self.core = core
         self.stage = Stage.IDLE
         self.term = Term(0)  # stood in, or asked about in the pre-vote
         self.incumbent = False  # a leader that stands again without stopping its server
@@ -73,7 +73,7 @@ class Candidate:
 
     def delay_ms(self, *, primary_crashed: bool) -> float:
         """Return how long this node waits before standing, by its rank."""
-        core = self._core
+        core = self.core
         back_off = min(self._failures, 5) * core.settings.stagger_ms
         jitter = core.rng.uniform(0, core.settings.jitter_ms * (1 + self._failures))
         return self._rank(primary_crashed) * core.settings.stagger_ms + back_off + jitter
@@ -86,7 +86,7 @@ class Candidate:
         return self._retry_at_ns
 
     def _rank(self, primary_crashed: bool) -> int:
-        core = self._core
+        core = self.core
         document = core.document
         if document is None:
             return 0
@@ -113,7 +113,7 @@ class Candidate:
 
     def may_stand(self) -> bool:
         """Return whether standing makes sense: a voter with a server that could be promoted."""
-        core = self._core
+        core = self.core
         document = core.document
         if document is None or not core.voting or core.node not in document.voters:
             return False
@@ -127,11 +127,11 @@ class Candidate:
         )
 
     def next_term(self) -> Term:
-        hard = self._core.hard
+        hard = self.core.hard
         return Term(max(hard.term, hard.promised_term, hard.document_ref.term, self.term) + 1)
 
     def begin_pre_vote(self, now: Instant) -> None:
-        core = self._core
+        core = self.core
         self._begin(now, Stage.PRE_VOTE)
         self.term = Term(self.next_term())
         self._nonce = core.rng.getrandbits(63)
@@ -141,7 +141,7 @@ class Candidate:
 
     def begin_vote(self, now: Instant, term: Term, *, incumbent: bool = False) -> None:
         """Vote for ourselves, durably, and ask the others."""
-        core = self._core
+        core = self.core
         self._begin(now, Stage.VOTE)
         self.term, self.incumbent = term, incumbent
         self._promises = {}
@@ -167,7 +167,7 @@ class Candidate:
         """End the candidacy without a leader. The durable promise stays."""
         if self.stage in (Stage.PRE_VOTE, Stage.VOTE):
             self._failures += 1
-            self._core.emit(
+            self.core.emit(
                 EventName.CANDIDACY_LOST,
                 f"candidacy in term {self.term} ended: {why}",
                 Severity.WARNING,
@@ -181,7 +181,7 @@ class Candidate:
         self.stage, self.incumbent, self._failures = Stage.IDLE, False, 0
 
     def hand_over(self, to: NodeId) -> None:
-        core = self._core
+        core = self.core
         core.send(to, Candidacy(self.term))
         core.emit(
             EventName.CANDIDACY_HANDED_OVER,
@@ -196,7 +196,7 @@ class Candidate:
 
     def heard_pre_vote_reply(self, now: Instant, sender: NodeId, reply: PreVoteReply) -> bool:
         """Return whether a majority would vote for us."""
-        core = self._core
+        core = self.core
         if self.stage is not Stage.PRE_VOTE or reply.nonce != self._nonce:
             return False
         if reply.granted:
@@ -222,7 +222,7 @@ class Candidate:
 
     def schedule_after_hold(self, now: Instant, remaining_ms: int) -> None:
         """Somebody still holds for a leader: come back when that hold has ended."""
-        document = self._core.document
+        document = self.core.document
         refused = sum(1 for r in self.refusals.values() if r is Refusal.HOLD)
         if document is not None and refused > len(document.voters) - document.majority:
             self.stage = Stage.IDLE
@@ -237,7 +237,7 @@ class Candidate:
                 self.lose(f"{sender} promised term {reply.promised}")
             elif reply.refusal is Refusal.TERM:
                 # The vote was split: do not sit out the whole timeout, somebody may be dead.
-                patience = milliseconds(SPLIT_VOTE_PATIENCE * self._core.settings.retry_ms)
+                patience = milliseconds(SPLIT_VOTE_PATIENCE * self.core.settings.retry_ms)
                 self._give_up_ns = min(self._give_up_ns, now.mono_ns + patience)
             return
         self.refusals.pop(sender, None)
@@ -254,7 +254,7 @@ class Candidate:
 
     def evaluate(self) -> Verdict | None:
         """Judge the candidacy as it stands; None when there is none."""
-        core = self._core
+        core = self.core
         document = core.document
         if self.stage is not Stage.VOTE or document is None:
             return None
@@ -273,27 +273,27 @@ class Candidate:
         return self.verdict
 
     def promises(self) -> dict[NodeId, Promise]:
-        return {**self._promises, self._core.node: self._core.own_promise(self.term)}
+        return {**self._promises, self.core.node: self.core.own_promise(self.term)}
 
     # ------------------------------------------------------------ helpers
 
     def _begin(self, now: Instant, stage: Stage) -> None:
         self.stage = stage
-        self._give_up_ns = now.mono_ns + milliseconds(self._core.settings.candidacy_timeout_ms)
+        self._give_up_ns = now.mono_ns + milliseconds(self.core.settings.candidacy_timeout_ms)
         self._documents = {}
         self.refusals = {}
         self.verdict = None
         self.incumbent = False
 
     def _pre_vote_won(self) -> bool:
-        document = self._core.document
+        document = self.core.document
         return document is not None and document.has_majority(self._granted)
 
     def pre_vote_won(self) -> bool:
         return self.stage is Stage.PRE_VOTE and self._pre_vote_won()
 
     def _ask(self, now: Instant) -> None:
-        core = self._core
+        core = self.core
         self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
         if self.stage is Stage.PRE_VOTE:
             request = PreVoteRequest(

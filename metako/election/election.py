@@ -1,16 +1,14 @@
 """One node's part in agreement: composes voter, candidate, leader and bootstrap.
 
-Inputs: messages whose sender is authenticated, observations of the local server, the roster of
-gossip (advisory), time. Outputs, taken once per step: a durable record to persist before anything
-leaves, messages, the target for PostgreSQL, the guard's deadline, events.
+Inputs: authenticated messages, observations of the local server, gossip's roster (advisory), time.
+Outputs, taken once per step: a record to persist before anything leaves, messages, targets, events.
 
 Invariants, each with a test that fails when it is broken:
 * a node votes once per term, and never while its hold on another's lease is running;
 * nothing of a term below the promise has any effect;
-* PostgreSQL is asked to be primary only under a committed document and a lease;
+* PostgreSQL is made primary only under a committed document and a lease;
 * a lease is released only after the server is verified gone, and never used again.
-
-Source: DESIGN §4. It does not know how messages travel, who is "dead", or how PostgreSQL is run.
+It does not know how messages travel, who is "dead", or how PostgreSQL is run. Source: DESIGN §4.
 """
 
 from __future__ import annotations
@@ -25,9 +23,9 @@ from metako.election.leader import End, Leader
 from metako.election.output import ElectionOutput, Role
 from metako.election.releasing import Releasing
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.standing import advance
 from metako.election.voter import Voter
 from metako.election.wants import FenceWish, follower_target
-from metako.model.document import Phase
 from metako.model.durable import HardState
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
@@ -271,8 +269,12 @@ class Election:
             self._advance_leader(now, self.leader)
         if self._was_holding and not self.voter.hold.active(now):
             self._hold_ended(now, primary_crashed=False)
-        if self.leader is None or self.candidate.incumbent:
-            self._advance_candidate(now)
+        if (self.leader is None or self.candidate.incumbent) and not self.stopping:
+            holding = self.voter.hold.active(now)
+            if advance(self.candidate, now, holding=holding):
+                self._take_office(now)
+            elif self.candidate.stage is Stage.IDLE and self._election_due(now):
+                self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=False))
         if self.leader is None and not self.stopping and self.bootstrap.tick(now):
             self._create_cluster(now)
         self._releasing.tick(now)
@@ -307,39 +309,11 @@ class Election:
 
     def _advance_leader(self, now: Instant, leader: Leader) -> None:
         leader.tick(now)
-        if (
-            leader.higher_promise > leader.term
-            and leader.attachable
-            and not leader.ending
-            and self.candidate.stage is Stage.IDLE
-        ):
-            self._stand_again(now, leader)
-
-    def _stand_again(self, now: Instant, leader: Leader) -> None:
-        # A failed candidacy elsewhere has left voters with a higher promise: their standbys are
-        # stranded until somebody leads that term. We do, without stopping the server.
-        self.candidate.term = max(self.candidate.term, leader.higher_promise)
-        self.candidate.begin_vote(now, self.candidate.next_term(), incumbent=True)
-
-    def _advance_candidate(self, now: Instant) -> None:
-        candidate = self.candidate
-        if self.stopping:
-            return
-        if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
-            candidate.stage = Stage.IDLE
-            if self.voter.hold.active(now):
-                return
-            if candidate.may_stand():
-                candidate.begin_pre_vote(now)
-            else:
-                candidate.schedule(now, 4 * self.core.settings.retry_ms)
-        if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
-            candidate.begin_vote(now, candidate.term)
-        if candidate.stage is Stage.VOTE:
-            self._judge(now)
-        candidate.tick(now)
-        if candidate.stage is Stage.IDLE and self._election_due(now):
-            candidate.schedule(now, candidate.delay_ms(primary_crashed=False))
+        if leader.must_stand_again() and self.candidate.stage is Stage.IDLE:
+            # A failed candidacy elsewhere has left voters with a higher promise: their standbys
+            # are stranded until somebody leads that term. We do, without stopping the server.
+            self.candidate.term = max(self.candidate.term, leader.higher_promise)
+            self.candidate.begin_vote(now, self.candidate.next_term(), incumbent=True)
 
     def _election_due(self, now: Instant) -> bool:
         return (
@@ -349,32 +323,21 @@ class Election:
             and not self.voter.hold.active(now)
         )
 
-    def _judge(self, now: Instant) -> None:
-        core, candidate = self.core, self.candidate
-        verdict = candidate.evaluate()
-        document = core.document
-        if verdict is None or document is None:
-            return
-        if verdict.better is not None:
-            candidate.hand_over(verdict.better)
-            return
-        if not verdict.won:
-            return
-        special = candidate.incumbent or document.phase is Phase.INITIALIZING
-        if not special and not core.can_lead(candidate.term):
-            return
-        reason = "incumbent" if candidate.incumbent else "election"
+    def _take_office(self, now: Instant) -> None:
+        """Lead: the candidate has both quorums and a server that can be promoted."""
+        core, candidate, document = self.core, self.candidate, self.core.document
+        assert document is not None
         incumbent = self.leader if candidate.incumbent else None
-        leader = Leader(core, now, candidate.term, incumbent=incumbent)
+        reason = "incumbent" if candidate.incumbent else "election"
+        promises = candidate.promises()
         core.emit(
             EventName.ELECTION_WON,
             f"won the election of term {candidate.term}",
             term=candidate.term,
-            votes=", ".join(sorted(candidate.promises())),
+            votes=", ".join(sorted(promises)),
         )
-        promises = candidate.promises()
+        leader = self.leader = Leader(core, now, candidate.term, incumbent=incumbent)
         candidate.stop()
-        self.leader = leader
         self._was_holding = False
         leader.take_office(now, document, promises, reason)
         leader.server_changed(now)

@@ -160,6 +160,10 @@ class Leader:
     def heard_rejected(self, promised: Term) -> None:
         self.higher_promise = max(self.higher_promise, promised)
 
+    def must_stand_again(self) -> bool:
+        """Return whether somebody has promised a higher term while our server is the primary."""
+        return self.higher_promise > self.term and self.attachable and not self.ending
+
     # ------------------------------------------------------------ time and the server
 
     def tick(self, now: Instant) -> None:

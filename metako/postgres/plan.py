@@ -214,6 +214,11 @@ def _leading(observed: PostgresObserved, local: LocalState, target: Leading) -> 
     if observed.data is not DataState.PRESENT:
         return None
     closed = ServerConfig(None, target.sync, admit=False)
+    began = any(step.tli == target.tli for step in observed.history)
+    if began and observed.in_recovery is not False:
+        # This server was primary on that timeline already and has ended since. A number is used
+        # once: whoever set the target has yet to see the end, and must reserve another.
+        return None
     if observed.process is ProcessState.STOPPED:
         return _measure_then(observed, Term(0), Start(closed))
     if observed.process is not ProcessState.RUNNING or observed.in_recovery is None:

@@ -23,15 +23,12 @@ import trio
 
 import metako
 from metako.api.server import serve_api
-from metako.cluster.engine import Engine, blank_hard_state, next_boot
+from metako.cluster.engine import Engine
 from metako.cluster.ready import ProxyLoad, StopRequested
 from metako.config import NodeConfig, resolve_advertised
 from metako.model.durable import HardState
 from metako.model.errors import (
-    ClockMismatchError,
-    ClusterMismatchError,
     FencedError,
-    KeyMismatchError,
     MetakoError,
 )
 from metako.model.events import Event, EventName, Severity, event
@@ -42,8 +39,6 @@ from metako.observability.metrics import EventCounter, render_metrics
 from metako.observability.status_line import status_line
 from metako.ports import PostgresPort, PostgresReport
 from metako.postgres.guardlink import GuardLostError
-from metako.postgres.install import Installation, find_installation
-from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
 from metako.postgres.process import Guard, open_guard, server_processes
 from metako.postgres.steps import StepFailed, StepFinished
 from metako.postgres.supervisor import PostgresSupervisor
@@ -55,16 +50,14 @@ from metako.runtime.clock import SystemClock
 from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
 from metako.runtime.fence import FenceKeeper
-from metako.runtime.hello import HelloMismatch
-from metako.runtime.settings import node_settings, run_dir, server_settings, socket_dir
-from metako.runtime.store import CorruptRecord, HardStateStore, open_store
-from metako.runtime.transport import Transport, wall_clock_ms
+from metako.runtime.settings import node_settings, run_dir, server_settings
+from metako.runtime.startup import Prepared, begin_record, greet, prepare
+from metako.runtime.store import HardStateStore, open_store
+from metako.runtime.transport import Transport
 from metako.runtime.witness import NoPostgres
-from metako.wire.answer import AnswerReason
 from metako.wire.messages import Received
 from metako.wire.seal import SALT_BYTES, Opener, Sealer
 
-HELLO_TIMEOUT_S = 1.0
 GUARD_LOST_MAX = 5
 """Times that a node starts over in one process because its guard was lost."""
 SWEEP_TIMEOUT_S = 5.0
@@ -72,15 +65,6 @@ STOP_TIMEOUT_S = 30.0
 """For everything, from the signal to the last process; then PostgreSQL is fenced."""
 FAREWELL_S = 0.1
 """Between the last message and the end of the network."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What was found before anything was started."""
-
-    config: NodeConfig
-    user: OsUser
-    installation: Installation | None  # None on a witness
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +86,7 @@ def run_node(config: NodeConfig) -> int:
             case PostgreSQL was fenced.
     """
     config = resolve_advertised(config)
-    prepared = _prepare(config)
+    prepared = prepare(config)
     logs = setup_logging(config.logging, config.node.name)
     try:
         for note in config.notes:
@@ -110,21 +94,6 @@ def run_node(config: NodeConfig) -> int:
         return trio.run(_run, prepared, logs)
     finally:
         logs.close()
-
-
-def _prepare(config: NodeConfig) -> Prepared:
-    """Check what can be checked while nothing runs, and make the directories."""
-    user = resolve_os_user(config.postgresql.os_user)
-    state_dir = config.node.state_dir
-    make_dir(state_dir, user, mode=0o755)
-    make_dir(run_dir(config), user, mode=0o700)
-    if config.node.witness:
-        return Prepared(config, user, None)
-    ensure_traversable(state_dir, user)
-    ensure_traversable(config.postgresql.data_dir.parent, user)
-    make_dir(socket_dir(config), user, mode=0o700)
-    installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
-    return Prepared(config, user, installation)
 
 
 async def _run(prepared: Prepared, logs: LogHandle) -> int:
@@ -197,7 +166,7 @@ class Node:
             stack.callback(store.close)
             if loaded.note:
                 log(Severity.WARNING, loaded.note)
-            hard, fresh = _begin_record(store, loaded.record, config)
+            hard, fresh = begin_record(loaded.record, config)
             inbox, received = trio.open_memory_channel[Received](1024)
             transport = Transport(
                 sockets,
@@ -215,36 +184,12 @@ class Node:
             )
             async with trio.open_nursery() as network:
                 await network.start(transport.run)
-                await self._greet(transport)
+                await greet(transport, config)
                 await store.persist(hard)
                 async with self._postgres() as (postgres, guard):
                     parts = Parts(store, transport, received, postgres, guard)
                     await self._run_cluster(parts, hard, fresh=fresh)
                 network.cancel_scope.cancel()
-
-    async def _greet(self, transport: Transport) -> None:
-        """Ask every configured peer that answers whether we fit together."""
-        config = self._config
-        found: list[HelloMismatch] = []
-
-        async def ask(name: str, index: int) -> None:
-            member = config.cluster.members[index]
-            result = await transport.hello(member.gossip, member.name, timeout_s=HELLO_TIMEOUT_S)
-            if isinstance(result, HelloMismatch):
-                found.append(result)
-
-        async with trio.open_nursery() as nursery:
-            for index, member in enumerate(config.cluster.members):
-                if member.name != config.node.name:
-                    nursery.start_soon(ask, member.name, index)
-        for mismatch in found:
-            match mismatch.reason:
-                case AnswerReason.KEY:
-                    raise KeyMismatchError(mismatch.detail)
-                case AnswerReason.CLOCK:
-                    raise ClockMismatchError(mismatch.detail)
-                case _:
-                    raise ClusterMismatchError(mismatch.detail)
 
     @asynccontextmanager
     async def _postgres(self) -> AsyncIterator[tuple[PostgresPort, Guard | None]]:
@@ -428,31 +373,6 @@ class Node:
             events=self._counter,
             status=self.status(),
         )
-
-
-def _begin_record(
-    store: HardStateStore, record: HardState | CorruptRecord | None, config: NodeConfig
-) -> tuple[HardState, bool]:
-    """Return the record that this start of the agent begins with, and whether it is new.
-
-    The first boot epoch is the wall clock's: a node whose record was lost must not come back with
-    an epoch that its peers take for an old one.
-    """
-    match record:
-        case None:
-            return blank_hard_state(config.node.name, wall_clock_ms() // 1000), True
-        case CorruptRecord():
-            log(Severity.ERROR, str(record.error()))
-            raise record.error()
-        case HardState():
-            document = record.document
-            if document is not None and document.cluster_name != config.cluster.name:
-                raise ClusterMismatchError(
-                    f"{config.node.state_dir} belongs to cluster {document.cluster_name!r}, the "
-                    f"configuration says {config.cluster.name!r}: give this node a state "
-                    "directory of its own"
-                )
-            return next_boot(record), False
 
 
 async def _forward(received: trio.MemoryReceiveChannel[Received], driver: EngineDriver) -> None:

@@ -1,0 +1,47 @@
+"""How a candidacy goes on: one step of WAITING → PRE_VOTE → VOTE, and the verdict at its end."""
+
+from __future__ import annotations
+
+from metako.election.candidate import Candidate, Stage
+from metako.model.document import Phase
+from metako.model.instant import Instant
+
+WAIT_REPEATS = 4
+"""A node that cannot stand yet looks again after so many `retry_ms`."""
+
+
+def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
+    """Do what is due for a candidacy; return whether it has won and can lead.
+
+    Args:
+        candidate: changed in place.
+        now: the time of this step.
+        holding: the voter of the same node holds for somebody; then it does not begin to stand.
+    """
+    core = candidate.core
+    if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
+        candidate.stage = Stage.IDLE
+        if holding:
+            return False
+        if candidate.may_stand():
+            candidate.begin_pre_vote(now)
+        else:
+            candidate.schedule(now, WAIT_REPEATS * core.settings.retry_ms)
+    if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
+        candidate.begin_vote(now, candidate.term)
+    if candidate.stage is Stage.VOTE and _judge(candidate):
+        return True
+    candidate.tick(now)
+    return False
+
+
+def _judge(candidate: Candidate) -> bool:
+    verdict = candidate.evaluate()
+    document = candidate.core.document
+    if verdict is None or document is None:
+        return False
+    if verdict.better is not None:
+        candidate.hand_over(verdict.better)
+        return False
+    special = candidate.incumbent or document.phase is Phase.INITIALIZING
+    return verdict.won and (special or candidate.core.can_lead(candidate.term))

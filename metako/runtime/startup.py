@@ -1,0 +1,107 @@
+"""What is found out and checked before a node starts, so that a mistake touches nothing.
+
+In: the configuration. Out: what the node is built from, or an error with one line for an operator.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import trio
+
+from metako.cluster.engine import blank_hard_state, next_boot
+from metako.config import NodeConfig
+from metako.model.durable import HardState
+from metako.model.errors import ClockMismatchError, ClusterMismatchError, KeyMismatchError
+from metako.model.events import Severity
+from metako.observability.logs import log
+from metako.postgres.install import Installation, find_installation
+from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
+from metako.runtime.hello import HelloMismatch
+from metako.runtime.settings import run_dir, socket_dir
+from metako.runtime.store import CorruptRecord
+from metako.runtime.transport import Transport, wall_clock_ms
+from metako.wire.answer import AnswerReason
+
+HELLO_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was found before anything was started."""
+
+    config: NodeConfig
+    user: OsUser
+    installation: Installation | None  # None on a witness
+
+
+def prepare(config: NodeConfig) -> Prepared:
+    """Check what can be checked while nothing runs, and make the directories.
+
+    Raises:
+        MetakoError: a subclass for each thing that can be wrong.
+    """
+    user = resolve_os_user(config.postgresql.os_user)
+    state_dir = config.node.state_dir
+    make_dir(state_dir, user, mode=0o755)
+    make_dir(run_dir(config), user, mode=0o700)
+    if config.node.witness:
+        return Prepared(config, user, None)
+    ensure_traversable(state_dir, user)
+    ensure_traversable(config.postgresql.data_dir.parent, user)
+    make_dir(socket_dir(config), user, mode=0o700)
+    installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
+    return Prepared(config, user, installation)
+
+
+async def greet(transport: Transport, config: NodeConfig) -> None:
+    """Ask every configured peer that answers whether we fit together.
+
+    Raises:
+        KeyMismatchError, ClockMismatchError, ClusterMismatchError: we do not. Nothing was changed.
+    """
+    found: list[HelloMismatch] = []
+
+    async def ask(name: str, index: int) -> None:
+        member = config.cluster.members[index]
+        result = await transport.hello(member.gossip, member.name, timeout_s=HELLO_TIMEOUT_S)
+        if isinstance(result, HelloMismatch):
+            found.append(result)
+
+    async with trio.open_nursery() as nursery:
+        for index, member in enumerate(config.cluster.members):
+            if member.name != config.node.name:
+                nursery.start_soon(ask, member.name, index)
+    for mismatch in found:
+        match mismatch.reason:
+            case AnswerReason.KEY:
+                raise KeyMismatchError(mismatch.detail)
+            case AnswerReason.CLOCK:
+                raise ClockMismatchError(mismatch.detail)
+            case _:
+                raise ClusterMismatchError(mismatch.detail)
+
+
+def begin_record(
+    record: HardState | CorruptRecord | None, config: NodeConfig
+) -> tuple[HardState, bool]:
+    """Return the record that this start of the agent begins with, and whether it is new.
+
+    The first boot epoch is the wall clock's: a node whose record was lost must not come back with
+    an epoch that its peers take for an old one.
+    """
+    match record:
+        case None:
+            return blank_hard_state(config.node.name, wall_clock_ms() // 1000), True
+        case CorruptRecord():
+            log(Severity.ERROR, str(record.error()))
+            raise record.error()
+        case HardState():
+            document = record.document
+            if document is not None and document.cluster_name != config.cluster.name:
+                raise ClusterMismatchError(
+                    f"{config.node.state_dir} belongs to cluster {document.cluster_name!r}, the "
+                    f"configuration says {config.cluster.name!r}: give this node a state "
+                    "directory of its own"
+                )
+            return next_boot(record), False
