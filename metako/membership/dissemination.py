@@ -11,7 +11,7 @@ nearly been told to everybody. Losses are covered by the count, and by push/pull
 
 from __future__ import annotations
 
-import heapq
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +79,6 @@ def _text(text: str) -> int:
 class _Rumour:
     update: MemberUpdate
     sends_left: int
-    order: int  # grows with every rumour; makes the order total
     size: int  # bytes, upper bound
 
 
@@ -93,35 +92,28 @@ class Rumours:
         self._limit = limit
         self._by_key: dict[_Key, _Rumour] = {}
         self._keys_of: dict[NodeId, set[_Key]] = {}
-        self._order = 0
+        # The keys by sends left, oldest first. A message then costs what it carries and not what
+        # is queued, which after the start of a large cluster is the whole roster.
+        self._levels: dict[int, dict[_Key, None]] = {}
         self.dropped = 0  # rumours pushed out by the limit
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def has(self, node: NodeId) -> bool:
-        return node in self._keys_of
-
     def put(self, update: MemberUpdate, *, sends: int) -> None:
         """Queue a rumour. Older ones about the member go, except fellow suspicions."""
         suspicion = update.state is MemberState.SUSPECT
-        for key in tuple(self._keys_of.get(update.node, ())):
-            told = self._by_key[key].update
-            fellow = (
-                suspicion
-                and told.state is MemberState.SUSPECT
-                and (told.boot_epoch, told.incarnation) == (update.boot_epoch, update.incarnation)
-            )
-            if not fellow:
-                self._drop(key)
         key = (update.node, update.accuser if suspicion else None)
-        if key not in self._by_key and len(self._by_key) >= self._limit:
-            worst = min(self._by_key, key=lambda k: self._rank(self._by_key[k]))
-            self._drop(worst)
+        for other in tuple(self._keys_of.get(update.node, ())):
+            if other == key or not (suspicion and _is_fellow(self._by_key[other].update, update)):
+                self._drop(other)
+        if len(self._by_key) >= self._limit:
+            lowest = self._levels[min(self._levels)]
+            self._drop(next(iter(lowest)))
             self.dropped += 1
-        self._order += 1
-        self._by_key[key] = _Rumour(update, sends, self._order, update_bytes(update))
+        self._by_key[key] = _Rumour(update, sends, update_bytes(update))
         self._keys_of.setdefault(update.node, set()).add(key)
+        self._levels.setdefault(sends, {})[key] = None
 
     def discard(self, node: NodeId) -> None:
         """Forget every rumour about the member."""
@@ -141,7 +133,8 @@ class Rumours:
         chosen = list(first)
         covered = {update.node for update in first}
         room = bytes_max - sum(map(update_bytes, first))
-        for rumour in heapq.nlargest(UPDATES_MAX, self._by_key.values(), key=self._rank):
+        for key in self._next_keys():
+            rumour = self._by_key[key]
             update = rumour.update
             if update.node in covered or len(chosen) >= UPDATES_MAX:
                 continue
@@ -153,22 +146,39 @@ class Rumours:
             if update.node != to or update.state is not MemberState.ALIVE:
                 room -= rumour.size
                 chosen.append(update)
-            rumour.sends_left -= 1
-            if rumour.sends_left <= 0:
-                self._drop((update.node, self._accuser(update)))
+            self._count_sent(key, rumour)
         return tuple(chosen)
 
-    @staticmethod
-    def _rank(rumour: _Rumour) -> tuple[int, int]:
-        return rumour.sends_left, rumour.order
+    def _next_keys(self) -> list[_Key]:
+        """Return the rumours that were told least often, the newest first among equals."""
+        levels = sorted(self._levels, reverse=True)
+        keys = (key for level in levels for key in reversed(self._levels[level]))
+        return list(itertools.islice(keys, UPDATES_MAX))
 
-    @staticmethod
-    def _accuser(update: MemberUpdate) -> NodeId | None:
-        return update.accuser if update.state is MemberState.SUSPECT else None
+    def _count_sent(self, key: _Key, rumour: _Rumour) -> None:
+        if rumour.sends_left <= 1:
+            self._drop(key)
+            return
+        self._leave_level(key, rumour.sends_left)
+        rumour.sends_left -= 1
+        self._levels.setdefault(rumour.sends_left, {})[key] = None
 
     def _drop(self, key: _Key) -> None:
-        del self._by_key[key]
+        self._leave_level(key, self._by_key.pop(key).sends_left)
         keys = self._keys_of[key[0]]
         keys.discard(key)
         if not keys:
             del self._keys_of[key[0]]
+
+    def _leave_level(self, key: _Key, sends_left: int) -> None:
+        level = self._levels[sends_left]
+        del level[key]
+        if not level:
+            del self._levels[sends_left]
+
+
+def _is_fellow(told: MemberUpdate, update: MemberUpdate) -> bool:
+    """Return whether both suspect the same incarnation of a member."""
+    return told.state is MemberState.SUSPECT and (
+        (told.boot_epoch, told.incarnation) == (update.boot_epoch, update.incarnation)
+    )

@@ -117,6 +117,11 @@ def server_settings(config: NodeConfig, user: OsUser) -> ServerSettings:
     )
 
 
+def record_path(config: NodeConfig) -> Path:
+    """Return where the node's durable record is."""
+    return config.node.state_dir / "record"
+
+
 def run_dir(config: NodeConfig) -> Path:
     """Return where the sockets of agent, guard and proxy workers are."""
     return config.node.state_dir / "run"

@@ -18,6 +18,7 @@ from metako.observability.logs import log
 from metako.postgres.install import Installation, find_installation
 from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
 from metako.runtime.hello import HelloMismatch
+from metako.runtime.preflight import check_data_directory, check_not_running, check_ports
 from metako.runtime.settings import run_dir, socket_dir
 from metako.runtime.store import CorruptRecord
 from metako.runtime.transport import Transport, wall_clock_ms
@@ -43,14 +44,18 @@ def prepare(config: NodeConfig) -> Prepared:
     """
     user = resolve_os_user(config.postgresql.os_user)
     state_dir = config.node.state_dir
+    check_not_running(config)
+    installation: Installation | None = None
+    if not config.node.witness:
+        ensure_traversable(state_dir, user)
+        ensure_traversable(config.postgresql.data_dir, user)
+        installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
+        check_data_directory(config, user, installation)
+    check_ports(config)
     make_dir(state_dir, user, mode=0o755)
     make_dir(run_dir(config), user, mode=0o700)
-    if config.node.witness:
-        return Prepared(config, user, None)
-    ensure_traversable(state_dir, user)
-    ensure_traversable(config.postgresql.data_dir.parent, user)
-    make_dir(socket_dir(config), user, mode=0o700)
-    installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
+    if installation is not None:
+        make_dir(socket_dir(config), user, mode=0o700)
     return Prepared(config, user, installation)
 
 

@@ -86,7 +86,7 @@ class World(RuleBasedStateMachine):
         self.left_lives: set[tuple[NodeId, int]] = set()
         self.check(self.core.start(self.now))
 
-    @rule(sender=nodes, epoch=st.integers(1, 5), message=messages)
+    @rule(sender=nodes, epoch=st.integers(0, 5), message=messages)
     def hear(self, sender: NodeId, epoch: int, message: Message) -> None:
         output = self.core.receive(self.now, Received(sender, epoch, message))
         self.check(output)

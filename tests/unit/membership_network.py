@@ -189,11 +189,17 @@ class Network:
             if not outbound.stream:
                 return
             delay_ns += RETRANSMIT_NS
-        receiver = next((h for h in self.hosts.values() if h.address == outbound.address), None)
+        receiver = self._receiver(outbound)
         if receiver is None or (sender.node, receiver.node) in self.cuts:
             return
         received = Received(sender.node, sender.boot_epoch, outbound.message)
         self._at(self.now_ns + delay_ns, lambda: self._receive(receiver, received))
+
+    def _receiver(self, outbound: Outbound) -> Host | None:
+        likely = self.hosts.get(outbound.to)
+        if likely is not None and likely.address == outbound.address:
+            return likely
+        return next((h for h in self.hosts.values() if h.address == outbound.address), None)
 
     def _receive(self, host: Host, received: Received) -> None:
         if host.core is None:

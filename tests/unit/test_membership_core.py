@@ -184,14 +184,20 @@ def test_ping_is_answered_by_an_ack_of_its_sequence() -> None:
     assert outbound.message.sequence == 99
 
 
-def test_suspect_hears_of_its_suspicion_before_anything_else() -> None:
+def test_accused_hears_of_its_accusation_first_in_every_message() -> None:
     # Lifeguard, buddy system.
     solo = joined(A, B)
     solo.hear(B, Gossip((accused(A, MemberState.SUSPECT),)))
-    (outbound,) = solo.hear(A, Ping(99)).outbound
+    assert [first_word(solo.hear(A, Ping(i))) for i in range(20)] == [(A, MemberState.SUSPECT)] * 20
+    solo.advance(10)
+    assert [first_word(solo.hear(A, Ping(i))) for i in range(20)] == [(A, MemberState.DEAD)] * 20
+
+
+def first_word(output: MembershipOutput) -> tuple[NodeId, MemberState]:
+    (outbound,) = output.outbound
     assert isinstance(outbound.message, Ack)
     first = outbound.message.updates[0]
-    assert (first.node, first.state) == (A, MemberState.SUSPECT)
+    return first.node, first.state
 
 
 def test_relay_pings_the_target_and_passes_its_ack_on() -> None:
