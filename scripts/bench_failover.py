@@ -102,7 +102,7 @@ class Rounds:
             )
         since_s = time.monotonic()
         with trio.fail_after(RECOVERY_TIMEOUT_S):
-            while writer.record.count_after(since_s) < ROWS_AFTER:
+            while writer.record.count_after(since_s) < ROWS_AFTER:  # noqa: ASYNC110 - a counter
                 await trio.sleep(0.02)
         gap = longest_gap(list(writer.record.acknowledged.values()), at_s)
         assert gap is not None

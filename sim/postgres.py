@@ -106,6 +106,7 @@ class SimServer:
     fetch: Callable[[NodeId], SimServer | None]  # the server of another node, if reachable
     changed: Callable[[], None]  # a new observation is worth telling
     new_id: Callable[[], str]
+    minted: Callable[[TimelineId], None]  # a promotion made this timeline
     data: Data | None = None
     process: ProcessState = ProcessState.STOPPED
     in_recovery: bool | None = None
@@ -125,6 +126,7 @@ class SimServer:
     unattended: bool = False  # the agent, hence the supervisor, is dead or stopped
     frozen: bool = False  # SIGSTOP: nothing of it runs
     armed: tuple[Term, int] | None = None  # the guard's term and deadline (virtual ns)
+    durations_ms: dict[str, int] = field(default_factory=lambda: dict(DURATIONS_MS))
 
     # ------------------------------------------------------------ what is seen
 
@@ -284,7 +286,7 @@ class SimServer:
             return
         if isinstance(wanted, SyncBarrier):
             return
-        self.schedule(DURATIONS_MS[step_name(wanted)] * MS, lambda: self._complete(token))
+        self.schedule(self.durations_ms[step_name(wanted)] * MS, lambda: self._complete(token))
 
     def abandon_step(self) -> None:
         """The supervisor is gone in the middle of whatever it did."""
@@ -353,6 +355,7 @@ class SimServer:
         if self.armed is None or self.armed[0] != term or self.process is not ProcessState.RUNNING:
             return
         assert self.data is not None
+        self.minted(tli)
         self.data.history = (*self.data.history, HistoryStep(tli, self.data.end))
         self.in_recovery, self.position, self.flushed = False, None, {}
 

@@ -8,28 +8,29 @@ node can see and fail at the exact event.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from metako.cluster.engine import Engine, NodeSettings, blank_hard_state, next_boot
 from metako.cluster.ready import Input, Ready, StopRequested, Tick
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.wants import GuardDeadline
 from metako.membership.config import MembershipConfig
+from metako.model.document import Durability
 from metako.model.durable import HardState
-from metako.model.events import Event
+from metako.model.events import Event, EventName
 from metako.model.ids import Address, NodeId
 from metako.model.member import MemberMeta
 from metako.model.routing import RoutingTable
 from metako.wire.messages import Outbound, Received
+from sim.checks import Ack, Checks, ViolationError
 from sim.heap import Heap
+from sim.network import Network
 from sim.postgres import MS, SimServer
+
+__all__ = ["Node", "ViolationError", "World"]
 
 PUMP_MS = 3
 FENCE_MS = 20  # time a fenced server needs to die; less than the fence margin
-
-
-class ViolationError(AssertionError):
-    """A promise was broken. The text says which, when and how."""
 
 
 @dataclass(slots=True)
@@ -41,45 +42,15 @@ class Node:
     hard: HardState
     engine: Engine | None = None  # None while the agent is dead
     paused: bool = False  # SIGSTOP of the agent: inputs wait
+    guard_frozen: bool = False  # the guard does not fence: its promises are off
     queue: list[Input] = field(default_factory=list)
     routing: RoutingTable | None = None
     wake_token: int = 0
     stopped: bool = False
 
 
-@dataclass(slots=True)
-class Network:
-    """Delay, loss and cuts; a cut is one-way."""
-
-    rng: random.Random
-    delay_ms: tuple[float, float] = (0.2, 1.5)
-    loss: float = 0.0
-    cut: set[tuple[NodeId, NodeId]] = field(default_factory=set)
-
-    def partition(self, *groups: Iterable[NodeId]) -> None:
-        """Cut every pair of nodes that are in different groups, both ways."""
-        sides = [set(group) for group in groups]
-        for i, left in enumerate(sides):
-            for right in sides[i + 1 :]:
-                for a in left:
-                    for b in right:
-                        self.cut |= {(a, b), (b, a)}
-
-    def heal(self) -> None:
-        self.cut = set()
-        self.loss = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Ack:
-    at_ns: int
-    node: NodeId
-    tli: int
-    value: str
-
-
 class World:
-    """A cluster in virtual time. `run(seconds)` advances it."""
+    """A cluster in virtual time. `run(seconds)` advances it. Nodes in `down` are not started."""
 
     def __init__(
         self,
@@ -89,6 +60,8 @@ class World:
         election: ElectionSettings | None = None,
         witnesses: str = "",
         acks: int = 1,
+        durability: Durability = Durability.QUORUM,
+        down: str = "",
     ) -> None:
         self.heap = Heap()
         self.seed = seed
@@ -98,15 +71,20 @@ class World:
         self.names = tuple(NodeId(n) for n in names)
         self.witnesses = tuple(NodeId(n) for n in witnesses)
         self.acks = acks
+        self.durability = durability
         self.slowness = 0.01  # chance per pump that a standby stops receiving for a while
+        self.stalled: set[NodeId] = set()  # standbys that stay connected and receive nothing
+        self.checks = Checks(seed)
         self.events: list[tuple[int, NodeId, Event]] = []
-        self.acked: list[Ack] = []
+        self.keep_sent = False
+        self.sent: list[tuple[int, NodeId, Outbound]] = []  # filled while `keep_sent`
         self.unknown: set[str] = set()
         self._values = 0
         self._ids = 0
         self.nodes = {name: self._node(name) for name in self.names}
-        for node in self.nodes.values():
-            self.start(node.name)
+        for name in self.names:
+            if name not in down:
+                self.start(name)
         self.heap.after(PUMP_MS * MS, self._pump)
 
     # ------------------------------------------------------------ nodes
@@ -118,6 +96,7 @@ class World:
             fetch=lambda other: self._fetch(name, other),
             changed=lambda: self._observe(name),
             new_id=self._new_id,
+            minted=lambda tli: self.checks.minted(name, tli),
         )
         return Node(name, server, blank_hard_state(name, 0))
 
@@ -135,9 +114,10 @@ class World:
         node = self.nodes[name]
         if node.engine is not None:
             return
+        fresh = node.hard.boot_epoch == 0
         node.hard = next_boot(node.hard)
         node.paused, node.queue, node.stopped = False, [], False
-        node.server.frozen = False
+        node.guard_frozen, node.server.frozen = False, False
         peers = tuple((n, Address(n, 7946)) for n in self.names if n != name)
         settings = NodeSettings(
             election=self.election,
@@ -147,6 +127,7 @@ class World:
                 voters=self.names,
                 witnesses=self.witnesses,
                 acks=self.acks,
+                durability=self.durability,
             ),
             membership=MembershipConfig(),
             address=Address(name, 7946),
@@ -154,7 +135,15 @@ class World:
             meta=MemberMeta(postgres_address=Address(name, 5432), witness=name in self.witnesses),
         )
         rng = random.Random(f"{self.seed}/{name}/{node.hard.boot_epoch}")  # noqa: S311 - same
-        node.engine = Engine(settings=settings, hard=node.hard, rng=rng, now=self.heap.instant())
+        armed = node.server.armed
+        node.engine = Engine(
+            armed=GuardDeadline(*armed) if armed is not None else None,
+            settings=settings,
+            hard=node.hard,
+            rng=rng,
+            now=self.heap.instant(),
+            fresh=fresh,
+        )
         self.step(name, node.server.observed())
 
     def kill_agent(self, name: NodeId) -> None:
@@ -181,10 +170,24 @@ class World:
         node.paused = True
         node.server.frozen = node.server.frozen or server
 
+    def freeze_guard(self, name: NodeId) -> None:
+        """Stop the guard alone: what rests on no clock must hold without it."""
+        self.nodes[name].guard_frozen = True
+
+    def wipe_record(self, name: NodeId) -> None:
+        """Lose the durable record of a node that is down; its data stays."""
+        assert self.nodes[name].engine is None
+        self.nodes[name].hard = blank_hard_state(name, 0)
+
+    def wipe_data(self, name: NodeId) -> None:
+        """Lose the data directory of a node that is down; its record stays."""
+        assert self.nodes[name].engine is None
+        self.nodes[name].server.data = None
+
     def resume(self, name: NodeId) -> None:
         node = self.nodes[name]
         node.paused = False
-        node.server.frozen = False
+        node.guard_frozen, node.server.frozen = False, False
         self._fence(name)
         queued, node.queue = node.queue, []
         for event in queued:
@@ -224,6 +227,8 @@ class World:
                 self.heap.at(ready.guard.deadline_boot_ns, lambda: self._fence(node.name))
         for event in ready.events:
             self.events.append((self.heap.now_ns, node.name, event))
+            if event.name is EventName.ELECTION_WON:
+                self.checks.elected(node.name, dict(event.fields)["term"])
         if ready.target is not None:
             node.server.set_target(ready.target)
         if ready.stopped:
@@ -233,7 +238,9 @@ class World:
     def _fence(self, name: NodeId) -> None:
         """The guard: kill the server at its deadline, whatever the agent does."""
         server = self.nodes[name].server
-        if server.frozen or server.armed is None or self.heap.now_ns < server.armed[1]:
+        if server.frozen or self.nodes[name].guard_frozen:
+            return
+        if server.armed is None or self.heap.now_ns < server.armed[1]:
             return
         server.armed = None
         self.heap.after(FENCE_MS * MS, server.crash)
@@ -254,6 +261,8 @@ class World:
     def _send(self, node: Node, outbound: Outbound) -> None:
         to = outbound.to
         assert to != node.name
+        if self.keep_sent:
+            self.sent.append((self.heap.now_ns, node.name, outbound))
         lost = self.network.rng.random() < self.network.loss
         delay = round(self.network.rng.uniform(*self.network.delay_ms) * MS)
         if to not in self.nodes or (node.name, to) in self.network.cut or lost:
@@ -270,6 +279,7 @@ class World:
             server = self.nodes[name].server
             if self.rng.random() < (0.05 if server.slow else self.slowness):
                 server.slow = not server.slow
+            server.slow = server.slow or name in self.stalled
             server.pump()
             node = self.nodes[name]
             server.unattended = node.engine is None or node.paused
@@ -316,7 +326,7 @@ class World:
                 self.unknown.add(value)
                 return
             assert server.data is not None
-            self._check_ack(Ack(self.heap.now_ns, name, server.data.tli, value))
+            self.checks.acknowledged(Ack(self.heap.now_ns, name, server.data.tli, value))
 
         return value if server.commit(value, done) else None
 
@@ -329,43 +339,29 @@ class World:
 
     # ------------------------------------------------------------ checkers
 
-    def _check_ack(self, ack: Ack) -> None:
-        """At most one server acknowledges: a later acknowledgement is never of an older line."""
-        if self.acked and ack.tli < self.acked[-1].tli:
-            raise ViolationError(
-                f"{ack.node} acknowledged {ack.value} on timeline {ack.tli} at "
-                f"{ack.at_ns / 1e9:.3f} s, after {self.acked[-1]} (seed {self.seed})"
-            )
-        if self.acked and ack.tli == self.acked[-1].tli and ack.node != self.acked[-1].node:
-            raise ViolationError(f"two servers on one timeline: {ack} and {self.acked[-1]}")
-        self.acked.append(ack)
-
     def _check_writable(self) -> None:
-        """At most one server is writable and admits, while clocks run true and nobody is frozen."""
-        open_now = [
-            n
-            for n in self.names
-            if self.nodes[n].server.writable
-            and self.nodes[n].server.config.admit
-            and not self.nodes[n].server.frozen
-            and self.nodes[n].server.armed is not None
-        ]
-        if len(open_now) > 1:
-            raise ViolationError(
-                f"{' and '.join(open_now)} are both writable at {self.heap.now_ns / 1e9:.3f} s "
-                f"(seed {self.seed})"
-            )
+        self.checks.writable(
+            self.heap.now_ns,
+            [
+                n
+                for n in self.names
+                if self.nodes[n].server.writable
+                and self.nodes[n].server.config.admit
+                and not self.nodes[n].server.frozen
+                and not self.nodes[n].guard_frozen
+                and self.nodes[n].server.armed is not None
+            ],
+        )
 
     def check_nothing_lost(self, name: NodeId) -> None:
         """Every acknowledged value is on `name`'s server, once."""
         data = self.nodes[name].server.data
         assert data is not None
-        stored = [record.value for record in data.wal if record.value]
-        if len(stored) != len(set(stored)):
-            raise ViolationError("a value is stored twice")
-        lost = [ack for ack in self.acked if ack.value not in set(stored)]
-        if lost:
-            raise ViolationError(f"lost {len(lost)} acknowledged values, first {lost[0]}")
+        self.checks.nothing_lost([record.value for record in data.wal if record.value])
+
+    @property
+    def acked(self) -> list[Ack]:
+        return self.checks.acked
 
     def log(self) -> str:
         """Return the events so far as readable lines."""

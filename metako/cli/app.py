@@ -28,7 +28,12 @@ EXIT_USAGE = 2
 
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", help=f"Configuration file of the node [{DEFAULT_CONFIG}]."),
+    typer.Option(
+        "--config",
+        "-c",
+        readable=False,  # that it cannot be read is told by whoever reads it, with its own code
+        help=f"Configuration file of the node [{DEFAULT_CONFIG}].",
+    ),
 ]
 Api = Annotated[
     str | None, typer.Option("--api", metavar="URL", help="Ask the API at this URL instead.")

@@ -19,6 +19,7 @@ from metako.election.election import Election
 from metako.election.explain import blocked
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.wants import GuardDeadline
 from metako.membership import Membership, MembershipOutput
 from metako.membership.config import MembershipConfig
 from metako.model.durable import HardState
@@ -68,7 +69,18 @@ class Engine:
         rng: random.Random,
         now: Instant,
         fresh: bool = False,
+        armed: GuardDeadline | None = None,
     ) -> None:
+        """Make the engine of one start of the agent.
+
+        Args:
+            settings: of the node.
+            hard: its durable record, with this start's boot epoch.
+            rng: spreads candidacies and probes.
+            now: the time of the start.
+            fresh: there was no durable record.
+            armed: the deadline of a guard that an earlier agent left behind; None if there is none.
+        """
         self.node = hard.node_id
         self._meta_base = settings.meta
         self._meta = settings.meta
@@ -81,6 +93,7 @@ class Engine:
             rng=rng,
             now=now,
             fresh=fresh,
+            armed=armed,
         )
         self._membership = Membership(
             config=settings.membership,

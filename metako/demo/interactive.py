@@ -45,7 +45,8 @@ async def run_interactive(
         await writer.create_table(timeout_s=TABLE_TIMEOUT_S)
     except ClientError as error:
         raise UnreachableError(f"{error}\n{cluster.describe_logs()}") from None
-    say(f"{first.node} is the primary; {', '.join(first.sync)} must acknowledge commits")
+    waits = f"commits wait for {first.sync_k} of {', '.join(first.sync)}" if first.sync else ""
+    say(f"{first.node} is the primary; {waits or 'commits wait for no standby'}")
     for node in cluster.nodes:
         say(f"psql {cluster.layout.dsn(node)}   # through {node.name}")
     screen = Screen(cluster.layout, record=writer.record)

@@ -125,7 +125,8 @@ async def fetch_view(node: NodeLayout, *, timeout_s: float = STATUS_TIMEOUT_S) -
 async def fetch_views(
     nodes: Iterable[NodeLayout], *, timeout_s: float = STATUS_TIMEOUT_S
 ) -> dict[str, NodeView]:
-    """Return the views of those nodes that answer, asked side by side."""
+    """Return the views of those nodes that answer, asked side by side, in the order of `nodes`."""
+    nodes = tuple(nodes)
     result: dict[str, NodeView] = {}
 
     async def one(node: NodeLayout) -> None:
@@ -136,7 +137,7 @@ async def fetch_views(
     async with trio.open_nursery() as nursery:
         for node in nodes:
             nursery.start_soon(one, node)
-    return result
+    return {node.name: result[node.name] for node in nodes if node.name in result}
 
 
 def active_primary(views: Mapping[str, NodeView]) -> NodeView | None:

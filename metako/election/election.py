@@ -22,10 +22,11 @@ from metako.election.core import Core
 from metako.election.leader import End, Leader
 from metako.election.output import ElectionOutput, Role
 from metako.election.releasing import Releasing
+from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.standing import advance
 from metako.election.voter import Voter
-from metako.election.wants import FenceWish, follower_target
+from metako.election.wants import FenceWish, GuardDeadline, follower_target
 from metako.model.durable import HardState
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
@@ -68,12 +69,13 @@ class Election:
         rng: random.Random,
         now: Instant,
         fresh: bool = False,
+        armed: GuardDeadline | None = None,
     ) -> None:
         self.core = Core(settings, cluster, hard.node_id, hard, rng, fresh=fresh)
         self.voter = Voter(self.core, now)
         self.candidate = Candidate(self.core)
         self.bootstrap = Bootstrap(self.core)
-        self.leader: Leader | None = None
+        self.leader: Leader | None = resumed(self.core, now, armed)
         self.stopping = False
         self.stopped = False
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
@@ -91,16 +93,13 @@ class Election:
         match message:
             case Heartbeat():
                 self._heard_heartbeat(now, sender, message)
-            case HeartbeatAck():
+            case HeartbeatAck() | DocumentAck():
                 if self.leader:
-                    self.leader.heard_heartbeat_ack(now, sender, message)
+                    self.leader.heard_ack(now, sender, message)
             case DocumentOffer():
                 self.voter.heard_offer(now, sender, message)
             case DocumentCopy():
                 self.voter.heard_copy(sender, message)
-            case DocumentAck():
-                if self.leader:
-                    self.leader.heard_document_ack(now, sender, message)
             case PreVoteRequest():
                 self._heard_pre_vote(now, sender, message)
             case PreVoteReply():

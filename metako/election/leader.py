@@ -19,13 +19,13 @@ from dataclasses import replace
 from metako.election.core import Core
 from metako.election.lease import Lease
 from metako.election.quorum import Promise, successor_sync_set
-from metako.election.reserve import confirm, reserve
+from metako.election.reserve import confirm, first_entry, reserve
 from metako.election.syncchange import SyncSetKeeper
 from metako.model.document import ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
-from metako.model.lsn import Lsn, format_lsn
+from metako.model.lsn import format_lsn
 from metako.model.postgres import (
     Detached,
     Initialize,
@@ -33,6 +33,7 @@ from metako.model.postgres import (
     PostgresTarget,
     ProcessState,
     Stopped,
+    Untouched,
 )
 from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
@@ -76,6 +77,7 @@ class Leader:
         self._retry_at_ns = 0
         self._began_ns = now.mono_ns
         self._server_ran = False  # our server ran under this leadership
+        self._resumed = False  # an earlier agent led; nothing is known of the server yet
         self._hold_ms = core.settings.hold_ms
         if incumbent is not None:
             # The old lease was granted by the same voters for the same node: it goes on counting.
@@ -86,6 +88,18 @@ class Leader:
             self.sync.adopt(incumbent.sync)
 
     # ------------------------------------------------------------ taking office
+
+    def resume(self, now: Instant, document: ClusterDocument, until_boot_ns: int) -> None:
+        """Go on with a leadership that an earlier agent of this node held.
+
+        Its lease runs until `until_boot_ns` and is renewed only by a new majority round. Its
+        newest document may have been sent and not committed: it is offered again.
+        """
+        self.lease.until_boot_ns = until_boot_ns
+        self._resumed = True
+        self.proposal = document
+        self._offer(now)
+        self._beat(now)
 
     def take_office(
         self, now: Instant, base: ClusterDocument, promises: Mapping[NodeId, Promise], reason: str
@@ -144,16 +158,15 @@ class Leader:
 
     # ------------------------------------------------------------ messages
 
-    def heard_heartbeat_ack(self, now: Instant, sender: NodeId, ack: HeartbeatAck) -> None:
-        if ack.term != self.term or ack.boot_epoch != self._core.hard.boot_epoch:
-            return
-        self.lease.answer(sender, ack.round)
-        self._refs[sender] = max(ack.document_ref, self._refs.get(sender, ack.document_ref))
-        self._renew(now)
-
-    def heard_document_ack(self, now: Instant, sender: NodeId, ack: DocumentAck) -> None:
+    def heard_ack(self, now: Instant, sender: NodeId, ack: HeartbeatAck | DocumentAck) -> None:
+        """Count a member's answer to a round or a document of this term."""
         if ack.term != self.term:
             return
+        if isinstance(ack, HeartbeatAck):
+            if ack.boot_epoch != self._core.hard.boot_epoch:
+                return
+            self.lease.answer(sender, ack.round)
+            self._renew(now)
         self._refs[sender] = max(ack.document_ref, self._refs.get(sender, ack.document_ref))
         self._check_committed(now)
 
@@ -239,24 +252,14 @@ class Leader:
         observed = self._core.observed
         if observed.position is None or not observed.system_id or not observed.data_id:
             return
-        first = observed.history[0].tli if observed.history else observed.position.timeline
+        first = first_entry(observed, term=self.term, node=self._core.node)
         base = replace(
             document,
             system_id=observed.system_id,
             primary_data_id=observed.data_id,
-            timelines=(
-                TimelineEntry(
-                    term=self.term,
-                    tli=first,
-                    parent_tli=TimelineId(0),
-                    begin_lsn=Lsn(0),
-                    node=self._core.node,
-                    reason="first database",
-                    confirmed=True,
-                ),
-            ),
+            timelines=(first,),
         )
-        highest = max(observed.max_tli, observed.timeline, first)
+        highest = max(observed.max_tli, observed.timeline, first.tli)
         self._propose(
             now,
             replace(
@@ -274,7 +277,7 @@ class Leader:
             return Stopped(fast=self.ending == "stop")
         document = self.committed
         if document is None:
-            return Detached(self.term)
+            return Untouched() if self._resumed else Detached(self.term)
         if document.phase is Phase.INITIALIZING:
             return Initialize()
         if document.term != self.term and not self.attachable:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.lsn import Lsn
 from metako.model.postgres import PostgresObserved
 from metako.model.timeline import (
     TIMELINES_IN_FULL_MAX,
@@ -17,6 +18,21 @@ from metako.model.timeline import (
     TimelineEntry,
     owner_of,
 )
+
+
+def first_entry(observed: PostgresObserved, *, term: Term, node: NodeId) -> TimelineEntry:
+    """Return the entry of the timeline that the cluster's first database was found on."""
+    assert observed.position is not None
+    tli = observed.history[0].tli if observed.history else observed.position.timeline
+    return TimelineEntry(
+        term=term,
+        tli=tli,
+        parent_tli=TimelineId(0),
+        begin_lsn=Lsn(0),
+        node=node,
+        reason="first database",
+        confirmed=True,
+    )
 
 
 def reserve(

@@ -371,7 +371,10 @@ class Membership:
             self.counters.stalls += 1
             self._awareness.stalled()
             self._prober.abandon()
-            self._view.postpone(late_ns)
+            # A little more than was lost, or a wait that was just over would end before the inbox
+            # is read.
+            margin_ns = milliseconds(self._config.probe_timeout_ms)
+            self._view.postpone(late_ns + margin_ns)
 
     def _next_sequence(self) -> int:
         self._sequence += 1

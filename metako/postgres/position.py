@@ -78,6 +78,7 @@ class WalReader:
             [str(self._installation.program("pg_controldata")), str(self._files.data)],
             user=self._user,
             timeout_s=CONTROL_TIMEOUT_S,
+            reads_only=True,
         )
         try:
             return parse_control(result.stdout)
@@ -180,7 +181,7 @@ class WalReader:
         options = (*options, "-e", format_lsn(end))
         argv = [str(self._installation.program("pg_waldump")), "-p", str(self._files.wal)]
         argv += ["-t", str(tli), "-s", format_lsn(start), *options]
-        result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S)
+        result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S, reads_only=True)
         if result.returncode not in (0, 1):  # 1: it met the end, which is how it always ends
             detail = " ".join(result.stderr.split())[:300]
             raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")

@@ -106,6 +106,7 @@ async def run_tool(
     cwd: str | os.PathLike[str] | None = None,
     stdin: bytes = b"",
     on_line: Callable[[str], None] | None = None,
+    reads_only: bool = False,
 ) -> ToolResult:
     """Run a program as `user` in a session of its own and return how it ended.
 
@@ -117,6 +118,8 @@ async def run_tool(
         cwd: `/` if None, which every user can enter.
         stdin: written to it, then closed.
         on_line: called with each line of stdout and stderr as it comes. Must not raise.
+        reads_only: it is short and changes nothing, so it may outlive a killed agent. This saves
+            the launcher, which takes longer than reading the WAL of a usual election.
 
     If cancelled, the program's group gets SIGTERM, `TERMINATE_GRACE_S` later SIGKILL, and is gone
     before this returns.
@@ -127,8 +130,12 @@ async def run_tool(
     assert os.path.isabs(argv[0]), argv[0]
     await trio.lowlevel.checkpoint_if_cancelled()
     # A thread would do the fork otherwise, and its end would kill the program (see above).
+    switch = reads_only and user.switch
     process = subprocess.Popen(  # noqa: ASYNC220
-        _command(argv, user),
+        [os.fspath(word) for word in argv] if reads_only else _command(argv, user),
+        user=user.uid if switch else None,
+        group=user.gid if switch else None,
+        extra_groups=user.groups if switch else None,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

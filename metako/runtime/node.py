@@ -26,12 +26,14 @@ from metako.api.server import serve_api
 from metako.cluster.engine import Engine
 from metako.cluster.ready import ProxyLoad, StopRequested
 from metako.config import NodeConfig, resolve_advertised
+from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.errors import (
     FencedError,
     MetakoError,
 )
 from metako.model.events import Event, EventName, Severity, event
+from metako.model.ids import Term
 from metako.model.postgres import PostgresObserved
 from metako.model.status import NodeStatus
 from metako.observability.logs import LogHandle, log, log_event, setup_logging
@@ -236,6 +238,7 @@ class Node:
             rng=random.Random(secrets.randbits(128)),  # noqa: S311 - spreads candidacies
             now=self._clock.now(),
             fresh=fresh,
+            armed=_armed(guard),
         )
         driver = self._driver = EngineDriver(engine, effects, self._clock)
         async with trio.open_nursery() as cluster:
@@ -373,6 +376,13 @@ class Node:
             events=self._counter,
             status=self.status(),
         )
+
+
+def _armed(guard: Guard | None) -> GuardDeadline | None:
+    """Return the deadline that an earlier agent left with the guard."""
+    if guard is None or not guard.status.adopted or not guard.status.armed_term:
+        return None
+    return GuardDeadline(Term(guard.status.armed_term), guard.status.deadline_boot_ns)
 
 
 async def _forward(received: trio.MemoryReceiveChannel[Received], driver: EngineDriver) -> None:

@@ -40,8 +40,17 @@ from metako.runtime.settings import record_path, run_dir, server_settings
 from metako.runtime.store import LOCK_SUFFIX
 
 SETTLE_S = 3.0
-"""A server that lost its guard a moment ago (the host was killed and is back) may still be dying."""
+"""A server that lost its guard a moment ago, as after a kill of everything, may still be dying."""
 SETTLE_STEP_S = 0.05
+PROGRAMS = (
+    "initdb",
+    "pg_basebackup",
+    "pg_controldata",
+    "pg_rewind",
+    "pg_waldump",
+    "postgres",
+)
+"""What a node needs sooner or later; a failover is no time to learn that one is missing."""
 _EVERYWHERE = ("*", "")
 
 
@@ -87,6 +96,40 @@ def check_data_directory(config: NodeConfig, user: OsUser, installation: Install
                 "stop it first"
             )
         time.sleep(SETTLE_STEP_S)
+
+
+def check_programs(installation: Installation) -> None:
+    """Refuse an installation that lacks a program which is needed later.
+
+    Raises:
+        BinaryMissingError: names it.
+    """
+    for name in PROGRAMS:
+        installation.program(name)
+
+
+def check_log_file(config: NodeConfig) -> None:
+    """Refuse a log file that cannot be written. Once the node runs, the log never stops it.
+
+    Raises:
+        PrivilegeError: this user may not write it.
+        ConfigError: it is a directory, or lies below something that is none.
+    """
+    path = config.logging.file
+    if path is None:
+        return
+    try:
+        nearest = next(place for place in (path, *path.parents) if place.exists())
+    except OSError as error:
+        raise PrivilegeError(f"logging.file {path}: {error.strerror}") from None
+    if nearest.is_dir() == (nearest == path):
+        what = "is a directory" if nearest == path else f"{nearest} is not a directory"
+        raise ConfigError(f"{config.path}: logging.file: {path}: {what}")
+    if not os.access(nearest, os.W_OK if nearest == path else os.W_OK | os.X_OK):
+        raise PrivilegeError(
+            f"logging.file {path}: this user may not write to {nearest}; set logging.file to a "
+            "place where it may"
+        )
 
 
 def check_ports(config: NodeConfig) -> None:

@@ -18,7 +18,13 @@ from metako.observability.logs import log
 from metako.postgres.install import Installation, find_installation
 from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
 from metako.runtime.hello import HelloMismatch
-from metako.runtime.preflight import check_data_directory, check_not_running, check_ports
+from metako.runtime.preflight import (
+    check_data_directory,
+    check_log_file,
+    check_not_running,
+    check_ports,
+    check_programs,
+)
 from metako.runtime.settings import run_dir, socket_dir
 from metako.runtime.store import CorruptRecord
 from metako.runtime.transport import Transport, wall_clock_ms
@@ -50,8 +56,10 @@ def prepare(config: NodeConfig) -> Prepared:
         ensure_traversable(state_dir, user)
         ensure_traversable(config.postgresql.data_dir, user)
         installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
+        check_programs(installation)
         check_data_directory(config, user, installation)
     check_ports(config)
+    check_log_file(config)
     make_dir(state_dir, user, mode=0o755)
     make_dir(run_dir(config), user, mode=0o700)
     if installation is not None:
