@@ -224,6 +224,8 @@ class Node:
     async def _run_cluster(self, parts: Parts, hard: HardState, *, fresh: bool) -> None:
         postgres, guard = parts.postgres, parts.guard
         fence = FenceKeeper(guard) if guard is not None else None
+        if hard.document is not None:
+            postgres.set_members(hard.document.members())
         effects = NodeEffects(
             store=parts.store,
             transport=parts.transport,

@@ -363,6 +363,21 @@ def test_paused_process_accuses_nobody() -> None:
     assert solo.state(A) is MemberState.ALIVE
 
 
+def test_wait_that_ends_during_a_pause_leaves_time_to_read_the_inbox() -> None:
+    solo = joined(A)
+    outputs = solo.advance(2)
+    assert [e.name for out in outputs for e in out.events] == [EventName.MEMBER_SUSPECT]
+    # Walk to the moment at which nothing but the end of the wait is due next.
+    end_ns = solo.core._view.suspicions[A].deadline_ns  # white box: no other view of a deadline
+    while (solo.core.wakeup() or 0) < end_ns:
+        solo.now_ns = solo.core.wakeup() or 0
+        solo.core.tick(solo.now)
+    solo.now_ns = end_ns + seconds(5)
+    assert solo.core.tick(solo.now).events == ()
+    solo.hear(A, Gossip((alive(A, 2),)))
+    assert solo.state(A) is MemberState.ALIVE
+
+
 def test_idle_node_that_meets_somebody_late_was_not_paused() -> None:
     solo = Solo()
     solo.advance(3600)
