@@ -102,9 +102,7 @@ def test_no_step_of_any_change_lets_a_commit_escape_the_next_election(
 ) -> None:
     """Every start, every goal, |S| ≤ 5, k ≤ 3: the quorums meet before, between and after."""
     names = "abcde"
-    subsets = [
-        "".join(c) for n in range(len(names) + 1) for c in itertools.combinations(names, n)
-    ]
+    subsets = ["".join(c) for n in range(len(names) + 1) for c in itertools.combinations(names, n)]
     steps = 0
     for start in subsets:
         for k_start in range(1 if start else 0, min(3, len(start)) + 1):
@@ -117,9 +115,7 @@ def test_no_step_of_any_change_lets_a_commit_escape_the_next_election(
                             break
                         steps += 1
                         old, new = side(current), side(step.new)
-                        between = (
-                            (new, old) if step.order is Order.DOCUMENT_FIRST else (old, new)
-                        )
+                        between = (new, old) if step.order is Order.DOCUMENT_FIRST else (old, new)
                         assert not violated(old, old)
                         assert not violated(*between), (current, step)
                         assert not violated(new, new)
