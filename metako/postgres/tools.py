@@ -129,21 +129,7 @@ async def run_tool(
     """
     assert os.path.isabs(argv[0]), argv[0]
     await trio.lowlevel.checkpoint_if_cancelled()
-    # A thread would do the fork otherwise, and its end would kill the program (see above).
-    switch = reads_only and user.switch
-    process = subprocess.Popen(  # noqa: ASYNC220
-        [os.fspath(word) for word in argv] if reads_only else _command(argv, user),
-        user=user.uid if switch else None,
-        group=user.gid if switch else None,
-        extra_groups=user.groups if switch else None,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-        env=tool_environment(env),
-        cwd=cwd or "/",
-        start_new_session=True,
-    )
+    process = _spawn(argv, user, env=env, cwd=cwd, reads_only=reads_only)
     out, err = _Tail(on_line), _Tail(on_line)
     exited = os.pidfd_open(process.pid)
     in_time = False
@@ -168,6 +154,31 @@ async def run_tool(
         last = err.finish().strip().rpartition("\n")[2]
         raise ToolTimeoutError(f"{name} did not end within {timeout_s:g} s and was killed: {last}")
     return ToolResult(process.returncode, out.finish(), err.finish())
+
+
+def _spawn(
+    argv: Sequence[str | os.PathLike[str]],
+    user: OsUser,
+    *,
+    env: Mapping[str, str] | None,
+    cwd: str | os.PathLike[str] | None,
+    reads_only: bool,
+) -> subprocess.Popen[bytes]:
+    # Not in a thread: that would do the fork, and its end would kill the program (see above).
+    switch = reads_only and user.switch
+    return subprocess.Popen(
+        [os.fspath(word) for word in argv] if reads_only else _command(argv, user),
+        user=user.uid if switch else None,
+        group=user.gid if switch else None,
+        extra_groups=user.groups if switch else None,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        env=tool_environment(env),
+        cwd=cwd or "/",
+        start_new_session=True,
+    )
 
 
 def _take(pipe: IO[bytes] | None) -> int:
