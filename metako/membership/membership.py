@@ -151,14 +151,14 @@ class Membership:
         if self.has_left:
             return MembershipOutput()
         self._notice_pause(now)
+        if now_ns >= self._reclaim_ns:
+            self._reclaim_ns = now_ns + seconds(self._config.push_pull_interval_s)
+            self._view.reclaim(now_ns)
         self._tick_relays(now_ns)
         self._tick_probe(now_ns)
         self._view.expire(now_ns)
         self._tick_gossip(now_ns)
         self._contact(now_ns)
-        if now_ns >= self._reclaim_ns:
-            self._reclaim_ns = now_ns + seconds(self._config.push_pull_interval_s)
-            self._view.reclaim(now_ns)
         return self._finish(now_ns)
 
     def wakeup(self) -> int | None:
@@ -289,8 +289,8 @@ class Membership:
         probe = self._prober.current
         if probe is not None and now_ns >= probe.deadline_ns:
             self._fail_probe(now_ns, probe)
-        elif probe is not None and not probe.helped and now_ns >= probe.timeout_ns:
-            self._ask_for_help(probe)
+        elif probe is not None and not probe.asked and now_ns >= probe.timeout_ns:
+            self._probe_indirectly(probe)
         if self._prober.current is None and now_ns >= self._prober.next_ns:
             self._begin_probe(now_ns)
 
@@ -309,20 +309,20 @@ class Membership:
         self.counters.probes += 1
         self._outbox.send(target, Ping(probe.sequence, self._outbox.piggyback(target)))
 
-    def _ask_for_help(self, probe: Probe) -> None:
+    def _probe_indirectly(self, probe: Probe) -> None:
         """Probe through others, and once more ourselves over TCP.
 
         The ack to the TCP ping comes back as a datagram. It shows that the target runs and that
         TCP to it works, so a firewall or an MTU that swallows our UDP accuses nobody; it does not
         show that UDP from here to there works, nor anything about TCP from there to here.
         """
-        probe.helped = True
+        probe.asked = True
         self.counters.probes_indirect += 1
-        helpers = self._prober.choose_helpers(self._config.indirect_checks)
-        probe.helpers = frozenset(helpers)
-        for helper in helpers:
-            request = PingRequest(probe.sequence, probe.target, self._outbox.piggyback(helper))
-            self._outbox.send(helper, request)
+        relays = self._prober.choose_relays(self._config.indirect_checks)
+        probe.relays = frozenset(relays)
+        for relay in relays:
+            request = PingRequest(probe.sequence, probe.target, self._outbox.piggyback(relay))
+            self._outbox.send(relay, request)
         accusation = self._outbox.accusation(probe.target)
         self._outbox.send(probe.target, Ping(probe.sequence, accusation), stream=True)
 
@@ -330,7 +330,7 @@ class Membership:
         self._prober.abandon()
         self.counters.probes_failed += 1
         self._awareness.probe_failed(
-            nacks_expected=len(probe.helpers), nacks_received=len(probe.nacks)
+            nacks_expected=len(probe.relays), nacks_received=len(probe.nacks)
         )
         self._view.accuse(now_ns, probe.target)
 
@@ -358,7 +358,7 @@ class Membership:
                 address = entry.configured if tries % 2 else entry.address
             self._outbox.send_roster(node, address, reply=True)
 
-    # ------------------------------------------------------------ helpers
+    # ------------------------------------------------------------ relays
 
     def _notice_pause(self, now: Instant) -> None:
         """Withdraw what rests on silence during a time in which we could not listen.

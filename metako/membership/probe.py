@@ -33,9 +33,9 @@ class Probe:
     sequence: int
     timeout_ns: int  # when help is asked for, on the monotonic clock
     deadline_ns: int  # when it has failed
-    helped: bool = False  # True once help was asked for
-    helpers: frozenset[NodeId] = frozenset()
-    nacks: set[NodeId] = field(default_factory=set)  # helpers that answered "no ack"
+    asked: bool = False  # True once help was asked for
+    relays: frozenset[NodeId] = frozenset()
+    nacks: set[NodeId] = field(default_factory=set)  # relays that answered "no ack"
 
 
 class Prober:
@@ -76,7 +76,7 @@ class Prober:
         self.current = probe
         self.next_ns = probe.deadline_ns
 
-    def choose_helpers(self, count: int) -> tuple[NodeId, ...]:
+    def choose_relays(self, count: int) -> tuple[NodeId, ...]:
         """Return members to ask for an indirect probe of the current target."""
         assert self.current is not None
         return sample(self._rng, self._roster.active, count, without=(self.current.target,))
@@ -86,15 +86,15 @@ class Prober:
         return self.current is not None and self.current.target == node and self._succeed()
 
     def acked(self, sender: NodeId, sequence: int) -> bool:
-        """An ack came through a helper; return whether that ends the current probe well."""
+        """An ack came through a relay; return whether that ends the current probe well."""
         probe = self.current
-        if probe is None or probe.sequence != sequence or sender not in probe.helpers:
+        if probe is None or probe.sequence != sequence or sender not in probe.relays:
             return False
         return self._succeed()
 
     def nacked(self, sender: NodeId, sequence: int) -> None:
         probe = self.current
-        if probe is not None and probe.sequence == sequence and sender in probe.helpers:
+        if probe is not None and probe.sequence == sequence and sender in probe.relays:
             probe.nacks.add(sender)
 
     def abandon(self) -> None:
@@ -104,7 +104,7 @@ class Prober:
     def wakeup(self) -> int | None:
         """Return when this needs attention; None while there is nobody to probe."""
         if self.current is not None:
-            return self.current.deadline_ns if self.current.helped else self.current.timeout_ns
+            return self.current.deadline_ns if self.current.asked else self.current.timeout_ns
         return self.next_ns if self._roster.active else None
 
     def _succeed(self) -> bool:

@@ -128,27 +128,27 @@ def test_any_word_from_the_target_ends_the_probe_well() -> None:
 
 def test_ack_through_a_stranger_or_of_another_sequence_counts_for_nothing() -> None:
     prober = prober_of(roster_of(names(3)))
-    probing(prober).helpers = frozenset({NodeId("n01")})
+    probing(prober).relays = frozenset({NodeId("n01")})
     assert not prober.acked(NodeId("n02"), 7)
     assert not prober.acked(NodeId("n01"), 6)
     assert prober.acked(NodeId("n01"), 7)
 
 
-def test_nack_counts_once_for_each_helper() -> None:
+def test_nack_counts_once_for_each_relay() -> None:
     prober = prober_of(roster_of(names(3)))
     probe = probing(prober)
-    probe.helpers = frozenset({NodeId("n01")})
+    probe.relays = frozenset({NodeId("n01")})
     for sender in ("n01", "n01", "n02"):
         prober.nacked(NodeId(sender), 7)
     assert probe.nacks == {NodeId("n01")}
 
 
-def test_helpers_are_never_the_target() -> None:
+def test_relays_are_never_the_target() -> None:
     prober = prober_of(roster_of(names(4)))
     probing(prober)
     for _ in range(50):
-        helpers = prober.choose_helpers(3)
-        assert set(helpers) == {NodeId("n01"), NodeId("n02"), NodeId("n03")}
+        relays = prober.choose_relays(3)
+        assert set(relays) == {NodeId("n01"), NodeId("n02"), NodeId("n03")}
 
 
 def test_sample_is_distinct_and_short_of_candidates_smaller() -> None:
