@@ -124,6 +124,7 @@ class Observer:
         self._session_postmaster: int | None = None
         self._lock = trio.Lock()
         self._disk = DiskView(DataState.UNKNOWN, DataId(""), {}, TimelineId(0))
+        self._disk_is_stale = True  # `_disk` is older than this observation
         self._viewing = False  # a thread is at it; a stalled disk may hold it for minutes
 
     def close(self) -> None:
@@ -160,12 +161,14 @@ class Observer:
         return self._common(ProcessState.STOPPED, with_position=True)
 
     async def _view_disk(self) -> None:
-        """Look at the disk, but do not wait long for it: the last view then stands."""
+        """Look at the disk, but do not wait long for it: the last view then stands, as stale."""
+        self._disk_is_stale = True
         if self._viewing:
             return
-        self._viewing = True
 
         def view() -> None:
+            # Set here and not before: a call that is cancelled may never reach the thread.
+            self._viewing = True
             try:
                 self._disk = self._files.view()
             finally:
@@ -173,6 +176,7 @@ class Observer:
 
         with trio.move_on_after(DISK_TIMEOUT_S):
             await trio.to_thread.run_sync(view, abandon_on_cancel=True)
+            self._disk_is_stale = False
 
     def _common(self, process: ProcessState, *, with_position: bool = False) -> PostgresObserved:
         """Return what is known without SQL."""
@@ -184,8 +188,11 @@ class Observer:
         written = facts.written if runs else None
         upstream = written.upstream if written is not None else None
         position = facts.position if with_position else None
+        # What is done to a stopped server depends on what its directory holds *now*: an old view
+        # would have a directory that was just cloned cloned again.
+        unknown = self._disk_is_stale and process is ProcessState.STOPPED
         return PostgresObserved(
-            data=disk.state,
+            data=DataState.UNKNOWN if unknown else disk.state,
             process=process,
             system_id=control.system_id if control is not None else 0,
             data_id=disk.data_id,
