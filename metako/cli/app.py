@@ -155,12 +155,14 @@ def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> 
     from metako.config import check_runnable
 
     node = load_config(_chosen(ctx, config))
+    # The remarks come first: they help whoever has to supply what is missing.
+    if not as_json:
+        for note in node.notes:
+            write_line(f"note: {note}")
     check_runnable(node)
     if as_json:
         write_json({"ok": True, "file": str(node.path), "notes": list(node.notes)})
         return 0
-    for note in node.notes:
-        write_line(f"note: {note}")
     write_line(f"{node.path}: correct; node {node.node.name} of cluster {node.cluster.name}")
     return 0
 

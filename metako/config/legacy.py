@@ -164,8 +164,8 @@ def _identity(result: Translation, legacy: LegacySchema) -> None:
     if identity.api_port is not None and own_gossip_port is None and "gossip_port" not in listed:
         result.fact(("gossip", "port"), identity.api_port, ("identity", "api_port"))
         result.notes.append(
-            f"identity.api_port {identity.api_port}: gossip uses the same number, UDP and TCP; "
-            "gossip.port can say otherwise"
+            f"identity.api_port {identity.api_port}: gossip uses the same number, UDP and TCP, "
+            "and the HTTP API answers wherever gossip listens; gossip.port can say otherwise"
         )
 
 

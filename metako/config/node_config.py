@@ -144,7 +144,7 @@ class PostgresqlConfig:
     """The PostgreSQL server of this node."""
 
     data_dir: Path  # absolute
-    data_dir_from_server: bool  # ask a server that already answers at `port` first
+    data_dir_from_server: bool  # a pg-metako file without it: it meant the server on `port`
     bindir: str | None  # None: the newest installation found; `embedded[:MAJOR]` or a path
     os_user: str | None  # None: `postgres` if we are root, else the current user
     advertise: Address  # where other nodes and proxies reach the server; host as in gossip

@@ -80,7 +80,8 @@ def normalize(
     if asks_server:
         port = members.postgres.port
         notes.append(
-            f"postgresql.data_dir: that of the server that answers on port {port}, else {data_dir}"
+            f"postgresql.data_dir: is not set, so it is {data_dir}; a server that runs on port {port} "
+            "already is not taken over: stop it and name its data directory"
         )
     if len(members.voters) == 2 and schema.cluster.pair_mode is None:
         notes.append(
@@ -166,14 +167,18 @@ def _directories(
     schema: FileSchema, machine: Machine, *, legacy_server: bool
 ) -> tuple[FilePath, FilePath]:
     home = machine.base_dir / schema.node.name
+    named = schema.node.state_dir
+    state_dir = None if named is None else machine.path(named)
     if schema.postgresql.data_dir is not None:
         data_dir = machine.path(schema.postgresql.data_dir)
+    elif legacy_server:
+        data_dir = home  # in a pg-metako file the node's directory *is* the data directory
     else:
-        # In a pg-metako file the node's directory *is* the data directory. Otherwise the data has a
-        # parent of its own, which belongs to PostgreSQL's user: clones are made beside the data.
-        data_dir = home if legacy_server else home / "pg" / "data"
-    if schema.node.state_dir is not None:
-        return data_dir, machine.path(schema.node.state_dir)
+        # The data has a parent of its own, which belongs to PostgreSQL's user: clones are made
+        # beside the data.
+        data_dir = (state_dir or home) / "pg" / "data"
+    if state_dir is not None:
+        return data_dir, state_dir
     inside = home == data_dir or data_dir in home.parents
     return data_dir, home.with_name(f"{home.name}.state") if inside else home
 

@@ -171,6 +171,11 @@ def explain(
             )
         case AnswerReason.REPLAY:
             return f"{peer} has heard this start of {sealer.node!r} before: is the name used twice?"
+        case AnswerReason.NAME:
+            return (
+                f"the name {sealer.node!r} is used twice: {peer} hears another agent of that name; "
+                "give this node a name of its own (node.name)"
+            )
         case AnswerReason.FORMAT:
             return f"{peer} does not understand this agent; upgrade the older one"
         case AnswerReason.BUSY:

@@ -22,16 +22,13 @@ from dataclasses import dataclass
 import trio
 
 import metako
-from metako.api.server import serve_api
+from metako.api.server import serve_api, serve_streams
 from metako.cluster.engine import Engine
 from metako.cluster.ready import ProxyLoad, StopRequested
 from metako.config import NodeConfig, resolve_advertised
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
-from metako.model.errors import (
-    FencedError,
-    MetakoError,
-)
+from metako.model.errors import FencedError, MetakoError
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import Term
 from metako.model.postgres import PostgresObserved
@@ -65,6 +62,7 @@ GUARD_LOST_MAX = 5
 SWEEP_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 30.0
 """For everything, from the signal to the last process; then PostgreSQL is fenced."""
+HTTP_WAITING_MAX = 64  # connections to a port that gossip and API share, until the API serves
 FAREWELL_S = 0.1
 """Between the last message and the end of the network."""
 
@@ -155,6 +153,7 @@ class Node:
         self._counter = EventCounter()
         self._feed = RoutingFeed()
         self._sessions: dict[int, int] = {}  # sessions by worker pid
+        self._http_in, self._http = trio.open_memory_channel[trio.SocketStream](HTTP_WAITING_MAX)
         self._driver: EngineDriver | None = None
         self._observed = PostgresObserved()
 
@@ -183,6 +182,7 @@ class Node:
                 inbox,
                 agent_version=metako.__version__,
                 clock_skew_max_s=config.cluster.max_clock_skew_ms / 1000,
+                http=self._http_in if config.gossip.shares_api_port else None,
             )
             async with trio.open_nursery() as network:
                 await network.start(transport.run)
@@ -280,6 +280,8 @@ class Node:
 
     async def _serve_api(self, stop: trio.Event, *, task_status: trio.TaskStatus[object]) -> None:
         listen = self._config.api.listen
+        if self._config.gossip.shares_api_port:
+            return await serve_streams(self, self._http, stop=stop, task_status=task_status)
         await serve_api(self, listen.host, listen.port, stop=stop, task_status=task_status)
 
     async def _start_proxy(self, nursery: trio.Nursery, guard_pid: int) -> None:

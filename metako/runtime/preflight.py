@@ -141,14 +141,23 @@ def check_ports(config: NodeConfig) -> None:
         ConfigError: the address is not of this machine.
     """
     api, proxy, postgresql = config.api.listen, config.proxy.listen, config.postgresql
-    _check_port("the HTTP API's port", "api", api.host, api.port)
+    if not config.gossip.shares_api_port:
+        _check_port("the HTTP API's port", "api", api.host, api.port)
     if guard_runs(config):
         return
     if config.proxy.enabled:
         _check_port("the proxy's port", "proxy", proxy.host, proxy.port)
     if not config.node.witness:
         for host in postgresql.listen.split(","):
-            _check_port("PostgreSQL's port", "postgresql", host.strip(), postgresql.port)
+            try:
+                _check_port("PostgreSQL's port", "postgresql", host.strip(), postgresql.port)
+            except PortInUseError as error:
+                if not postgresql.data_dir_from_server:
+                    raise
+                raise PortInUseError(
+                    f"{error}; a server that is to become the cluster's must be stopped and named "
+                    "by postgresql.data_dir"
+                ) from None
 
 
 def guard_runs(config: NodeConfig) -> bool:

@@ -12,7 +12,12 @@ import trio
 from metako.cluster.engine import blank_hard_state, next_boot
 from metako.config import NodeConfig
 from metako.model.durable import HardState
-from metako.model.errors import ClockMismatchError, ClusterMismatchError, KeyMismatchError
+from metako.model.errors import (
+    ClockMismatchError,
+    ClusterMismatchError,
+    KeyMismatchError,
+    StateError,
+)
 from metako.model.events import Severity
 from metako.observability.logs import log
 from metako.postgres.install import Installation, find_installation
@@ -31,6 +36,10 @@ from metako.runtime.transport import Transport, wall_clock_ms
 from metako.wire.answer import AnswerReason
 
 HELLO_TIMEOUT_S = 1.0
+NAME_RETRY_S = 3.0
+"""How long a peer may still take us for the agent that was stopped just before; longer than
+`transport.HEARD_RECENTLY_S`."""
+NAME_RETRY_STEP_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +81,30 @@ async def greet(transport: Transport, config: NodeConfig) -> None:
 
     Raises:
         KeyMismatchError, ClockMismatchError, ClusterMismatchError: we do not. Nothing was changed.
+        StateError: a node of our name runs elsewhere, or has been started more often than we know.
     """
+    deadline_s = trio.current_time() + NAME_RETRY_S
+    while True:
+        found = await _mismatches(transport, config)
+        if not any(mismatch.reason is AnswerReason.NAME for mismatch in found):
+            break
+        if trio.current_time() > deadline_s:
+            break
+        await trio.sleep(NAME_RETRY_STEP_S)
+    for mismatch in found:
+        match mismatch.reason:
+            case AnswerReason.KEY:
+                raise KeyMismatchError(mismatch.detail)
+            case AnswerReason.CLOCK:
+                raise ClockMismatchError(mismatch.detail)
+            case AnswerReason.NAME | AnswerReason.EPOCH | AnswerReason.REPLAY:
+                raise StateError(mismatch.detail)
+            case _:
+                raise ClusterMismatchError(mismatch.detail)
+
+
+async def _mismatches(transport: Transport, config: NodeConfig) -> list[HelloMismatch]:
+    """Return what the peers that answer have against us."""
     found: list[HelloMismatch] = []
 
     async def ask(name: str, index: int) -> None:
@@ -85,14 +117,7 @@ async def greet(transport: Transport, config: NodeConfig) -> None:
         for index, member in enumerate(config.cluster.members):
             if member.name != config.node.name:
                 nursery.start_soon(ask, member.name, index)
-    for mismatch in found:
-        match mismatch.reason:
-            case AnswerReason.KEY:
-                raise KeyMismatchError(mismatch.detail)
-            case AnswerReason.CLOCK:
-                raise ClockMismatchError(mismatch.detail)
-            case _:
-                raise ClusterMismatchError(mismatch.detail)
+    return found
 
 
 def begin_record(

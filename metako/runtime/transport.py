@@ -18,6 +18,8 @@ It deliberately does not know what a message means, but for Hello, which it answ
 from __future__ import annotations
 
 import errno
+import math
+import socket
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -47,7 +49,7 @@ from metako.wire.codec import decode_untrusted, encode
 from metako.wire.errors import EncodingError, SealError, WireError, WireVersionError
 from metako.wire.limits import DATAGRAM_MAX_BYTES, PROTOCOL_VERSION, STREAM_MAX_BYTES
 from metako.wire.messages import Hello, Outbound, Received
-from metako.wire.seal import Opener, Sealer
+from metako.wire.seal import Opened, Opener, Sealer
 
 DATAGRAMS_PER_WAKE_MAX = 64
 """Datagrams taken before other tasks get their turn."""
@@ -57,6 +59,11 @@ STREAMS_OUT_MAX = 32
 STREAMS_OUT_PER_NODE_MAX = 4
 """One peer that swallows connections must not take the streams of all others."""
 CLOCK_SKEW_MAX_S = 30.0
+HEARD_RECENTLY_S = 2.0
+"""A node that was heard so short a time ago runs, so a newcomer of its name is another one."""
+SENDERS_HEARD_MAX = 4096
+
+assert STREAM_MAX_BYTES < 1 << 24  # see _begins_like_http
 
 _SEND_BUFFER_FULL = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR})
 
@@ -80,6 +87,8 @@ class Transport:
         agent_version: shown to peers.
         clock_skew_max_s: difference of wall clocks from which a Hello is refused.
         wall_ms: the wall clock, in milliseconds since 1970.
+        http: takes connections that begin like HTTP, where one TCP port serves both; their new
+            owner closes them. None: there is no such thing at this port.
     """
 
     def __init__(
@@ -92,6 +101,7 @@ class Transport:
         agent_version: str = "",
         clock_skew_max_s: float = CLOCK_SKEW_MAX_S,
         wall_ms: Callable[[], int] = wall_clock_ms,
+        http: trio.MemorySendChannel[trio.SocketStream] | None = None,
     ) -> None:
         assert (sealer.cluster, sealer.node) == (opener.cluster, opener.node)
         self.counters = TransportCounters()
@@ -102,10 +112,12 @@ class Transport:
         self._agent_version = agent_version
         self._clock_skew_max_ms = round(clock_skew_max_s * 1000)
         self._wall_ms = wall_ms
+        self._http = http
         self._resolver = Resolver(sockets.family)
         self._nursery: trio.Nursery | None = None  # None unless running
         self._streams_in: dict[str, int] = {}  # open ones by the peer's host
         self._streams_out: dict[NodeId, int] = {}  # open ones by the peer
+        self._heard: dict[NodeId, tuple[int, float]] = {}  # boot epoch and when, by the sender
 
     @property
     def address(self) -> Address:
@@ -259,7 +271,10 @@ class Transport:
             self._streams_in[peer] = open_here + 1
             try:
                 with trio.move_on_after(STREAM_DEADLINE_S) as deadline:
-                    await self._receive_stream(stream, peer)
+                    if self._http is not None and await _begins_like_http(stream):
+                        _pass_on(stream, self._http)
+                    else:
+                        await self._receive_stream(stream, peer)
                 if deadline.cancelled_caught:
                     self.counters.drop(Drop.INCOMPLETE, peer)
             finally:
@@ -288,6 +303,9 @@ class Transport:
     def _take(self, data: bytes, peer: str, *, is_stream: bool) -> StreamAnswer:
         """Verify, decode and deliver; return what to say of it, and count it if it was dropped."""
         try:
+            # Greetings are the only streams that are not to be remembered, and streams are rare.
+            if is_stream and (greeting := self._greeting(self._opener.examine_untrusted(data))):
+                return greeting
             opened = self._opener.open_untrusted(data)
         except SealError as error:
             self.counters.drop(drop_of(error.reason), f"{peer}: {error}")
@@ -300,13 +318,29 @@ class Transport:
             is_version = isinstance(error, WireVersionError)
             return self._answer(AnswerReason.VERSION if is_version else AnswerReason.FORMAT)
         if isinstance(message, Hello):
-            if is_stream:
-                return self._compare(message)
             self.counters.drop(Drop.MESSAGE, f"{shown}: a hello in a datagram")
             return self._answer(AnswerReason.FORMAT)
         return self._deliver(Received(opened.sender, opened.boot_epoch, message), shown)
 
+    def _greeting(self, opened: Opened) -> StreamAnswer | None:
+        """Return the answer to a greeting; None if it is none, or nothing that we understand."""
+        try:
+            message = decode_untrusted(opened.payload)
+        except WireError:
+            return None
+        if not isinstance(message, Hello):
+            return None
+        epoch, heard_at = self._heard.get(opened.sender, (0, -math.inf))
+        # A node that is started again counts its epoch on by one; it need not wait.
+        is_next = opened.boot_epoch == epoch + 1
+        if not is_next and trio.current_time() - heard_at < HEARD_RECENTLY_S:
+            return self._answer(AnswerReason.NAME)
+        return self._compare(message)
+
     def _deliver(self, received: Received, shown: str) -> StreamAnswer:
+        if len(self._heard) >= SENDERS_HEARD_MAX:
+            self._heard.clear()
+        self._heard[received.sender] = (received.boot_epoch, trio.current_time())
         try:
             self._inbox.send_nowait(received)
         except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
@@ -327,6 +361,27 @@ class Transport:
 
     def _answer(self, reason: AnswerReason | None, skew_ms: int = 0) -> StreamAnswer:
         return StreamAnswer(reason, self._sealer.cluster, self._sealer.node, skew_ms)
+
+
+async def _begins_like_http(stream: trio.SocketStream) -> bool:
+    """Return whether the first byte is none of ours, without taking it.
+
+    A frame begins with its length in four bytes, of which the first is always zero.
+    """
+    try:
+        first = await stream.socket.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return False  # whoever reads next will be told
+    return first not in (b"", b"\0")
+
+
+def _pass_on(stream: trio.SocketStream, to: trio.MemorySendChannel[trio.SocketStream]) -> None:
+    """Give the connection a second descriptor and a new owner; the first is closed as ever."""
+    copy = trio.SocketStream(stream.socket.dup())
+    try:
+        to.send_nowait(copy)
+    except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+        copy.socket.close()
 
 
 def _decrement(counts: dict[_K, int], key: _K) -> None:

@@ -32,6 +32,7 @@ class AnswerReason(enum.StrEnum):
     EPOCH = "epoch"  # a later start of the sender was heard already
     REPLAY = "replay"  # came before
     CLOCK = "clock"  # the wall clocks differ too much
+    NAME = "name"  # another agent of the sender's name was heard a moment ago
     BUSY = "busy"  # the inbox is full
     UNKNOWN = "unknown"  # a reason of a later version
 

@@ -263,6 +263,20 @@ class Opener:
             for session in sender.sessions.values():
                 session.cipher = None
 
+    def examine_untrusted(self, data: bytes) -> Opened:
+        """Return the content of an envelope and remember nothing: it can be opened again.
+
+        For greetings: one by a node that then does not start must not make this node deaf to
+        another one of its name that runs.
+
+        Raises:
+            SealError: as `open_untrusted`.
+        """
+        header = self._parse(data)
+        session = self._refuse_old(self._senders.get(header.sender), header)
+        _, payload = self._authenticate(data, header, session)
+        return Opened(NodeId(header.sender.decode()), header.boot_epoch, payload)
+
     def open_untrusted(self, data: bytes) -> Opened:
         """Return the content of an envelope, once.
 

@@ -14,6 +14,7 @@ from metako.runtime import binding
 from metako.runtime.binding import bind_gossip
 from metako.runtime.hello import HelloMismatch, HelloOk, HelloUnreachable
 from metako.wire.answer import AnswerReason
+from metako.wire.messages import Nack
 
 node = pytest.fixture(node_factory)
 
@@ -64,10 +65,32 @@ async def test_a_wrong_address_in_the_configuration_is_recognised(node):
 
 async def test_a_node_whose_boot_epoch_went_back_is_told_so(node):
     new, old, b = node("a", epoch=5), node("a", epoch=4), node("b")
-    async with running(b):
-        assert isinstance(await new.transport.hello(b.address, b.name), HelloOk)
+    async with running(b, new):
+        new.send(b, Nack(1))
+        await b.next()
         result = await old.transport.hello(b.address, b.name)
     assert result.reason is AnswerReason.EPOCH
+
+
+async def test_a_name_that_runs_elsewhere_is_told_to_the_newcomer_only(node):
+    first, other, b = node("a", epoch=5), node("a", epoch=900), node("b")
+    async with running(b, first):
+        first.send(b, Nack(1))
+        await b.next()
+        result = await other.transport.hello(b.address, b.name)
+        assert result.reason is AnswerReason.NAME
+        assert "'a' is used twice" in result.detail
+        # The newcomer does not start, so the one that runs must still be heard.
+        first.send(b, Nack(2))
+        assert (await b.next()).message == Nack(2)
+
+
+async def test_a_node_that_is_started_again_is_no_second_one(node):
+    before, after, b = node("a", epoch=5), node("a", epoch=6), node("b")
+    async with running(b, before):
+        before.send(b, Nack(1))
+        await b.next()
+        assert await after.transport.hello(b.address, b.name) == HelloOk("b")
 
 
 async def test_a_hello_to_nobody_is_unreachable(node):

@@ -67,5 +67,5 @@ async def test_view_of_a_stalled_disk_is_known_to_be_stale(
     with trio.fail_after(5):
         while observer._disk_is_stale:
             await observer._view_disk()
-            await trio.sleep(0)
+            await trio.lowlevel.checkpoint()
     assert observer._disk.state is DataState.PRESENT

@@ -343,3 +343,28 @@ async def test_a_message_to_ourselves_is_a_mistake(node):
     async with running(a):
         with pytest.raises(AssertionError):
             a.send(a, HEARTBEAT)
+
+
+async def test_where_http_shares_the_port_it_is_passed_on_untouched(node):
+    send, http = trio.open_memory_channel(1)
+    a, b = node("a"), node("b", http=send)
+    async with running(a, b):
+        async with await trio.open_tcp_stream(LOOPBACK, b.address.port) as client:
+            await client.send_all(b"GET /status HTTP/1.1\r\n")
+            stream = await http.receive()
+            assert await stream.receive_some(100) == b"GET /status HTTP/1.1\r\n"
+            await stream.send_all(b"HTTP/1.1 200 OK\r\n")
+            assert await client.receive_some(100) == b"HTTP/1.1 200 OK\r\n"
+            await stream.aclose()
+        a.send(b, Nack(1), stream=True)
+        assert (await b.next()).message == Nack(1)
+    assert b.dropped == {}
+
+
+async def test_http_that_nobody_takes_is_closed(node):
+    send, _http = trio.open_memory_channel(0)
+    b = node("b", http=send)
+    async with running(b), await trio.open_tcp_stream(LOOPBACK, b.address.port) as client:
+        await client.send_all(b"GET / HTTP/1.1\r\n")
+        with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
+            assert await client.receive_some(100) == b""

@@ -119,6 +119,11 @@ def test_default_directories_keep_state_and_data_apart(write, tmp_path, monkeypa
     assert user.node.state_dir == tmp_path / ".local/state/metako/n1"
 
 
+def test_data_lie_below_a_state_directory_that_is_named(write, tmp_path):
+    config = loaded(write("node: {name: n1, state_dir: s}"))
+    assert config.postgresql.data_dir == tmp_path / "s" / "pg" / "data"
+
+
 def test_relative_paths_start_at_the_file(write, tmp_path):
     text = "node: {name: n1, state_dir: s}\nlogging: {file: ~/l.log}\npostgresql: {bindir: ../b}"
     config = loaded(write(text), HOME="/h")

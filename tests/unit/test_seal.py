@@ -35,6 +35,17 @@ def reason(receiver, data):
     return caught.value.reason
 
 
+def test_what_was_only_examined_can_be_opened_and_makes_nobody_deaf():
+    receiver = opener()
+    old, new = sealer(epoch=1), sealer(epoch=2)
+    data = new.seal(N2, b"hello")
+    assert receiver.examine_untrusted(data).payload == b"hello"
+    assert receiver.open_untrusted(old.seal(N2, b"still here")).payload == b"still here"
+    assert receiver.open_untrusted(data).payload == b"hello"
+    with pytest.raises(SealError):
+        receiver.examine_untrusted(old.seal(N2, b"too late"))
+
+
 @pytest.mark.parametrize("keys", [(KEY,), ()], ids=["sealed", "plain"])
 def test_an_envelope_yields_sender_epoch_and_payload(keys):
     data = sealer(epoch=2**64 - 1, keys=keys).seal(N2, b"hello")
