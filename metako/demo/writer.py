@@ -24,7 +24,7 @@ import trio
 from metako.demo.client import ClientError, PgClient, ServerError
 from metako.demo.layout import APP_USER, DATABASE, HOST, Layout, NodeLayout
 
-LOGIN_TIMEOUT_S = 5.0
+LOGIN_TIMEOUT_S = 2.0  # as short as that of any client that knows several hosts
 STATEMENT_TIMEOUT_S = 5.0
 RETRY_PAUSE_S = 0.05
 ROWS_MAX = 1_000_000
@@ -124,6 +124,7 @@ class Writer:
         self._layout = layout
         self._interval_s = len(layout.nodes) / rows_per_second  # between two rows of one lane
         self._next_row = 1
+        self._at: dict[int, int] = {}  # the node that each lane uses, by its index
         self._stopping = False
         self.finished = trio.Event()  # set when `run` has ended
 
@@ -167,7 +168,7 @@ class Writer:
 
     async def _lane(self, index: int) -> None:
         nodes = self._layout.nodes
-        at = index
+        self._at[index] = index
         client: PgClient | None = None
         row = 0  # the row to write; 0 when a new number is due
         due_s = time.monotonic()
@@ -178,9 +179,9 @@ class Writer:
                     await trio.sleep(max(0.0, due_s - time.monotonic()))
                     row, self._next_row = self._next_row, self._next_row + 1
                 if client is None or client.closed:
-                    client = await self._try_connect(nodes[at % len(nodes)])
+                    client = await self._try_connect(nodes[self._at[index]])
                 if client is not None:
-                    outcome = await self._write(client, row, nodes[at % len(nodes)].name)
+                    outcome = await self._write(client, row, nodes[self._at[index]].name)
                     if outcome is not Outcome.FAILED:
                         row = 0
                 if client is None or client.closed or row:
@@ -188,11 +189,19 @@ class Writer:
                     if client is not None:
                         client.close()
                     client = None
-                    at += 1
+                    self._at[index] = self._next_node(index)
                     await trio.sleep(RETRY_PAUSE_S)
         finally:
             if client is not None:
                 client.close()
+
+    def _next_node(self, lane: int) -> int:
+        """Return another node for a lane, the one that the fewest lanes use."""
+        count = len(self._layout.nodes)
+        here = self._at[lane]
+        others = [(here + step) % count for step in range(1, count)] or [here]
+        used = list(self._at.values())
+        return min(others, key=used.count)
 
     async def _try_connect(self, node: NodeLayout) -> PgClient | None:
         try:

@@ -12,9 +12,10 @@ Three rules, and the reason for each:
   not end because a table says "no primary" in the same term, or because tables stop coming: a
   silent agent is no evidence that the server was deposed, and the guard fences the server at the
   end of its lease without anybody's help.
-* A table that is past its validity names nobody. New sessions wait; once the agent has been away
-  for longer than a table is valid, and than an agent needs to restart, waiting is pointless and
-  new sessions are refused.
+* A table that is past its validity names nobody, and new sessions wait. They are refused, so that
+  clients try another node's proxy, when waiting is pointless: a table that named a primary was
+  neither renewed nor replaced in time, so our agent is dead or stopped; or the last one named
+  nobody and the agent has been away for longer than it needs to restart.
 
 For the second rule a table's `term` must be that of the newest *document*, never of a candidacy:
 a candidacy that fails would otherwise cut every session of a healthy primary.
@@ -33,6 +34,9 @@ from metako.model.routing import RoutingTable
 # A table without a primary is valid for no time at all, and the agent may just be restarting.
 AGENT_AWAY_MIN_NS = 2 * NS_PER_S
 
+# A live agent renews a table several times before it expires, or replaces it at once.
+AGENT_SILENT_NS = NS_PER_S
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -48,7 +52,6 @@ class Routes:
 
     def __init__(self) -> None:
         self._table: RoutingTable | None = None  # None before the first
-        self._validity_ns = 0  # how long the latest table was valid when it came
         self._agent_lost_ns: int | None = None  # since when; None while connected or never seen
         # The newest primary of the newest term, also when a later table says "none": sessions to
         # it may still exist. None before the first, and after a higher term without a primary.
@@ -67,7 +70,6 @@ class Routes:
         if table.primary is not None:
             self._last = Route(table.term, table.primary.node, table.primary.address)
         self._table = table
-        self._validity_ns = max(table.valid_until_boot_ns - now_ns, 0)
         return True
 
     def agent_came(self) -> None:
@@ -98,8 +100,10 @@ class Routes:
 
     def refuses(self, now_ns: int) -> bool:
         """Return whether a new session is better refused at once than made to wait."""
-        if self._table is None or self._agent_lost_ns is None:
+        table = self._table
+        if table is None:
             return False
-        expired = now_ns >= self._table.valid_until_boot_ns
-        patience_ns = max(self._validity_ns, AGENT_AWAY_MIN_NS)
-        return expired and now_ns - self._agent_lost_ns > patience_ns
+        if table.primary is not None:
+            return now_ns - table.valid_until_boot_ns > AGENT_SILENT_NS
+        lost_ns = self._agent_lost_ns
+        return lost_ns is not None and now_ns - lost_ns > AGENT_AWAY_MIN_NS

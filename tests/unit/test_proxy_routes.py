@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.routing import RouteTarget, RoutingTable
-from metako.proxy.routes import AGENT_AWAY_MIN_NS, Route, Routes
+from metako.proxy.routes import AGENT_AWAY_MIN_NS, AGENT_SILENT_NS, Route, Routes
 
 
 def table(term: int, node: str | None, until: int = 100, port: int = 5432) -> RoutingTable:
@@ -84,13 +84,13 @@ def test_same_node_in_a_higher_term_ends_sessions() -> None:
 S = 10**9  # nanoseconds in a second
 
 
-def test_new_sessions_are_refused_once_the_agent_is_away_longer_than_a_table_lasts() -> None:
+def test_new_sessions_are_refused_once_a_table_with_a_primary_is_not_renewed() -> None:
     routes = Routes()
     routes.receive(table(1, "a", until=10 * S), 0)
-    routes.agent_went(9 * S)
-    assert not routes.refuses(10 * S)
-    assert not routes.refuses(19 * S)
-    assert routes.refuses(19 * S + 1)
+    assert not routes.refuses(10 * S + AGENT_SILENT_NS)
+    assert routes.refuses(10 * S + AGENT_SILENT_NS + 1)
+    routes.receive(table(1, None, until=0), 12 * S)
+    assert not routes.refuses(12 * S)
 
 
 def test_agent_has_time_to_restart_after_a_table_without_a_primary() -> None:
@@ -101,20 +101,20 @@ def test_agent_has_time_to_restart_after_a_table_without_a_primary() -> None:
     assert routes.refuses(AGENT_AWAY_MIN_NS + 1)
 
 
-def test_connected_agent_without_news_is_waited_for() -> None:
+def test_connected_agent_that_knows_no_primary_is_waited_for() -> None:
     routes = Routes()
-    routes.receive(table(1, "a", until=10 * S), 0)
-    routes.agent_went(9 * S)
+    routes.receive(table(1, None, until=0), 0)
+    routes.agent_went(1 * S)
     routes.agent_came()
     assert not routes.refuses(1000 * S)
 
 
 def test_repeated_loss_of_the_agent_does_not_restart_the_count() -> None:
     routes = Routes()
-    routes.receive(table(1, "a", until=10 * S), 0)
-    routes.agent_went(9 * S)
-    routes.agent_went(18 * S)
-    assert routes.refuses(20 * S)
+    routes.receive(table(1, None, until=0), 0)
+    routes.agent_went(1 * S)
+    routes.agent_went(3 * S)
+    assert routes.refuses(4 * S)
 
 
 STEPS = st.lists(
