@@ -50,14 +50,11 @@ def build_table(election: Election, members: Mapping[NodeId, Member], now: Insta
         if member.node != primary and _serves_reads(member)
         if (route := _target(member, me)) is not None
     ]
-    # Not the promise's term: a vote for somebody who then fails deposes nobody, and proxies cut
-    # sessions when the term rises.
-    beat = election.voter.heartbeat
-    term = Term(0)
-    if election.leader is not None:
-        term = election.leader.term
-    elif beat is not None:
-        term = beat.term
+    # The term in which the present timeline was begun, not the newest one: proxies cut sessions
+    # when it rises. A vote for somebody who then fails deposes nobody, and a primary that is
+    # elected again in a higher term is still the server that the sessions are connected to.
+    document = election.core.document
+    term = document.timelines[-1].term if document and document.timelines else Term(0)
     return RoutingTable(
         term=term,
         primary=target,

@@ -80,8 +80,8 @@ def normalize(
     if asks_server:
         port = members.postgres.port
         notes.append(
-            f"postgresql.data_dir: is not set, so it is {data_dir}; a server that runs on port {port} "
-            "already is not taken over: stop it and name its data directory"
+            f"postgresql.data_dir: is not set, so it is {data_dir}; a server that already runs on "
+            f"port {port} is not taken over: stop it and name its data directory"
         )
     if len(members.voters) == 2 and schema.cluster.pair_mode is None:
         notes.append(

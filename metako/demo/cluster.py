@@ -245,9 +245,17 @@ class LocalCluster:
         for name, agent in self._agents.items():
             # A negative status is a signal, and signals are what the faults are made of.
             if (status := agent.poll()) is not None and status > 0:
+                if said := self._last_words(name):
+                    raise UnreachableError(f"the agent of {name} did not start: {said}")
                 raise UnreachableError(
                     f"the agent of {name} ended with status {status}\n{self.describe_logs()}"
                 )
+
+    def _last_words(self, name: str) -> str:
+        """Return what an agent told its operator before it ended; "" if nothing."""
+        mark = "metako: "
+        lines = last_lines(self.node(name).stderr_path, 1)
+        return lines[0].removeprefix(mark) if lines and lines[0].startswith(mark) else ""
 
     # Breaking
 

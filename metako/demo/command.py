@@ -129,6 +129,11 @@ def _prepare(
         if directory is None:
             path.rmdir()
         raise
+    if (layout.timing, len(layout.nodes), layout.bindir) != (timing.value, nodes, bindir):
+        say(
+            f"the cluster in {path} is started as it was made: {len(layout.nodes)} nodes, timing "
+            f"{layout.timing}, PostgreSQL {layout.bindir or 'as found'}"
+        )
     return LocalCluster(layout, say=say)
 
 

@@ -21,6 +21,7 @@ from metako.model.errors import PortInUseError, UsageError
 HOST = "127.0.0.1"
 NODES_MAX = 9
 PORTS_PER_NODE = 4
+PORT_MIN = 1024  # PostgreSQL is never root
 PORT_PICK_FIRST = 20_000
 PORT_PICK_LAST = 32_000
 """Ports are picked below the kernel's ephemeral range (from 32768), so that no outgoing connection
@@ -161,7 +162,9 @@ def is_port_free(port: int) -> bool:
 
 
 def _given_ports(base_port: int, count: int) -> Sequence[int]:
-    if not 1 <= base_port <= 65_536 - count:
+    if base_port < PORT_MIN:
+        raise UsageError(f"--base-port {base_port}: ports below {PORT_MIN} are root's only")
+    if base_port > 65_536 - count:
         raise UsageError(f"--base-port {base_port}: {count} ports from there do not exist")
     for port in range(base_port, base_port + count):
         if not is_port_free(port):

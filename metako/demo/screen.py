@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -49,11 +50,15 @@ class Screen:
         """Return the whole picture."""
         primary = active_primary(self.views)
         title = f"metako · primary {primary.node if primary else '—'}"
-        table = Table(title=title, expand=True)
-        for column in _COLUMNS:
-            table.add_column(column, no_wrap=True)
-        for node in self.layout.nodes:
-            table.add_row(*self._cells(node.name), style=self._style(node.name))
+        table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False)
+        rows = {node.name: self._cells(node.name) for node in self.layout.nodes}
+        for index, column in enumerate(_COLUMNS):
+            # A terminal that is too narrow cuts the notes and nothing else.
+            width = max(len(column), *(len(cells[index]) for cells in rows.values()))
+            last = column == _COLUMNS[-1]
+            table.add_column(column, no_wrap=True, min_width=None if last else width)
+        for name, cells in rows.items():
+            table.add_row(*cells, style=self._style(name))
         lines = [Text(event_line(e), style=_event_style(e), no_wrap=True) for e in self.events]
         dsn = self.layout.dsn(self.layout.nodes[0])
         return Group(

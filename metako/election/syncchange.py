@@ -16,6 +16,7 @@ from metako.model.document import ClusterDocument, SyncMember, SyncSet
 from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
+from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
 
@@ -159,7 +160,10 @@ class SyncSetKeeper:
             if settled and current:
                 wanted.append(SyncMember(node, current))
             elif listed is not None and now.mono_ns - self._last_seen(node) < grace:
-                wanted.append(SyncMember(node, listed))
+                # Not streaming and dead by gossip: waiting would only block commits.
+                lost = member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
+                if not (lost and self._away(node)):
+                    wanted.append(SyncMember(node, listed))
         return wanted
 
     def _announce(self, sync: SyncSet) -> None:

@@ -132,7 +132,7 @@ def check_log_file(config: NodeConfig) -> None:
         )
 
 
-def check_ports(config: NodeConfig) -> None:
+def check_ports(config: NodeConfig, user: OsUser) -> None:
     """Refuse ports that somebody else has. The gossip port is bound before anything else anyway.
 
     Raises:
@@ -148,6 +148,11 @@ def check_ports(config: NodeConfig) -> None:
     if config.proxy.enabled:
         _check_port("the proxy's port", "proxy", proxy.host, proxy.port)
     if not config.node.witness:
+        if postgresql.port < _unprivileged_port_min():
+            raise PrivilegeError(
+                f"PostgreSQL's port {postgresql.port}: not allowed for user {user.name!r}, whom "
+                "PostgreSQL runs as; set postgresql.port above 1023"
+            )
         for host in postgresql.listen.split(","):
             try:
                 _check_port("PostgreSQL's port", "postgresql", host.strip(), postgresql.port)
@@ -188,6 +193,13 @@ def _lock_holder(path: Path) -> str | None:
     finally:
         os.close(descriptor)
     return None
+
+
+def _unprivileged_port_min() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    except (OSError, ValueError):
+        return 1024
 
 
 def _check_port(what: str, section: str, host: str, port: int) -> None:

@@ -67,7 +67,7 @@ def prepare(config: NodeConfig) -> Prepared:
         installation = find_installation(config.postgresql.bindir, user, state_dir / "postgresql")
         check_programs(installation)
         check_data_directory(config, user, installation)
-    check_ports(config)
+    check_ports(config, user)
     check_log_file(config)
     make_dir(state_dir, user, mode=0o755)
     make_dir(run_dir(config), user, mode=0o700)

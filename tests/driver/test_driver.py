@@ -1,0 +1,400 @@
+"""The engine's driver and the fence keeper under a virtual clock: order, waiting, ends."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+import trio
+
+from metako.cluster.engine import Engine, NodeSettings, blank_hard_state, next_boot
+from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.wants import GuardDeadline
+from metako.membership.config import MembershipConfig
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName, event
+from metako.model.ids import Address, NodeId, Term
+from metako.model.instant import NS_PER_MS, NS_PER_S, Instant
+from metako.model.member import MemberMeta
+from metako.model.postgres import (
+    DataState,
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    Untouched,
+)
+from metako.model.routing import RoutingTable
+from metako.postgres.guardlink import GuardLostError, GuardRefusedError
+from metako.postgres.process import Guard
+from metako.runtime.driver import INBOX_MAX, LATE_MS, LONGEST_SLEEP_S, EngineDriver
+from metako.runtime.fence import FenceKeeper
+from metako.wire.messages import Inquiry, Outbound
+
+A, B = NodeId("a"), NodeId("b")
+HARD = HardState(A, 1, term=Term(3))
+MESSAGE = Outbound(B, Address("b", 1), Inquiry(1))
+DEADLINE = GuardDeadline(Term(3), 7)
+TABLE = RoutingTable(Term(3), None, (), 0)
+FACT = event(EventName.STATUS, "so it is")
+EVERYTHING = Ready(HARD, (MESSAGE,), Untouched(), TABLE, DEADLINE, (FACT,))
+
+
+class VirtualClock:
+    """Both clocks follow trio's."""
+
+    def now(self) -> Instant:
+        ns = round(trio.current_time() * NS_PER_S)
+        return Instant(ns, ns)
+
+
+class FakeEngine:
+    """Answers each input by a function, and wants to be woken at `wake_at`."""
+
+    def __init__(self, answer: Callable[[Input], Ready]) -> None:
+        self.steps: list[tuple[float, Input]] = []
+        self.wake_at: Callable[[Instant], int] = lambda now: now.mono_ns + 3600 * NS_PER_S
+        self._answer = answer
+        self._now = Instant(0, 0)
+
+    def step(self, now: Instant, given: Input) -> Ready:
+        self._now = now
+        self.steps.append((trio.current_time(), given))
+        return self._answer(given)
+
+    def wakeup(self) -> int:
+        return self.wake_at(self._now)
+
+
+@dataclass
+class FakeEffects:
+    """Writes down what it is asked to do, and when."""
+
+    persist_s: float = 0.0
+    error: OSError | None = None
+    done: list[tuple[str, object]] = field(default_factory=list)
+
+    async def persist(self, hard: HardState) -> None:
+        self.done.append(("persist begins", hard))
+        if self.error is not None:
+            raise self.error
+        # The store promises that a record under way is durable before a cancellation is felt.
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.persist_s)
+        self.done.append(("persist", hard))
+        await trio.lowlevel.checkpoint_if_cancelled()
+
+    def send(self, outbound: Outbound) -> None:
+        self.done.append(("send", outbound))
+
+    def set_target(self, target: PostgresTarget) -> None:
+        self.done.append(("target", target))
+
+    def publish(self, table: RoutingTable) -> None:
+        self.done.append(("routing", table))
+
+    def set_deadline(self, deadline: GuardDeadline) -> None:
+        self.done.append(("guard", deadline))
+
+    def report(self, fact: Event) -> None:
+        self.done.append(("event", fact))
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.done]
+
+
+def driver_of(engine: FakeEngine, effects: FakeEffects) -> EngineDriver:
+    return EngineDriver(cast("Engine", engine), effects, VirtualClock())
+
+
+def numbered(given: Input) -> Ready:
+    """Persist and send the number that came in as a load."""
+    if not isinstance(given, ProxyLoad):
+        return Ready()
+    number = given.sessions
+    return Ready(
+        persist=HardState(A, 1, term=Term(number)),
+        messages=(Outbound(B, Address("b", 1), Inquiry(number)),),
+    )
+
+
+async def test_record_is_durable_before_a_message_of_the_same_step_leaves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    effects = FakeEffects(persist_s=0.5)
+    driver = driver_of(FakeEngine(lambda _: EVERYTHING), effects)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == 0.5
+    assert effects.kinds() == [
+        *("persist begins", "persist", "send"),
+        # The guard before the target: whoever promotes looks first whether it is armed.
+        *("guard", "target", "routing", "event"),
+    ]
+
+
+async def test_slow_disk_delays_and_never_reorders(autojump_clock: trio.testing.MockClock) -> None:
+    engine, effects = FakeEngine(numbered), FakeEffects(persist_s=2.0)
+    driver = driver_of(engine, effects)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        for number in range(1, 6):
+            driver.inbox.send_nowait(ProxyLoad(number))
+        await trio.sleep(5 * 2.0 + 0.1)
+        nursery.cancel_scope.cancel()
+    order = [(k, v) for k, v in effects.done if k in ("persist", "send")]
+    assert [k for k, _ in order] == ["persist", "send"] * 5
+    sent = [cast("Outbound", v).message for k, v in order if k == "send"]
+    assert sent == [Inquiry(number) for number in range(1, 6)]
+    # No step is begun before the one before it is carried out.
+    assert [at for at, _ in engine.steps[1:6]] == [0.0, 2.0, 4.0, 6.0, 8.0]
+
+
+async def test_record_that_cannot_be_written_keeps_everything_else_back(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    effects = FakeEffects(error=OSError("disk full"))
+    driver = driver_of(FakeEngine(lambda _: EVERYTHING), effects)
+    with pytest.raises(OSError, match="disk full"):
+        await driver.run()
+    assert effects.kinds() == ["persist begins"]
+
+
+async def test_cancelled_while_persisting_finishes_the_record_and_sends_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    effects = FakeEffects(persist_s=1.0)
+    driver = driver_of(FakeEngine(numbered), effects)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        driver.inbox.send_nowait(ProxyLoad(1))
+        driver.inbox.send_nowait(ProxyLoad(2))
+        await trio.sleep(0.4)
+        nursery.cancel_scope.cancel()
+    assert effects.done == [
+        ("persist begins", HardState(A, 1, term=Term(1))),
+        ("persist", HardState(A, 1, term=Term(1))),
+    ]
+    assert trio.current_time() == 1.0
+
+
+async def test_full_inbox_takes_no_more_and_loses_nothing_that_it_took(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    engine = FakeEngine(lambda _: Ready())
+    driver = driver_of(engine, FakeEffects())
+    for number in range(INBOX_MAX):
+        driver.inbox.send_nowait(ProxyLoad(number))
+    with pytest.raises(trio.WouldBlock):
+        driver.inbox.send_nowait(ProxyLoad(INBOX_MAX))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    taken = [given for _, given in engine.steps if isinstance(given, ProxyLoad)]
+    assert taken == [ProxyLoad(number) for number in range(INBOX_MAX)]
+
+
+async def test_wakeups_are_kept_to_the_nanosecond(autojump_clock: trio.testing.MockClock) -> None:
+    engine = FakeEngine(lambda _: Ready())
+    wanted = [300 * NS_PER_MS, 1100 * NS_PER_MS, 1101 * NS_PER_MS]
+    engine.wake_at = lambda now: next((w for w in wanted if w > now.mono_ns), 3600 * NS_PER_S)
+    driver = driver_of(engine, FakeEffects())
+    with trio.move_on_after(2):
+        await driver.run()
+    assert engine.steps == [(0.0, Tick())] + [(w / NS_PER_S, Tick()) for w in wanted]
+    assert driver.counters.late == 0
+
+
+async def test_sleep_without_a_deadline_is_bounded(autojump_clock: trio.testing.MockClock) -> None:
+    engine = FakeEngine(lambda _: Ready())
+    engine.wake_at = lambda _: 2**63 - 1
+    with trio.move_on_after(LONGEST_SLEEP_S * 2.5):
+        await driver_of(engine, FakeEffects()).run()
+    assert [at for at, _ in engine.steps] == [0.0, LONGEST_SLEEP_S, 2 * LONGEST_SLEEP_S]
+
+
+async def test_input_wakes_before_the_deadline(autojump_clock: trio.testing.MockClock) -> None:
+    engine = FakeEngine(lambda _: Ready())
+    driver = driver_of(engine, FakeEffects())
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        await trio.sleep(0.2)
+        driver.inbox.send_nowait(ProxyLoad(1))
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    assert engine.steps == [(0.0, Tick()), (0.2, ProxyLoad(1))]
+
+
+async def test_overdue_engine_still_hears_its_inbox(autojump_clock: trio.testing.MockClock) -> None:
+    """A deadline that is always past must not keep the inputs out, nor the other tasks."""
+    engine = FakeEngine(lambda _: Ready())
+    engine.wake_at = lambda _: 0
+    driver = driver_of(engine, FakeEffects())
+    for number in range(3):
+        driver.inbox.send_nowait(ProxyLoad(number))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        while len(engine.steps) < 10:
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert [given for _, given in engine.steps[1:4]] == [ProxyLoad(n) for n in range(3)]
+
+
+async def test_late_steps_are_counted(autojump_clock: trio.testing.MockClock) -> None:
+    effects = FakeEffects()
+    engine = FakeEngine(lambda _: Ready(persist=HARD) if len(engine.steps) == 1 else Ready())
+    due = (LATE_MS + 300) * NS_PER_MS
+    engine.wake_at = lambda now: due if now.mono_ns < due else 3600 * NS_PER_S
+    effects.persist_s = (due + (LATE_MS + 100) * NS_PER_MS) / NS_PER_S
+    driver = driver_of(engine, effects)
+    with trio.move_on_after(2):
+        await driver.run()
+    assert driver.counters.late == 1
+    assert driver.counters.latest_ms == LATE_MS + 100
+
+
+async def test_run_ends_when_the_engine_says_that_it_has_stopped(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    def answer(given: Input) -> Ready:
+        stop = isinstance(given, StopRequested)
+        return Ready(messages=(MESSAGE,) if stop else (), stopped=stop)
+
+    effects = FakeEffects()
+    engine = FakeEngine(answer)
+    driver = driver_of(engine, effects)
+    driver.inbox.send_nowait(StopRequested())
+    driver.inbox.send_nowait(ProxyLoad(1))
+    await driver.run()
+    assert driver.stopped.is_set()
+    assert effects.done == [("send", MESSAGE)]  # the good-bye of the last step has left
+    assert [given for _, given in engine.steps] == [Tick(), StopRequested()]
+
+
+async def test_real_engine_bootstraps_its_cluster_and_stops(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    settings = NodeSettings(
+        election=ElectionSettings(),
+        cluster=ClusterSettings(name="one", bootstrap_node=A, voters=(A,)),
+        membership=MembershipConfig(),
+        address=Address("a", 1),
+        peers=(),
+        meta=MemberMeta(),
+    )
+    hard, rng = next_boot(blank_hard_state(A, 0)), random.Random(1)
+    now = VirtualClock().now()
+    engine = Engine(settings=settings, hard=hard, rng=rng, now=now, fresh=True)
+    effects = FakeEffects(persist_s=0.01)
+    driver = EngineDriver(engine, effects, VirtualClock())
+    from_supervisor = PostgresObserved(data=DataState.EMPTY, process=ProcessState.STOPPED)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        driver.inbox.send_nowait(from_supervisor)
+        await trio.sleep(3)
+        driver.inbox.send_nowait(StopRequested())
+        await driver.stopped.wait()
+    records = [cast("HardState", record) for kind, record in effects.done if kind == "persist"]
+    assert records[-1].document is not None
+    assert records[-1].document.primary == A
+    assert "target" in effects.kinds()
+
+
+# ---------------------------------------------------------------- fence
+
+
+@dataclass
+class FakeGuard:
+    """Takes `round_trip_s` for every answer; refuses or is lost on demand."""
+
+    round_trip_s: float = 0.0
+    errors: list[Exception] = field(default_factory=list)
+    told: list[tuple[float, str, int, int]] = field(default_factory=list)
+
+    async def arm(self, term: int, deadline_boot_ns: int) -> None:
+        await self._answer("arm", term, deadline_boot_ns)
+
+    async def disarm(self, term: int) -> None:
+        await self._answer("disarm", term, 0)
+
+    async def _answer(self, verb: str, term: int, deadline: int) -> None:
+        self.told.append((trio.current_time(), verb, term, deadline))
+        await trio.sleep(self.round_trip_s)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def keeper_of(guard: FakeGuard) -> FenceKeeper:
+    return FenceKeeper(cast("Guard", guard))
+
+
+def deadline(ns: int | None, term: int = 3) -> GuardDeadline:
+    return GuardDeadline(Term(term), ns)
+
+
+async def test_newest_deadline_wins_and_none_waits_behind_an_older_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    guard = FakeGuard(round_trip_s=1.0)
+    keeper = keeper_of(guard)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        keeper.set_deadline(deadline(100))
+        await trio.sleep(0.1)  # the guard is busy with the first one
+        for ns in (200, 300, 400):
+            keeper.set_deadline(deadline(ns))
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
+    assert guard.told == [(0.0, "arm", 3, 100), (1.0, "arm", 3, 400)]
+
+
+async def test_deadline_set_before_the_keeper_runs_is_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    guard = FakeGuard()
+    keeper = keeper_of(guard)
+    keeper.set_deadline(deadline(100))
+    with trio.move_on_after(1):
+        await keeper.run()
+    assert guard.told == [(0.0, "arm", 3, 100)]
+
+
+async def test_withdrawn_right_disarms(autojump_clock: trio.testing.MockClock) -> None:
+    guard = FakeGuard()
+    keeper = keeper_of(guard)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        keeper.set_deadline(deadline(100))
+        await trio.sleep(1)
+        keeper.set_deadline(deadline(None))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert [told[1:] for told in guard.told] == [("arm", 3, 100), ("disarm", 3, 0)]
+
+
+async def test_refused_deadline_is_survived_and_the_next_one_told(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    guard = FakeGuard(errors=[GuardRefusedError("fenced")])
+    keeper = keeper_of(guard)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        keeper.set_deadline(deadline(100))
+        await trio.sleep(1)
+        keeper.set_deadline(deadline(500, term=4))
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert [told[1:] for told in guard.told] == [("arm", 3, 100), ("arm", 4, 500)]
+
+
+async def test_lost_guard_ends_the_keeper(autojump_clock: trio.testing.MockClock) -> None:
+    guard = FakeGuard(errors=[GuardLostError("gone")])
+    keeper = keeper_of(guard)
+    keeper.set_deadline(deadline(100))
+    with trio.fail_after(1), pytest.raises(GuardLostError):
+        await keeper.run()
