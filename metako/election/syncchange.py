@@ -136,6 +136,12 @@ class SyncSetKeeper:
         stream = self._streams.get(node)
         return stream is None or stream.since_ns is None
 
+    def _lost(self, node: NodeId) -> bool:
+        """Return whether a standby neither streams nor, by gossip, lives."""
+        member = self._core.members.get(node)
+        gone = member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
+        return gone and self._away(node)
+
     def _last_seen(self, node: NodeId) -> int:
         stream = self._streams.get(node)
         return max(self._began_ns, stream.last_ns if stream else 0)
@@ -144,6 +150,9 @@ class SyncSetKeeper:
         core = self._core
         settle = milliseconds(core.settings.standby_settle_ms)
         grace = milliseconds(core.settings.standby_grace_ms)
+        others = [n for n in document.members() if n not in (core.node, *document.witnesses)]
+        if all(map(self._lost, others)):
+            grace = 0  # nobody is left who could acknowledge: waiting would only block commits
         wanted = []
         for node in document.members():
             member = core.members.get(node)
@@ -160,10 +169,7 @@ class SyncSetKeeper:
             if settled and current:
                 wanted.append(SyncMember(node, current))
             elif listed is not None and now.mono_ns - self._last_seen(node) < grace:
-                # Not streaming and dead by gossip: waiting would only block commits.
-                lost = member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
-                if not (lost and self._away(node)):
-                    wanted.append(SyncMember(node, listed))
+                wanted.append(SyncMember(node, listed))
         return wanted
 
     def _announce(self, sync: SyncSet) -> None:
