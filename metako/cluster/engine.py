@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from metako.cluster.narrate import server_events
 from metako.cluster.projection import project, worth_telling
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import build_table, current_primary
@@ -125,6 +126,8 @@ class Engine:
             case Tick():
                 pass
             case PostgresObserved():
+                before = self._election.core.observed
+                events.extend(server_events(before, event, self._target))
                 self._refresh_roster(now)
                 self._election.observe(now, event)
             case StopRequested():

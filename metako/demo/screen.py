@@ -24,7 +24,7 @@ from metako.demo.writer import Record
 EVENTS_SHOWN = 12
 STALL_SHOWN_S = 0.5
 KEYS = "k kill primary's PostgreSQL  h kill its host  p pause/resume it  r restart  q quit"
-_QUIET_EVENTS = frozenset({"", "status", "document_adopted", "step_started", "vote_granted"})
+_QUIET_EVENTS = frozenset({"", "status", "document_adopted", "vote_granted"})
 _COLUMNS = ("node", "role", "state", "tl", "LSN", "lag", "election", "term", "lease", "note")
 
 

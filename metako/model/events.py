@@ -52,7 +52,6 @@ class EventName(enum.StrEnum):
     POSTGRES_STARTED = "postgres_started"
     POSTGRES_STOPPED = "postgres_stopped"
     POSTGRES_CRASHED = "postgres_crashed"
-    STEP_STARTED = "step_started"
     STEP_FINISHED = "step_finished"
     STEP_FAILED = "step_failed"
     FENCED = "fenced"

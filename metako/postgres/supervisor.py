@@ -360,7 +360,7 @@ class PostgresSupervisor:
     async def _hear_guard(self) -> None:
         async for event in self._guard.events():
             if isinstance(event, Fenced):
-                text = f"the guard ended PostgreSQL in term {event.term}: {event.reason}"
+                text = f"term {event.term}: {event.reason}"
                 self._results.append(steps.StepFailed("Fence", 0, text))
             self.poke()
 

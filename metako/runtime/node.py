@@ -51,6 +51,7 @@ from metako.runtime.effects import NodeEffects
 from metako.runtime.fence import FenceKeeper
 from metako.runtime.settings import node_settings, run_dir, server_settings
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
+from metako.runtime.steplog import step_event
 from metako.runtime.store import HardStateStore, open_store
 from metako.runtime.transport import Transport
 from metako.runtime.witness import NoPostgres
@@ -334,26 +335,8 @@ class Node:
                     if report != self._observed:
                         self._observed = report
                         await driver.inbox.send(report)
-                case StepFinished(step, duration_ms):
-                    self._report(
-                        event(
-                            EventName.STEP_FINISHED,
-                            f"{step} took {duration_ms} ms",
-                            step=step,
-                            duration_ms=duration_ms,
-                        )
-                    )
-                case StepFailed(step, duration_ms, error):
-                    self._report(
-                        event(
-                            EventName.STEP_FAILED,
-                            f"{step} failed: {error}",
-                            severity=Severity.ERROR,
-                            step=step,
-                            duration_ms=duration_ms,
-                            error=error,
-                        )
-                    )
+                case StepFinished() | StepFailed():
+                    self._report(step_event(report))
 
     def _report(self, fact: Event) -> None:
         self._counter.count(fact)

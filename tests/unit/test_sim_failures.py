@@ -50,15 +50,34 @@ def test_killed_agent_costs_three_seconds_and_its_guard_ends_the_server(seed: in
     finish(world)
 
 
-def test_agent_restarted_within_its_lease_loses_nothing() -> None:
+@pytest.mark.parametrize("seed", SEEDS)
+def test_agent_restarted_within_its_lease_leaves_the_primary_alone(seed: int) -> None:
+    world = settled(seed=seed)
+    old = primary(world)
+    before = document(world)
+    timeline = world.nodes[old].server.data
+    assert timeline is not None
+    history = timeline.history
+    world.kill_agent(old)
+    world.run(0.2)
+    world.write_everywhere(0.2)
+    world.start(old)
+    world.write_everywhere(4)
+    assert finish(world) == old
+    assert timeline.history == history
+    after = document(world)
+    assert (after.term, after.timelines) == (before.term, before.timelines)
+    assert after.sync.nodes() == before.sync.nodes()
+
+
+def test_agent_restarted_after_its_lease_does_not_lead_on() -> None:
     world = settled()
     old = primary(world)
     world.kill_agent(old)
-    world.run(0.2)
-    assert world.nodes[old].server.writable
-    world.write_everywhere(0.2)
+    world.run(2.0)
+    assert not world.nodes[old].server.writable
     world.start(old)
-    assert outage(world) <= SILENCE_S
+    assert world.run_until_primary(5) != old
     finish(world)
 
 

@@ -1,0 +1,82 @@
+"""What happened to the local server, told from two pictures of it. Pure.
+
+Nothing is decided here: an operator who reads the log after a failover wants to see when the
+server ended, when it came back, and when it streamed again.
+"""
+
+from __future__ import annotations
+
+from metako.model.events import Event, EventName, Severity, event
+from metako.model.postgres import (
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    ReceiverState,
+    Stopped,
+)
+
+_ENDED = (ProcessState.STOPPED, ProcessState.DYING)
+_UP = (ProcessState.RUNNING, ProcessState.STARTING, ProcessState.STOPPING)
+
+
+def server_events(
+    before: PostgresObserved, after: PostgresObserved, target: PostgresTarget | None
+) -> tuple[Event, ...]:
+    """Return what changed between two observations, in words for the log.
+
+    Args:
+        before: the earlier picture.
+        after: the later one.
+        target: what was wanted of the server meanwhile.
+    """
+    told: list[Event] = []
+    if before.process in _UP and after.process in _ENDED:
+        told.append(_ended(before, target))
+    if before.process is not ProcessState.RUNNING and after.process is ProcessState.RUNNING:
+        role = "a standby" if after.in_recovery else "the primary"
+        told.append(
+            event(
+                EventName.POSTGRES_STARTED,
+                f"PostgreSQL runs as {role}",
+                timeline=after.timeline,
+                in_recovery=after.in_recovery,
+            )
+        )
+    streams = after.receiver is ReceiverState.STREAMING
+    same = before.receiver is ReceiverState.STREAMING and before.upstream == after.upstream
+    if streams and not same:
+        told.append(
+            event(
+                EventName.REJOIN,
+                f"streams from {after.upstream}",
+                upstream=after.upstream,
+                timeline=after.timeline,
+            )
+        )
+    if after.commit_blocked != before.commit_blocked:
+        told.append(_blocked(after))
+    return tuple(told)
+
+
+def _ended(before: PostgresObserved, target: PostgresTarget | None) -> Event:
+    role = "primary" if before.in_recovery is False else "standby"
+    if isinstance(target, Stopped):
+        return event(EventName.POSTGRES_STOPPED, f"PostgreSQL stopped ({role})", role=role)
+    return event(
+        EventName.POSTGRES_CRASHED,
+        f"PostgreSQL ended ({role})",
+        severity=Severity.ERROR if role == "primary" else Severity.WARNING,
+        role=role,
+        timeline=before.timeline,
+    )
+
+
+def _blocked(after: PostgresObserved) -> Event:
+    if after.commit_blocked:
+        return event(
+            EventName.COMMITS_BLOCKED,
+            "commits do not return: too few standbys acknowledge",
+            severity=Severity.ERROR,
+            blocked=True,
+        )
+    return event(EventName.COMMITS_BLOCKED, "commits return again", blocked=False)

@@ -1,0 +1,75 @@
+"""When a restarted agent may lead on, and when it must not."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from metako.election.core import Core
+from metako.election.resuming import resumed
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.wants import GuardDeadline
+from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
+from metako.model.durable import HardState
+from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.instant import Instant, seconds
+from metako.model.lsn import Lsn
+from metako.model.postgres import Untouched
+from metako.model.timeline import TimelineEntry
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+NOW = Instant(seconds(100), seconds(500))
+ALIVE = GuardDeadline(Term(4), seconds(501))
+DOCUMENT = ClusterDocument(
+    cluster_id="c",
+    cluster_name="test",
+    system_id=1,
+    term=Term(4),
+    version=9,
+    primary=A,
+    primary_data_id=DataId("d"),
+    phase=Phase.ACTIVE,
+    voters=(A, B, C),
+    learners=(),
+    witnesses=(),
+    sync=SyncSet(),
+    durability=Durability.QUORUM,
+    timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
+    hold_ms=2000,
+)
+HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
+
+
+def core_of(hard: HardState) -> Core:
+    cluster = ClusterSettings("test", A, (A, B, C))
+    return Core(ElectionSettings(), cluster, A, hard, random.Random(1))
+
+
+def test_armed_guard_of_the_documents_primary_is_led_on_under_its_rest_of_the_lease() -> None:
+    leader = resumed(core_of(HARD), NOW, ALIVE)
+    assert leader is not None
+    assert leader.term == 4
+    margin_ns = ElectionSettings().fence_margin_ms * 1_000_000
+    assert leader.lease.until_boot_ns == seconds(501) + margin_ns
+    # Until a majority has confirmed the document, the running server is not touched.
+    assert leader.target() == Untouched()
+
+
+@pytest.mark.parametrize(
+    ("hard", "armed"),
+    [
+        (HARD, None),
+        (HARD, GuardDeadline(Term(4), None)),
+        (HARD, GuardDeadline(Term(4), NOW.boot_ns)),  # the lease is over
+        (HARD, GuardDeadline(Term(3), seconds(501))),  # armed for an older term
+        (replace(HARD, promised_term=Term(5)), ALIVE),  # somebody else was promised more
+        (replace(HARD, released_term=Term(4)), ALIVE),  # released for good
+        (replace(HARD, document=replace(DOCUMENT, primary=B)), ALIVE),
+        (replace(HARD, document=replace(DOCUMENT, term=Term(3))), ALIVE),
+        (replace(HARD, document=None), ALIVE),
+    ],
+)
+def test_anything_else_is_no_right_to_lead(hard: HardState, armed: GuardDeadline | None) -> None:
+    assert resumed(core_of(hard), NOW, armed) is None
