@@ -118,7 +118,7 @@ async def run_metako(
             capture_stdout=True,
             capture_stderr=True,
             check=False,
-            cwd=ROOT,
+            cwd="/" if user else ROOT,
             **options,
         )
 

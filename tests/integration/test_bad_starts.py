@@ -9,12 +9,13 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
-from start_kit import ROOT, Node, listing, one_line, peer, refused, run_metako, running, taken
+from start_kit import Node, listing, one_line, peer, refused, run_metako, running, taken
+from stranger_kit import interpreters, python_for
 
 from metako.cli.app import EXIT_USAGE
 from metako.config import generate_key, load
@@ -32,6 +33,7 @@ from metako.model.errors import (
 from metako.model.ids import Address, NodeId
 from metako.postgres.install import find_installation
 from metako.postgres.osuser import resolve_os_user
+from metako.postgres.process import server_processes
 from metako.runtime.binding import bind_gossip
 from metako.runtime.transport import Transport
 from metako.wire.messages import Nack, Outbound, Received
@@ -40,6 +42,7 @@ from metako.wire.seal import SALT_BYTES, Opener, Sealer
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 IS_ROOT = os.geteuid() == 0
+NODE_UP_S = 40.0
 needs_root = pytest.mark.skipif(not IS_ROOT, reason="only root can become another user")
 
 
@@ -337,24 +340,44 @@ async def test_a_data_directory_that_postgresql_cannot_reach_is_named(node, shor
     assert list(closed.iterdir()) == []
 
 
-@pytest.fixture
-def stranger() -> tuple[str, str]:
+@pytest.fixture(scope="session")
+def stranger() -> Iterator[tuple[str, str]]:
     """A user without rights and a Python that he can run with what metako needs."""
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    if not IS_ROOT or "nobody" not in names:
+    if not IS_ROOT or "nobody" not in {entry.pw_name for entry in pwd.getpwall()}:
         pytest.skip("needs root and a user 'nobody'")
+    with python_for("nobody") as python:
+        if python is None:
+            pytest.skip(f"none of {interpreters()} can be run by 'nobody'")
+        yield "nobody", str(python)
+
+
+async def test_a_node_runs_as_an_ordinary_user_and_leaves_nothing(node, stranger):
+    user, python = stranger
+    await trio.run_process(["chown", "-R", user, str(node.layout.directory)])
+    node.values["postgresql"]["os_user"] = None
+    node.values["cluster"]["members"] = node.values["cluster"]["members"][:1]
+    file = node.write()
+    process = await trio.lowlevel.open_process(
+        [python, "-m", "metako", "run", "-c", str(file)],
+        user=user,
+        extra_groups=[],
+        cwd="/",
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        subprocess.run(
-            [sys.executable, "-c", "import metako.runtime.node"],
-            user="nobody",
-            extra_groups=[],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this Python, or the checkout, cannot be read by 'nobody'")
-    return "nobody", sys.executable
+        with trio.fail_after(NODE_UP_S):
+            while True:
+                status = await run_metako("status", "-c", file, user=user, python=python)
+                if status.returncode == 0:
+                    break
+                await trio.sleep(0.2)
+        assert server_processes(node.data)
+    finally:
+        process.terminate()
+        with trio.fail_after(NODE_UP_S):
+            code = await process.wait()
+    assert code == 0
+    assert server_processes(node.data) == []
 
 
 async def test_a_file_that_may_not_be_read_is_told(node, stranger):
