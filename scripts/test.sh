@@ -68,6 +68,10 @@ run_pytest() {
     return "$status"
 }
 
+cluster_tests() {
+    METAKO_TEST_BINDIR=$1 run_pytest tests/integration/test_cluster.py
+}
+
 install_project embedded,dev
 if [ "$mode" != fast ]; then install_postgresql; fi
 if [ "$mode" = full ]; then export METAKO_TEST_FULL=1; fi
@@ -92,4 +96,8 @@ step "unit, property, golden and driver tests" run_pytest tests --ignore=tests/i
 last=(tests/integration)
 if [ -d tests/e2e ]; then last+=(tests/e2e); fi
 step "integration tests" run_pytest "${last[@]}"
+# The same faults on the other versions that metako claims to run.
+for version in 16 18; do
+    step "cluster tests on PostgreSQL $version" cluster_tests "embedded:$version"
+done
 note "passed"
