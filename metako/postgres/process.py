@@ -182,6 +182,16 @@ class Guard:
             f"({self.status.children} left, postmaster {self.status.postmaster_pid or 'gone'})"
         )
 
+    def end_guard(self) -> None:
+        """SIGKILL the guard, also one that is stopped: the kernel then tells PostgreSQL to quit."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._link.guard_pidfd, signal.SIGKILL)
+
+    async def wait_lost(self) -> None:
+        """Wait until the guard is gone. PostgreSQL was then told to quit by the kernel."""
+        while not self._lost:
+            await self._changed.wait()
+
     async def refresh(self) -> GuardStatus:
         """Ask for the status, which is otherwise as of the last packet; return it."""
         await self._request("status")

@@ -1,8 +1,11 @@
 """Keeping the guard's deadline: the newest one wins, and none waits behind an older one.
 
 The engine renews the right to be writable several times a second. Telling the guard is a round
-trip over a socket and must not hold up the engine, so it happens here. A lost guard ends the task:
-the kernel has then told PostgreSQL to quit, and the node starts over.
+trip over a socket and must not hold up the engine, so it happens here.
+
+A guard that is lost ends the run of the node, which then starts over: the kernel has told
+PostgreSQL to quit. The engine first gets a moment to see it gone and to give up the lease, so that
+nobody waits for it.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ import trio
 from metako.election.wants import GuardDeadline
 from metako.model.events import Severity
 from metako.observability.logs import log
-from metako.postgres.guardlink import GuardRefusedError
+from metako.postgres.guardlink import GuardLostError, GuardRefusedError, GuardUnresponsiveError
 from metako.postgres.process import Guard
+
+LOST_GRACE_S = 0.5
+"""From the loss of the guard to the end of the run. PostgreSQL needs much less to quit."""
 
 
 class FenceKeeper:
@@ -34,6 +40,16 @@ class FenceKeeper:
         Raises:
             GuardLostError: the guard is gone. PostgreSQL was told to quit by the kernel.
         """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            await self._keep()
+
+    async def _watch(self) -> None:
+        await self._guard.wait_lost()
+        await trio.sleep(LOST_GRACE_S)
+        raise GuardLostError("the guard is gone")
+
+    async def _keep(self) -> None:
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
@@ -49,3 +65,9 @@ class FenceKeeper:
                 # It has fenced this term or armed a higher one: either way nothing is writable
                 # that should not be, and the engine will see the server gone.
                 log(Severity.WARNING, f"the guard refused: {error}", term=wanted.term)
+            except GuardUnresponsiveError as error:
+                # A guard that is stopped fences nothing. PostgreSQL must not outlive it.
+                log(Severity.ERROR, f"{error}: ending it, and PostgreSQL with it")
+                self._guard.end_guard()
+            except GuardLostError:
+                await trio.sleep_forever()  # `_watch` ends this

@@ -215,9 +215,8 @@ class Node:
             try:
                 yield supervisor, guard
             except BaseException:
-                with trio.CancelScope(shield=True), contextlib.suppress(MetakoError, OSError):
-                    await guard.kill_all()
-                    await guard.shutdown()
+                with trio.CancelScope(shield=True):
+                    await _end_now(guard)
                 raise
             with contextlib.suppress(MetakoError):
                 await guard.shutdown()
@@ -363,6 +362,16 @@ class Node:
             events=self._counter,
             status=self.status(),
         )
+
+
+async def _end_now(guard: Guard) -> None:
+    """Have PostgreSQL killed and the guard gone, whatever state it is in. Bounded."""
+    try:
+        await guard.kill_all()
+        await guard.shutdown()
+    except (MetakoError, OSError):
+        if not guard.lost:
+            guard.end_guard()
 
 
 def _armed(guard: Guard | None) -> GuardDeadline | None:

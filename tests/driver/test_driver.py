@@ -28,10 +28,10 @@ from metako.model.postgres import (
     Untouched,
 )
 from metako.model.routing import RoutingTable
-from metako.postgres.guardlink import GuardLostError, GuardRefusedError
+from metako.postgres.guardlink import GuardLostError, GuardRefusedError, GuardUnresponsiveError
 from metako.postgres.process import Guard
 from metako.runtime.driver import INBOX_MAX, LATE_MS, LONGEST_SLEEP_S, EngineDriver
-from metako.runtime.fence import FenceKeeper
+from metako.runtime.fence import LOST_GRACE_S, FenceKeeper
 from metako.wire.messages import Inquiry, Outbound
 
 A, B = NodeId("a"), NodeId("b")
@@ -315,6 +315,15 @@ class FakeGuard:
     round_trip_s: float = 0.0
     errors: list[Exception] = field(default_factory=list)
     told: list[tuple[float, str, int, int]] = field(default_factory=list)
+    gone: trio.Event = field(default_factory=trio.Event)
+    ended: int = 0  # times that it was killed
+
+    async def wait_lost(self) -> None:
+        await self.gone.wait()
+
+    def end_guard(self) -> None:
+        self.ended += 1
+        self.gone.set()
 
     async def arm(self, term: int, deadline_boot_ns: int) -> None:
         await self._answer("arm", term, deadline_boot_ns)
@@ -392,9 +401,33 @@ async def test_refused_deadline_is_survived_and_the_next_one_told(
     assert [told[1:] for told in guard.told] == [("arm", 3, 100), ("arm", 4, 500)]
 
 
-async def test_lost_guard_ends_the_keeper(autojump_clock: trio.testing.MockClock) -> None:
+async def test_lost_guard_ends_the_keeper_after_a_moment_for_the_engine(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     guard = FakeGuard(errors=[GuardLostError("gone")])
     keeper = keeper_of(guard)
     keeper.set_deadline(deadline(100))
-    with trio.fail_after(1), pytest.raises(GuardLostError):
+    guard.gone.set()
+    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
         await keeper.run()
+    assert trio.current_time() >= LOST_GRACE_S
+
+
+async def test_loss_of_a_guard_that_nobody_asks_is_noticed_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    guard = FakeGuard()
+    guard.gone.set()
+    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
+        await keeper_of(guard).run()
+
+
+async def test_guard_that_does_not_answer_is_ended_with_its_server(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    guard = FakeGuard(errors=[GuardUnresponsiveError("stopped")])
+    keeper = keeper_of(guard)
+    keeper.set_deadline(deadline(100))
+    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
+        await keeper.run()
+    assert guard.ended == 1

@@ -132,6 +132,28 @@ async def test_restarted_agents_leave_their_servers_alone(cluster, writer, monit
     monitor.assert_never_two_writable()
 
 
+async def test_killed_guards_are_replaced(cluster, writer, monitor):
+    primary = await healthy_primary(cluster)
+    standby = primary.sync[0]
+    for name in (standby, primary.node):
+        guards = node_by_kind(cluster.node(name))[Kind.GUARD]
+        assert len(guards) == 1
+        os.kill(guards[0].pid, signal.SIGKILL)
+        if name == primary.node:
+            await cluster.wait_primary(
+                timeout_s=FAILOVER_TIMEOUT_S, above_timeline=primary.timeline
+            )
+        else:
+            # Not at once gone from the others' view: its own server says when it is back.
+            with trio.fail_after(REJOIN_TIMEOUT_S):
+                while node_by_kind(cluster.node(name)).get(Kind.GUARD, [])[:1] in ([], guards):
+                    await trio.sleep(0.05)
+        await cluster.wait_healthy(timeout_s=REJOIN_TIMEOUT_S)
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    await assert_rows_exactly_once(cluster, writer)
+    monitor.assert_never_two_writable()
+
+
 async def test_frozen_host_loses_nothing_and_acknowledges_nothing_when_it_thaws(cluster, writer):
     # Nobody can stop a frozen server from waking up writable for a moment, so the claim is about
     # what it acknowledges: nothing, whoever asks it directly.
