@@ -29,6 +29,10 @@ CALM_S = 6.0  # three times the default hold: a false failover would have happen
 STOP_TIMEOUT_S = 25.0
 
 
+def guard_pids(cluster, name):
+    return [process.pid for process in node_by_kind(cluster.node(name)).get(Kind.GUARD, [])]
+
+
 async def healthy_primary(cluster):
     return await cluster.wait_healthy(timeout_s=REJOIN_TIMEOUT_S)
 
@@ -144,9 +148,9 @@ async def test_killed_guards_are_replaced(cluster, writer, monitor):
                 timeout_s=FAILOVER_TIMEOUT_S, above_timeline=primary.timeline
             )
         else:
-            # Not at once gone from the others' view: its own server says when it is back.
+            # The others do not notice at once; a new guard is the sign that the node has.
             with trio.fail_after(REJOIN_TIMEOUT_S):
-                while node_by_kind(cluster.node(name)).get(Kind.GUARD, [])[:1] in ([], guards):
+                while guard_pids(cluster, name) in ([], [guards[0].pid]):  # noqa: ASYNC110 - /proc
                     await trio.sleep(0.05)
         await cluster.wait_healthy(timeout_s=REJOIN_TIMEOUT_S)
     await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
