@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
+from metako.model.errors import FencedError
 from metako.model.events import Event
 from metako.model.postgres import PostgresTarget
 from metako.model.routing import RoutingTable
@@ -42,7 +43,19 @@ class NodeEffects:
         self._counter = counter
 
     async def persist(self, hard: HardState) -> None:
-        await self._store.persist(hard)
+        """Make the record durable. If cancelled, it is durable before this returns.
+
+        Raises:
+            FencedError: it cannot be written, so this node can keep no promise any more. Nothing
+                of the step has left; whoever catches it has PostgreSQL killed.
+        """
+        try:
+            await self._store.persist(hard)
+        except OSError as error:
+            raise FencedError(
+                f"the durable record cannot be written ({error.strerror or error}): PostgreSQL "
+                "was stopped; free the disk and start this node again"
+            ) from error
         document = hard.document
         if document is not None:
             self._postgres.set_members(document.members())
