@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
-from metako.model.errors import FencedError
+from metako.model.errors import FencedError, StateError
 from metako.model.events import Event
 from metako.model.postgres import PostgresTarget
 from metako.model.routing import RoutingTable
@@ -51,10 +51,9 @@ class NodeEffects:
         """
         try:
             await self._store.persist(hard)
-        except OSError as error:
+        except (OSError, StateError) as error:
             raise FencedError(
-                f"the durable record cannot be written ({error.strerror or error}): PostgreSQL "
-                "was stopped; free the disk and start this node again"
+                f"the durable record cannot be written, so PostgreSQL was stopped: {error}"
             ) from error
         document = hard.document
         if document is not None:
