@@ -102,10 +102,6 @@ class Record:
         self.last_errors.append(text)
         del self.last_errors[:-ERRORS_KEPT_MAX]
 
-    def first_after(self, time_s: float) -> float | None:
-        """Return when the first acknowledgement after `time_s` came; None if there is none."""
-        return min((t for t in self.acknowledged.values() if t > time_s), default=None)
-
     def count_after(self, time_s: float) -> int:
         return sum(1 for t in self.acknowledged.values() if t > time_s)
 

@@ -71,7 +71,6 @@ class Leader:
         self.higher_promise = Term(0)  # highest term that a voter said it had promised
         self.ending: str = ""  # why the server is being stopped; "" while it is not
         self.sync = SyncSetKeeper(core)
-        self._acks: set[NodeId] = set()  # members that hold `proposal`
         self._refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
         self._beat_at_ns = 0
         self._retry_at_ns = 0

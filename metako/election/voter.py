@@ -257,7 +257,6 @@ class Voter:
                 promised=core.hard.promised_term,
                 document_ref=core.document_ref,
                 detached=refusal is None and own.detached,
-                server_gone=core.observed.in_recovery is not False,
                 data_id=own.data_id,
                 position=own.position,
                 can_lead=own.can_lead,

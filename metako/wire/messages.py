@@ -211,7 +211,6 @@ class VoteReply:
     promised: Term
     document_ref: DocumentRef  # held after the promise; sent by DocumentCopy if it is newer
     detached: bool  # the replication promise is kept: nothing can be acknowledged upstream
-    server_gone: bool  # postmaster and all backends are verified gone
     data_id: DataId
     position: RankedPosition | None
     can_lead: bool

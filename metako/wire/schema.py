@@ -92,7 +92,7 @@ KEYS: Mapping[type, str] = MappingProxyType(
         " h=hold_remaining_ms",
         messages.VoteRequest: "t=term f=document_ref",
         messages.VoteReply: "t=term g=granted r=refusal p=promised f=document_ref d=detached"
-        " s=server_gone i=data_id l=position c=can_lead o=priority m=max_tli",
+        " i=data_id l=position c=can_lead o=priority m=max_tli",
         messages.Candidacy: "t=term",
         messages.Release: "t=term b=boot_epoch r=last_round",
         # ------------------------------------------------------------ records
