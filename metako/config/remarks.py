@@ -9,12 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pydantic import BaseModel
+
 from metako.config.problems import Path, dotted
 from metako.config.schema import FileSchema
+from metako.model.document import Durability
 
 _PROXY = "this version of the proxy leads every session to the primary"
 
 _PAIR = "this version waits for a majority of the voters in any case"
+
+_HEALTH = "this version looks at PostgreSQL at intervals of its own"
+
+_ASYNC = "this version fails over only to a server that has every commit, also with `async`"
 
 NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("node", "zone"), "this version chooses by position and priority only"),
@@ -28,6 +35,11 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
         ("cluster", "takeover_failures"),
         "this version waits for a majority of the voters in any case",
     ),
+    (("gossip", "exchange_timeout"), "this version gives every exchange two seconds"),
+    (("durability", "max_lag_on_failover"), _ASYNC),
+    (("postgresql", "health", "interval"), _HEALTH),
+    (("postgresql", "health", "timeout"), _HEALTH),
+    (("postgresql", "health", "failure_threshold"), _HEALTH),
     (("tls", "enabled"), "this version speaks PLAIN TCP on the ports of API and proxy"),
 )
 
@@ -35,9 +47,16 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
 def not_in_force(schema: FileSchema, origin_of: Callable[[Path], Path]) -> Iterator[str]:
     """Yield a remark for each key that is set and has no effect yet."""
     for path, remark in NOT_IN_FORCE:
-        section = getattr(schema, path[0])
-        if path[1] not in section.model_fields_set:
+        section: BaseModel = schema
+        for name in path[:-1]:
+            section = getattr(section, name)
+        if path[-1] not in section.model_fields_set:
             continue
         if path == ("tls", "enabled") and not schema.tls.enabled:
             continue
         yield f"{dotted(origin_of(path))}: has no effect yet: {remark}"
+    if schema.durability.mode is Durability.ASYNC:
+        yield (
+            f"{dotted(origin_of(('durability', 'mode')))}: async: {_ASYNC}: without the primary's "
+            "own server there is no automatic failover"
+        )

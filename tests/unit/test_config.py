@@ -509,3 +509,21 @@ def test_keys_without_effect_are_named_at_start(write):
     notes = loaded(write("node: {name: n1, zone: z}\nproxy: {balance: least_connected}")).notes
     assert any(note.startswith("proxy.balance: has no effect yet") for note in notes)
     assert any(note.startswith("node.zone: has no effect yet") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("section", "named"),
+    [
+        ("durability: {mode: async}", "durability.mode: async"),
+        ("durability: {max_lag_on_failover: 2MiB}", "durability.max_lag_on_failover"),
+        ("gossip: {exchange_timeout: 3s}", "gossip.exchange_timeout"),
+        ("postgresql: {health: {interval: 3s}}", "postgresql.health.interval"),
+    ],
+)
+def test_what_this_version_does_not_do_is_told(tmp_path: Path, section: str, named: str) -> None:
+    path = tmp_path / "node.yaml"
+    base = "node: {name: n1}\ncluster: {name: main, bootstrap_node: n1}\n"
+    path.write_text(base)
+    assert not any(named in note for note in load(path, environ={}).notes)
+    path.write_text(base + section + "\n")
+    assert any(named in note for note in load(path, environ={}).notes)
