@@ -8,6 +8,7 @@ is an input.
 
 from __future__ import annotations
 
+import operator
 import random
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -23,6 +24,7 @@ from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
 from metako.membership import Membership, MembershipOutput
 from metako.membership.config import MembershipConfig
+from metako.model.document import DocumentRef
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId
@@ -105,7 +107,10 @@ class Engine:
             peers=settings.peers,
             rng=rng,
         )
+        self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
         self._members: dict[NodeId, Member] = {}
+        self._told: tuple[PostgresObserved, DocumentRef, int] | None = None  # as `_meta` shows it
+        self._routed: tuple[object, ...] = ()  # what the newest table was made from
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
         self._started = False
@@ -180,6 +185,10 @@ class Engine:
     def role(self) -> Role:
         return self._election.role
 
+    def members(self) -> tuple[Member, ...]:
+        """Return gossip's view of the members."""
+        return self._membership.members()
+
     def _held_leader(self, now: Instant) -> NodeId | None:
         hold = self._election.voter.hold
         return hold.leader if hold.active(now) else None
@@ -209,18 +218,24 @@ class Engine:
 
     def _refresh_roster(self, now: Instant) -> None:
         members = self._membership.members()
-        self._members = {member.node: member for member in members}
-        self._election.roster(now, members)
+        if members is not self._roster:
+            self._roster = members
+            self._members = {member.node: member for member in members}
+            self._election.roster(now, members)
 
     def _tell(self, now: Instant) -> None:
         """Gossip what changed about us: positions now and then, everything else at once."""
         core = self._election.core
+        shown = (core.observed, core.document_ref, self._sessions)
+        if shown == self._told:
+            return
         meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
         if meta == self._meta:
+            self._told = shown
             return
         due = now.mono_ns - self._meta_at_ns >= milliseconds(META_INTERVAL_MS)
         if due or worth_telling(self._meta, meta):
-            self._meta, self._meta_at_ns = meta, now.mono_ns
+            self._meta, self._meta_at_ns, self._told = meta, now.mono_ns, shown
             self._membership.set_meta(now, meta)
             self._refresh_roster(now)
 
@@ -254,7 +269,15 @@ class Engine:
         )
 
     def _route(self, now: Instant, events: list[Event]) -> RoutingTable | None:
-        table = build_table(self._election, self._members, now)
+        primary, until = current_primary(self._election, now)
+        document = self._election.core.document
+        made_from = (primary, until, self._roster, document)
+        if all(map(operator.is_, made_from[2:], self._routed[2:])) and (
+            self._routed[:2] == made_from[:2]
+        ):
+            return None
+        self._routed = made_from
+        table = build_table(self._election, self._members, primary, until)
         old = self._routing
         if table == old:
             return None

@@ -39,9 +39,10 @@ def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, in
     return (voter.leader, until) if now.boot_ns < until else (None, 0)
 
 
-def build_table(election: Election, members: Mapping[NodeId, Member], now: Instant) -> RoutingTable:
-    """Return the routes as they are now."""
-    primary, until = current_primary(election, now)
+def build_table(
+    election: Election, members: Mapping[NodeId, Member], primary: NodeId | None, until: int
+) -> RoutingTable:
+    """Return the routes to `primary`, as `current_primary` names it, and to the replicas."""
     me = election.core.node
     target = _target(members.get(primary), me) if primary is not None else None
     replicas = [

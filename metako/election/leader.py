@@ -390,6 +390,8 @@ class Leader:
     def _change_sync_set(self, now: Instant) -> None:
         if not self.attachable or self.ending or self.proposal or self.committed is None:
             return
+        if not self.sync.due(now, self.committed):
+            return
         sync = self.sync.next_document(now, self.committed)
         if sync is not None:
             document = replace(self.committed, version=self.committed.version + 1, sync=sync)

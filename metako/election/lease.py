@@ -70,6 +70,7 @@ class Lease:
     round: int = 0  # number of the newest round sent
     _sent: dict[int, int] = field(default_factory=dict)  # round → CLOCK_BOOTTIME of sending
     _answers: dict[int, set[NodeId]] = field(default_factory=dict)  # round → who answered
+    _counted: int = 0  # newest round that a majority answered; older ones lengthen nothing
 
     def begin_round(self, now: Instant) -> int:
         """Start a round and return its number. The leader's own answer is implied."""
@@ -86,13 +87,15 @@ class Lease:
 
     def renew(self, document: ClusterDocument, hold_ms: int) -> bool:
         """Recompute the lease; return whether it became longer."""
-        lease_ns = milliseconds(self.settings.lease_ms(hold_ms))
-        until = self.until_boot_ns
-        for round_, nodes in self._answers.items():
-            if document.has_majority(nodes):
-                until = max(until, self._sent[round_] + lease_ns)
+        for round_ in range(self.round, self._counted, -1):
+            if round_ in self._answers and document.has_majority(self._answers[round_]):
+                self._counted = round_
+                break
+        else:
+            return False
+        until = self._sent[self._counted] + milliseconds(self.settings.lease_ms(hold_ms))
         longer = until > self.until_boot_ns
-        self.until_boot_ns = until
+        self.until_boot_ns = max(until, self.until_boot_ns)
         return longer
 
     def valid(self, now: Instant) -> bool:

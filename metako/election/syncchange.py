@@ -23,7 +23,7 @@ from metako.model.postgres import SyncSetting, sync_setting
 @dataclass(slots=True)
 class _Stream:
     since_ns: int | None = None  # streaming without a break since; None while it is not
-    last_ns: int = 0  # last seen streaming
+    last_ns: int = 0  # when it was found to stream no more; 0 while it never did
 
 
 class SyncSetKeeper:
@@ -36,6 +36,10 @@ class SyncSetKeeper:
         self._change: SyncChange | None = None  # PostgreSQL-first change under way
         self._change_until_ns = 0  # it is given up then
         self._now_ns = 0
+        # What the newest decision was made from, and when time alone may call for another one;
+        # it is asked for at every step and depends on nothing else.
+        self._decided: tuple[object, object, object] | None = None
+        self._due_ns: int | None = None
 
     def adopt(self, other: SyncSetKeeper) -> None:
         """Take over what an earlier leadership of this node knew about the streams."""
@@ -75,8 +79,28 @@ class SyncSetKeeper:
             self._change = None
             self._announce(document.sync)
 
+    def due(self, now: Instant, document: ClusterDocument) -> bool:
+        """Return whether anything that a decision depends on has changed since the last one."""
+        core = self._core
+        decided = self._decided
+        if (
+            decided is None
+            or decided[0] is not core.observed
+            or decided[1] is not core.members
+            or decided[2] is not document
+        ):
+            return True
+        return self._due_ns is not None and now.mono_ns >= self._due_ns
+
     def next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         """Return the sync set that the document should have next; None for no change now."""
+        wanted = self._next_document(now, document)
+        core = self._core
+        self._decided = (core.observed, core.members, document)
+        self._due_ns = self.wakeup()
+        return wanted
+
+    def _next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         self._now_ns = now.mono_ns
         self._watch(now)
         observed = self._core.observed
@@ -127,10 +151,10 @@ class SyncSetKeeper:
             stream = self._streams.setdefault(node, _Stream())
             if stream.since_ns is None:
                 stream.since_ns = now.mono_ns
-            stream.last_ns = now.mono_ns
         for node, stream in self._streams.items():
-            if node not in streaming:
-                stream.since_ns = None
+            if node not in streaming and stream.since_ns is not None:
+                # Until this picture of the server it was seen.
+                stream.since_ns, stream.last_ns = None, now.mono_ns
 
     def _away(self, node: NodeId) -> bool:
         stream = self._streams.get(node)
@@ -144,6 +168,8 @@ class SyncSetKeeper:
 
     def _last_seen(self, node: NodeId) -> int:
         stream = self._streams.get(node)
+        if stream is not None and stream.since_ns is not None:
+            return self._now_ns
         return max(self._began_ns, stream.last_ns if stream else 0)
 
     def _wanted(self, now: Instant, document: ClusterDocument) -> list[SyncMember]:

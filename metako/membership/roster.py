@@ -64,6 +64,7 @@ class Roster:
         self._entries: dict[NodeId, Entry] = {}
         self._active: list[NodeId] = []
         self._version = 0
+        self._snapshot: tuple[Member, ...] = ()  # the newest one, for as long as it is true
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -111,11 +112,34 @@ class Roster:
             self._sort_in(entry)
 
     def snapshot(self) -> tuple[Member, ...]:
-        """Return all entries as values, sorted by name."""
-        return tuple(
-            Member(e.node, e.boot_epoch, e.incarnation, e.state, e.address, e.meta)
-            for _, e in sorted(self._entries.items())
-        )
+        """Return all entries as values, sorted by name; the same tuple while nothing changes.
+
+        It is asked for at every message, and changes seldom.
+        """
+        if not self._is_current():
+            self._snapshot = tuple(
+                Member(e.node, e.boot_epoch, e.incarnation, e.state, e.address, e.meta)
+                for _, e in sorted(self._entries.items())
+            )
+        return self._snapshot
+
+    def _is_current(self) -> bool:
+        """Return whether the newest snapshot shows every entry as it is now."""
+        entries = self._entries
+        if len(self._snapshot) != len(entries):
+            return False
+        for member in self._snapshot:
+            entry = entries.get(member.node)
+            if (
+                entry is None
+                or entry.meta is not member.meta
+                or entry.state is not member.state
+                or entry.incarnation != member.incarnation
+                or entry.boot_epoch != member.boot_epoch
+                or entry.address != member.address
+            ):
+                return False
+        return True
 
     def _sort_in(self, entry: Entry) -> None:
         if entry.node == self._node:

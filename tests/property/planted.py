@@ -26,9 +26,9 @@ from metako.model.durable import HardState
 from metako.model.events import EventName
 from metako.model.ids import NodeId, TimelineId
 from metako.model.timeline import TimelineEntry
-from sim.checks import ViolationError
-from sim.scenario import document, finish, happened, others, outage, primary, settled, until, writes
-from sim.world import World
+from sim.first.checks import ViolationError
+from sim.first.scenario import document, finish, happened, others, outage, primary, settled, until, writes
+from sim.first.world import World
 
 LOCKSTEP = ElectionSettings(stagger_ms=0, jitter_ms=0)
 NEVER_MS = 10_000_000
@@ -312,11 +312,11 @@ def record_forgotten(patch: pytest.MonkeyPatch) -> None:
     def forgetful(hard: HardState) -> HardState:
         return HardState(hard.node_id, hard.boot_epoch + 1, document=hard.document)
 
-    patch.setattr("sim.world.next_boot", forgetful)
+    patch.setattr("sim.first.world.next_boot", forgetful)
 
 
 def hold_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("sim.world.next_boot", lambda h: replace(engine.next_boot(h), max_hold_ms=0))
+    patch.setattr("sim.first.world.next_boot", lambda h: replace(engine.next_boot(h), max_hold_ms=0))
 
 
 BUGS: Mapping[str, Bug] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from planted import BUGS, Bug
 
-from sim.checks import ViolationError
-from sim.swarm import run
+from sim.first.checks import ViolationError
+from sim.first.swarm import run
 
 PLANTED_SEEDS_MAX = 2
 """A planted bug has to be caught within so many seeds; without it all of them pass."""

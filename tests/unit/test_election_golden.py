@@ -49,8 +49,8 @@ from metako.wire.messages import (
     Received,
     VoteRequest,
 )
-from sim.scenario import document, until
-from sim.world import World
+from sim.first.scenario import document, until
+from sim.first.world import World
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "election"
 SEPARATOR = "----\n"

@@ -10,8 +10,8 @@ import pytest
 from metako.model.ids import NodeId
 from metako.model.instant import NS_PER_MS
 from metako.model.routing import RoutingTable
-from sim.scenario import document, others, outage, primary, settled, until
-from sim.world import World
+from sim.first.scenario import document, others, outage, primary, settled, until
+from sim.first.world import World
 
 
 def table(world: World, node: NodeId) -> RoutingTable:

@@ -8,7 +8,7 @@ from metako.election.settings import ElectionSettings
 from metako.model.document import Durability
 from metako.model.events import EventName
 from metako.model.ids import NodeId
-from sim.scenario import (
+from sim.first.scenario import (
     CALM,
     document,
     finish,
@@ -20,7 +20,7 @@ from sim.scenario import (
     until,
     writes,
 )
-from sim.world import World
+from sim.first.world import World
 
 SEEDS = range(3)
 SILENCE_S = 3.0

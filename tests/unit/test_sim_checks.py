@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from metako.model.ids import NodeId, TimelineId
-from sim.checks import Ack, Checks, ViolationError
-from sim.heap import Heap
-from sim.scenario import others, primary, settled, until, writes
+from sim.first.checks import Ack, Checks, ViolationError
+from sim.first.heap import Heap
+from sim.first.scenario import others, primary, settled, until, writes
 
 A, B = NodeId("a"), NodeId("b")
 

@@ -7,8 +7,8 @@ import pytest
 from metako.model.document import Phase
 from metako.model.events import EventName
 from metako.model.postgres import ProcessState
-from sim.scenario import document, finish, happened, others, outage, primary, settled, until, writes
-from sim.world import World
+from sim.first.scenario import document, finish, happened, others, outage, primary, settled, until, writes
+from sim.first.world import World
 
 SEEDS = range(3)
 

@@ -12,8 +12,8 @@ from metako.election.settings import ElectionSettings
 from metako.model.document import ClusterDocument, Durability
 from metako.model.events import EventName
 from metako.model.ids import NodeId
-from sim.checks import ViolationError
-from sim.world import World
+from sim.first.checks import ViolationError
+from sim.first.world import World
 
 STEP_S = 0.001
 CALM = 0.0

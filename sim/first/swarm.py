@@ -11,8 +11,8 @@ import random
 from dataclasses import dataclass, field
 
 from metako.model.ids import NodeId
-from sim.checks import ViolationError
-from sim.world import World
+from sim.first.checks import ViolationError
+from sim.first.world import World
 
 RECOVERY_S = 40.0
 REJOIN_S = 15.0

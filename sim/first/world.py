@@ -22,10 +22,10 @@ from metako.model.ids import Address, NodeId
 from metako.model.member import MemberMeta
 from metako.model.routing import RoutingTable
 from metako.wire.messages import Outbound, Received
-from sim.checks import Ack, Checks, ViolationError
-from sim.heap import Heap
-from sim.network import Network
-from sim.postgres import MS, SimServer
+from sim.first.checks import Ack, Checks, ViolationError
+from sim.first.heap import Heap
+from sim.first.network import Network
+from sim.first.postgres import MS, SimServer
 
 __all__ = ["Node", "ViolationError", "World"]
 
