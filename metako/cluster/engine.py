@@ -109,7 +109,9 @@ class Engine:
         )
         self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
         self._members: dict[NodeId, Member] = {}
-        self._told: tuple[PostgresObserved, DocumentRef, int] | None = None  # as `_meta` shows it
+        # What the metadata were last made from, and whether they wait for their interval.
+        self._shown: tuple[PostgresObserved, DocumentRef, int] | None = None
+        self._withheld = False
         self._routed: tuple[object, ...] = ()  # what the newest table was made from
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
@@ -227,15 +229,14 @@ class Engine:
         """Gossip what changed about us: positions now and then, everything else at once."""
         core = self._election.core
         shown = (core.observed, core.document_ref, self._sessions)
-        if shown == self._told:
-            return
-        meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
-        if meta == self._meta:
-            self._told = shown
-            return
         due = now.mono_ns - self._meta_at_ns >= milliseconds(META_INTERVAL_MS)
-        if due or worth_telling(self._meta, meta):
-            self._meta, self._meta_at_ns, self._told = meta, now.mono_ns, shown
+        if shown == self._shown and not (self._withheld and due):
+            return
+        self._shown = shown
+        meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
+        self._withheld = meta != self._meta
+        if self._withheld and (due or worth_telling(self._meta, meta)):
+            self._meta, self._meta_at_ns, self._withheld = meta, now.mono_ns, False
             self._membership.set_meta(now, meta)
             self._refresh_roster(now)
 

@@ -19,7 +19,7 @@ from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition, WalPosition
 from metako.model.member import Member, MemberState
-from metako.model.postgres import DataState, PostgresObserved, ProcessState
+from metako.model.postgres import DataState, PostgresObserved, ProcessState, Upstream
 from metako.model.timeline import is_diverged, owner_of, rank
 from metako.wire.messages import AgreementMessage
 
@@ -38,6 +38,7 @@ class Core:
     voting: bool = True  # False after a lost durable record, until re-admitted
     fresh: bool = False  # there was no durable record when this agent started
     inquired: bool = False  # the bootstrap node was told in this boot that we are blank
+    upstream: tuple[ClusterDocument, Upstream] | None = None  # newest one made, and from what
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)

@@ -72,14 +72,16 @@ def next_change(
             Order.DOCUMENT_FIRST,
             f"add {missing[0].node}",
         )
+    if k_target < current.k:
+        # Before anybody is removed: the barrier of a removal waits for k of those that stay, and
+        # with more lost than one it would wait for the dead.
+        return _lower(current)
     surplus = sorted(present - target)
     if surplus:
         return _remove(current, surplus[0])
     if k_target > current.k:
         new = SyncSet(current.members, current.k + 1)
         return SyncChange(new, Order.POSTGRES_FIRST, f"raise k to {current.k + 1}")
-    if k_target < current.k:
-        return _lower(current)
     return None
 
 

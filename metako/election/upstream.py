@@ -8,17 +8,27 @@ from metako.model.postgres import Upstream
 
 
 def upstream_of(core: Core, document: ClusterDocument) -> Upstream | None:
-    """Return the document's primary as an upstream; None while its address is unknown."""
+    """Return the document's primary as an upstream; None while its address is unknown.
+
+    The same object while document and member are the same: a target is compared with the one
+    before it at every step.
+    """
     member = core.members.get(document.primary)
     if member is None or member.meta is None or member.meta.postgres_address is None:
         return None
     if not document.timelines:
         return None
-    return Upstream(
+    address = member.meta.postgres_address
+    known = core.upstream
+    if known is not None and known[0] is document and known[1].address == address:
+        return known[1]
+    upstream = Upstream(
         node=document.primary,
-        address=member.meta.postgres_address,
+        address=address,
         term=document.term,
         timelines=document.timelines,
         tip=document.timelines[-1].tli,
         system_id=document.system_id,
     )
+    core.upstream = (document, upstream)
+    return upstream

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 
 import trio
 
@@ -20,13 +21,14 @@ from metako.model.ids import Term
 from metako.model.lsn import Lsn, parse_lsn
 from metako.model.postgres import SyncSetting
 from metako.postgres import sql
-from metako.postgres.execute import StepError
+from metako.postgres.execute import Executor, StepError
 from metako.postgres.settings import (
     REPLICATION_ROLE,
     ServerSettings,
     replication_role_sql,
     role_mark,
 )
+from metako.postgres.steps import NOBODY, ServerConfig
 from metako.postgres.syncnames import application_name, render_sync
 
 MARKER_TIMEOUT_S = 10.0
@@ -35,6 +37,7 @@ BARRIER_POLL_S = 0.01
 BARRIER_PUSH_S = 0.1
 REPLIES_NEEDED = 2
 CLEAN_UP_TIMEOUT_S = 1.0
+FLAG_TIMEOUT_S = 5.0
 SENDERS_MAX = 1000
 
 Open = Callable[[], AbstractAsyncContextManager[sql.Session]]
@@ -98,6 +101,59 @@ async def ensure_roles(open_session: Open, settings: ServerSettings) -> None:
         await session.run("set synchronous_commit = local")
         statements = replication_role_sql(settings, exists=bool(rows))
         await session.run("; ".join(["begin", *statements, "commit"]))
+
+
+async def make_commits_wait(executor: Executor, before: ServerConfig) -> None:
+    """Take a primary from no synchronous standby to a placeholder, and prove that commits wait.
+
+    Whether commits wait at all is one flag in shared memory, which the checkpointer keeps; that the
+    setting shows in a fresh backend proves nothing about it. While the checkpointer is busy commits
+    go on returning at once, and no standby may be relied upon. So a commit of our own has to be
+    seen in its wait first; the names that follow then only change whom it waits for.
+
+    Raises:
+        StepError: no commit was seen to wait in time. The settings `before` are in force again.
+    """
+    await executor.apply_settings(replace(before, sync=NOBODY))
+    try:
+        await _see_commit_wait(executor.session)
+    except BaseException:
+        with trio.CancelScope(shield=True), trio.move_on_after(CLEAN_UP_TIMEOUT_S):
+            await executor.apply_settings(before)
+        raise
+
+
+async def _see_commit_wait(open_session: Open) -> None:
+    try:
+        with trio.fail_after(FLAG_TIMEOUT_S):
+            while True:
+                async with _ended_afterwards(open_session) as waiter, open_session() as watcher:
+                    if await _waits(waiter, watcher):
+                        return
+    except (sql.SqlError, trio.TooSlowError):
+        raise StepError("no commit was seen to wait for the synchronous standbys") from None
+
+
+async def _waits(waiter: sql.Session, watcher: sql.Session) -> bool:
+    """Return whether a commit of `waiter` is seen waiting; False if it returned."""
+    await waiter.run("set synchronous_commit = on")
+    pid = waiter.backend_pid()
+    seen = False
+    async with trio.open_nursery() as nursery:
+
+        async def commit() -> None:
+            with contextlib.suppress(sql.SqlError):
+                text = "select pg_logical_emit_message(true, 'metako', 'wait')::text"
+                await waiter.rows(text, timeout_s=FLAG_TIMEOUT_S)
+            nursery.cancel_scope.cancel()
+
+        nursery.start_soon(commit)
+        while not seen:
+            row = await watcher.rows("select wait_event from pg_stat_activity where pid = $1", pid)
+            seen = bool(row) and row[0][0] == "SyncRep"
+            await trio.sleep(BARRIER_POLL_S)
+        nursery.cancel_scope.cancel()
+    return seen
 
 
 async def pass_barrier(open_session: Open, settings: ServerSettings, setting: SyncSetting) -> None:

@@ -23,11 +23,10 @@ import trio
 from metako.model.errors import MetakoError
 from metako.model.ids import Term, TimelineId
 from metako.model.lsn import Lsn, parse_lsn
-from metako.model.postgres import SyncSetting
 from metako.postgres import sql
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
-from metako.postgres.history import skipped_numbers
+from metako.postgres.history import missing_histories
 from metako.postgres.install import Installation
 from metako.postgres.observe import UNDECIDED_FOR_S, Receivers, receiver_processes
 from metako.postgres.position import WalReader
@@ -145,6 +144,14 @@ class Executor:
                 await trio.sleep(POLL_S)
         raise StepError(f"PostgreSQL has not loaded {self._files.conf} (it shows {shown})")
 
+    def unprotected(self, config: ServerConfig) -> ServerConfig | None:
+        """Return the settings of a primary whose commits begin to wait only with `config`."""
+        facts = self._facts
+        written = facts.written
+        if written is None or facts.last_in_recovery is not False:
+            return None
+        return written if written.sync.k == 0 and config.sync.k > 0 else None
+
     # ---------------------------------------------------------------- start and stop
 
     def server_options(self) -> list[str]:
@@ -230,7 +237,7 @@ class Executor:
         closed = written is not None and written.upstream is None
         facts.forget_position()
         if not closed or not facts.verified:
-            await self._write(ServerConfig(None, SyncSetting(), written.admit if written else True))
+            await self._write(ServerConfig(None, admit=written.admit if written else True))
             await self._guard.signal(signal.SIGHUP)
         gone = False
         with trio.move_on_after(RECEIVER_GIVE_UP_S):
@@ -314,8 +321,8 @@ class Executor:
         current = facts.timeline
         if tli in histories or tli <= current:
             raise StepError(f"timeline {tli} was used before: this server is on {current}")
-        for number in skipped_numbers(current, tli):
-            await trio.to_thread.run_sync(self._files.write_placeholder, number)
+        for number, text in missing_histories(current, tli, histories).items():
+            await trio.to_thread.run_sync(self._files.write_history, number, text)
         async with self.session() as session:
             await self._end_clients(session)
             self._check_armed(term)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import WalPosition
-from metako.model.postgres import SyncSetting
+from metako.model.postgres import StandbySeen, SyncSetting
 from metako.postgres.steps import ServerConfig
 from metako.postgres.wal import ControlData
 
@@ -36,6 +36,7 @@ class Facts:
     rewind_failed: bool = False  # until a clone or a start
     wal_lost: bool = False  # the upstream has removed what we need; until a clone or re-pointing
     commit_blocked: bool = False  # the last probe did not return; only on a primary
+    standbys: tuple[StandbySeen, ...] = ()  # in the last answer of a primary
     was_up: bool = False  # the running server has answered SQL
     last_in_recovery: bool | None = None  # the last answer of the running server
     failed_starts: int = 0  # in a row, without ever being up
@@ -53,6 +54,7 @@ class Facts:
         self.barrier = None
         self.marker_term = Term(0)
         self.commit_blocked = False
+        self.standbys = ()
         self.was_up = False
         self.last_in_recovery = None
 

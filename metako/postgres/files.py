@@ -25,7 +25,6 @@ from metako.model.errors import DataDirectoryError
 from metako.model.ids import DataId, TimelineId
 from metako.model.postgres import DataState
 from metako.postgres.history import (
-    PLACEHOLDER,
     history_name,
     is_segment,
     segment_number,
@@ -283,10 +282,11 @@ class ServerFiles:
         except OSError:
             return []
 
-    def write_placeholder(self, tli: int) -> None:
+    def write_history(self, tli: int, text: str) -> None:
+        """Write a history file, unless there is one."""
         path = self.wal / history_name(tli)
         if not path.exists():
-            self.write(path, PLACEHOLDER)
+            self.write(path, text)
 
     def set_histories_aside(self, beyond: TimelineId) -> None:
         """Move the history files of timelines that this data holds no WAL of out of the way.

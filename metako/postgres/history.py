@@ -13,11 +13,11 @@ Source: PostgreSQL, src/backend/access/transam/timeline.c.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from metako.model.ids import TimelineId
-from metako.model.lsn import Lsn, parse_lsn
+from metako.model.lsn import Lsn, format_lsn, parse_lsn
 from metako.model.timeline import HistoryStep
 
 PLACEHOLDER = "# metako: this timeline number is reserved and was never used\n"
@@ -105,6 +105,29 @@ def children_of(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep,
     return tuple(children)
 
 
-def skipped_numbers(current: TimelineId, reserved: TimelineId) -> range:
-    """Return the numbers between the timeline in use and the reserved one."""
-    return range(current + 1, reserved)
+def missing_histories(
+    current: TimelineId, reserved: TimelineId, files: Mapping[int, str]
+) -> Mapping[int, str]:
+    """Return the history files, by timeline, that have to be there before a promotion.
+
+    Numbers that were skipped get placeholders, else PostgreSQL would not take the reserved one. The
+    ancestors of the timeline in use get their own history again: a base backup brings only the
+    newest file, and a standby that is still on an older timeline asks its upstream for each one in
+    between and cannot go on if a single one is missing.
+
+    Args:
+        current: the timeline in use.
+        reserved: the one that the promotion is to take.
+        files: the history files that are there.
+    """
+    ancestors = parse_history(files.get(current, ""))
+    known = {a.tli: ancestors[:index] for index, a in enumerate(ancestors)}
+    return {
+        number: _history_text(known[TimelineId(number)]) if number in known else PLACEHOLDER
+        for number in range(2, reserved)
+        if number not in files and number != current
+    }
+
+
+def _history_text(ancestors: Sequence[Ancestor]) -> str:
+    return "".join(f"{a.tli}\t{format_lsn(a.switch_lsn)}\tbefore a promotion\n" for a in ancestors)

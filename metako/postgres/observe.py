@@ -261,6 +261,9 @@ class Observer:
             in_recovery=facts.last_in_recovery,
             sync_applied=applied,
             sync_barrier=facts.barrier if facts.barrier == applied else None,
+            # Nor is a server that hangs proof that its standbys are gone: they would be taken out
+            # of the sync set, and nobody could take over any more.
+            standbys=facts.standbys,
             commit_blocked=blocked,
         )
 
@@ -270,6 +273,7 @@ class Observer:
         facts = self._facts
         in_recovery = bool(row[0])
         facts.was_up, facts.last_in_recovery, facts.failed_starts = True, in_recovery, 0
+        facts.standbys = standbys
         receiver = self._receiver(postmaster, row) if in_recovery else ReceiverState.GONE
         detached = facts.written is not None and facts.written.upstream is None and facts.verified
         if not in_recovery or receiver is not ReceiverState.GONE or not detached:

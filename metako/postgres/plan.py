@@ -172,6 +172,12 @@ def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream
     if observed.data is DataState.TAINTED or local.wal_lost or _runs_ahead(observed, upstream):
         return Stop(fast=True)
     renamed = observed.upstream != upstream.node
+    if renamed and observed.position is None:
+        # A standby tells its upstream how far its WAL is flushed, and START_REPLICATION looks at
+        # the beginning of a segment only: one that holds WAL beyond the fork would acknowledge
+        # commits that it does not have. So it has to be known first where its WAL ends.
+        starting = observed.process is ProcessState.STARTING
+        return Stop(fast=True) if starting else Detach(observed.detached_for)
     moved = local.upstream_address is not None and local.upstream_address != upstream.address
     if renamed or moved or not observed.admitting or local.settings_stale:
         return ApplySettings(ServerConfig(wanted))

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from metako.model.ids import Address, NodeId, Term, TimelineId
 from metako.model.postgres import SyncSetting, Upstream
 
-NO_SYNC = SyncSetting()
+NOBODY = SyncSetting(nodes=(), k=1)
+"""Commits wait for a standby that does not exist: what every server is set to until it leads.
+
+PostgreSQL asks one flag in shared memory whether commits wait at all, and the flag is kept by the
+checkpointer, which may be busy for seconds after a reload. With names in the setting from its start
+on, the flag is up long before a promotion, whoever the names then are.
+"""
 
 CANCELLABLE = frozenset({"Clone", "Rewind", "EmitMarker", "SyncBarrier", "Stop"})
 """Steps that may be abandoned half-way when the newest plan differs; the others are short."""
@@ -33,7 +39,7 @@ class ServerConfig:
     """What the generated settings depend on besides the node's own configuration."""
 
     upstream: UpstreamAddress | None = None  # None: detached
-    sync: SyncSetting = NO_SYNC
+    sync: SyncSetting = NOBODY
     admit: bool = True  # applications may connect; always so on a standby
 
 

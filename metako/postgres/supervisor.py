@@ -339,6 +339,8 @@ class PostgresSupervisor:
             case steps.Stop(fast=fast):
                 await execute.stop(fast=fast)
             case steps.ApplySettings(config=config):
+                if (before := execute.unprotected(config)) is not None:
+                    await commit.make_commits_wait(execute, before)
                 await execute.apply_settings(config)
             case steps.Detach(promise=promise):
                 await execute.detach(promise)

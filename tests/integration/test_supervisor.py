@@ -203,3 +203,55 @@ async def test_a_frozen_standby_is_stopped_to_keep_a_promise():
         await b.target(Detached(Term(2)), settled_detached(2), seconds=25)
         assert b.observed.position.lsn >= end - 200
         assert b.observed.data is DataState.PRESENT
+
+
+async def test_no_standby_is_relied_upon_before_a_commit_is_seen_to_wait():
+    """A busy checkpointer: the setting shows in every new backend, and commits do not wait."""
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        checkpointer = int(
+            await a.psql("select pid from pg_stat_activity where backend_type = 'checkpointer'")
+        )
+        sync = SyncSetting((b.name,), 1)
+        os.kill(checkpointer, signal.SIGSTOP)
+        try:
+            a.supervisor.set_target(Leading(Term(1), TimelineId(2), sync, admit=True))
+            await a.until(lambda _: any("seen to wait" in f.error for f in a.failures), "refused")
+            assert a.observed.sync_applied != sync
+            assert a.observed.sync_barrier != sync
+        finally:
+            os.kill(checkpointer, signal.SIGCONT)
+        await a.until(lambda o: o.sync_applied == sync == o.sync_barrier, "relied upon")
+        await a.psql("select pg_logical_emit_message(true, 'test', 'acknowledged')")
+
+
+async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
+    """A base backup brings one history file, and the standby asks for each one in between."""
+    async with nodes("abc", bindir=BINDIR) as (a, b, c):
+        entries = await initialize(a)
+        await attach(c, a, 1, entries)
+        await c.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        for term, tli in ((2, 3), (3, 4)):
+            await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+            await a.target(Detached(Term(term)), settled_detached(term))
+            await a.arm(term)
+            await a.target(
+                Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
+                lambda o, term=term: o.admitting and o.marker_term == term,
+            )
+            begin = a.observed.history[-1].begin_lsn
+            entries = [*entries, entry(term, tli, tli - 1, begin)]
+        await attach(b, a, 3, entries)  # cloned on timeline 4
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        await b.target(Detached(Term(4)), settled_detached(4))
+        await b.arm(4)
+        await b.target(
+            Leading(Term(4), TimelineId(5), NO_SYNC, admit=True),
+            lambda o: o.admitting and o.marker_term == 4,
+        )
+        entries = [*entries, entry(4, 5, 4, b.observed.history[-1].begin_lsn)]
+        # It follows, or finds that the WAL it needs is gone and is cloned; without the files it
+        # would ask for them for ever.
+        await attach(c, b, 4, entries)
+        assert c.observed.timeline == 5

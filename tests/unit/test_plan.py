@@ -217,3 +217,30 @@ def test_settings_that_are_stale_are_written_again_in_the_same_role(observed):
     step = plan(observed, target, LocalState(settings_stale=True))
     assert isinstance(step, ApplySettings)
     assert plan(observed, target, LocalState()) is None
+
+
+@pytest.mark.parametrize(
+    ("observed", "step"),
+    [
+        # How far its WAL goes is not known: it may hold more than the new primary.
+        (replace(STREAMING, upstream=NodeId("c")), Detach(Term(0))),
+        (replace(STANDBY, position=None), Detach(Term(4))),
+        (replace(STANDBY, process=ProcessState.STARTING, position=None), Stop(fast=True)),
+        # It is known.
+        (STANDBY, ApplySettings(ServerConfig(FROM_B))),
+        (replace(STANDBY, position=WalPosition(TimelineId(2), Lsn(5001))), Stop(fast=True)),
+        # Not a new upstream.
+        (STREAMING, None),
+    ],
+)
+def test_standby_gets_a_new_upstream_only_when_its_end_of_wal_is_known(
+    observed: PostgresObserved, step: object
+) -> None:
+    """It would tell the upstream that it has flushed what it has, and acknowledge with that."""
+    assert plan(observed, FOLLOW) == step
+
+
+def test_every_server_waits_for_a_standby_that_does_not_exist_until_it_leads() -> None:
+    started = plan(MEASURED, DETACH)
+    assert started == Start(ServerConfig())
+    assert ServerConfig().sync == SyncSetting((), 1)

@@ -214,3 +214,17 @@ def test_bootstrap_statements_quote_names_and_passwords():
     assert "ALTER ROLE \"postgres\" PASSWORD 'p''w'" in statements
     with pytest.raises(ConfigError):
         bootstrap_sql(replace(SETTINGS, bootstrap=Bootstrap("a\nb")))
+
+
+def test_files_of_skipped_numbers_and_of_ancestors_are_missing_before_a_promotion():
+    files = {5: "1\t0/3000000\tx\n2\t0/5000000\ty\n"}
+    missing = history.missing_histories(TimelineId(5), TimelineId(8), files)
+    assert list(missing) == [2, 3, 4, 6, 7]
+    assert history.parse_history(missing[2]) == history.parse_history(files[5])[:1]
+    assert [n for n, text in missing.items() if history.is_placeholder(text)] == [3, 4, 6, 7]
+
+
+def test_no_history_file_is_written_twice():
+    missing = history.missing_histories(TimelineId(4), TimelineId(6), FILES)
+    assert missing == {}
+    assert history.missing_histories(TimelineId(1), TimelineId(2), {}) == {}

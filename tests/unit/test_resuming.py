@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from metako.election.core import Core
+from metako.election.leader import End
 from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
@@ -16,7 +17,7 @@ from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn
-from metako.model.postgres import Untouched
+from metako.model.postgres import PostgresObserved, ProcessState, Untouched
 from metako.model.timeline import TimelineEntry
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -73,3 +74,15 @@ def test_armed_guard_of_the_documents_primary_is_led_on_under_its_rest_of_the_le
 )
 def test_anything_else_is_no_right_to_lead(hard: HardState, armed: GuardDeadline | None) -> None:
     assert resumed(core_of(hard), NOW, armed) is None
+
+
+def test_server_that_is_found_gone_ends_the_leadership_that_was_resumed() -> None:
+    """The agent before may have begun to stop it; nobody else would ever be let lead."""
+    core = core_of(HARD)
+    leader = resumed(core, NOW, ALIVE)
+    assert leader is not None
+    leader.committed = DOCUMENT
+    core.observed = PostgresObserved(process=ProcessState.STOPPING)
+    assert leader.over(NOW) is None
+    core.observed = PostgresObserved(process=ProcessState.STOPPED)
+    assert leader.over(NOW) is End.SERVER

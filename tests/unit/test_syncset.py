@@ -130,3 +130,14 @@ def test_the_wrong_order_would_be_caught() -> None:
     assert violated(*removed_first_in_document)
     emptied_in_postgres_first = (side(sync("a")), side(sync("")))
     assert violated(*emptied_in_postgres_first)
+
+
+def test_acknowledgements_are_lowered_before_the_first_of_several_lost_standbys_is_removed() -> None:
+    """The barrier of the removal would wait for one that is lost as well."""
+    result = change(sync("abc", 2), "c", k=2)
+    assert result is not None
+    assert (result.new, result.order) == (sync("abc", 1), Order.DOCUMENT_FIRST)
+    # With enough of them left it is removed at once.
+    assert change(sync("abc", 2), "bc", k=2) == SyncChange(
+        sync("bc", 2), Order.POSTGRES_FIRST, "remove a"
+    )
