@@ -96,9 +96,7 @@ class Leader:
         """
         self.lease.until_boot_ns = until_boot_ns
         self._resumed = True
-        # It ran under the agent before: a server that is found gone, or goes while it is being
-        # stopped by what that agent had begun, ends this leadership like any other.
-        self._server_ran = True
+        self._server_ran = True  # under the agent before: found gone, it ends this like any other
         self.proposal = document
         self._offer(now)
         self._beat(now)
