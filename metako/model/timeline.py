@@ -96,8 +96,16 @@ def is_diverged(
     lineage = chain(entries, tip)
     if not lineage:
         return True
+    if not history:
+        return False
+    ends = (*(step.begin_lsn for step in history[1:]), None)
+    # A step that ends where it begins holds no WAL: the server had gone over to a timeline whose
+    # promotion was cut short, and on to the next from the same place.
     written = [
-        step for step in history if step.begin_lsn < position.lsn or step.tli == position.timeline
+        step
+        for step, end in zip(history, ends, strict=True)
+        if end != step.begin_lsn
+        and (step.begin_lsn < position.lsn or step.tli == position.timeline)
     ]
     if not written:
         return False

@@ -37,7 +37,7 @@ from metako.model.postgres import (
     Untouched,
     Upstream,
 )
-from metako.model.timeline import is_diverged, owner_of
+from metako.model.timeline import chain, is_diverged, owner_of
 from metako.postgres.steps import (
     ApplySettings,
     Clone,
@@ -178,6 +178,8 @@ def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream
         # commits that it does not have. So it has to be known first where its WAL ends.
         starting = observed.process is ProcessState.STARTING
         return Stop(fast=True) if starting else Detach(observed.detached_for)
+    if renamed and _went_astray(observed, upstream):
+        return Stop(fast=True)
     moved = local.upstream_address is not None and local.upstream_address != upstream.address
     if renamed or moved or not observed.admitting or local.settings_stale:
         return ApplySettings(ServerConfig(wanted))
@@ -214,6 +216,19 @@ def _runs_ahead(observed: PostgresObserved, upstream: Upstream) -> bool:
         owner_of(observed.history, observed.lsn), observed.lsn
     )
     return is_diverged(upstream.timelines, upstream.tip, observed.history, position)
+
+
+def _went_astray(observed: PostgresObserved, upstream: Upstream) -> bool:
+    """Return whether a running standby may have gone over to a timeline that came to nothing.
+
+    PostgreSQL goes over as soon as it has the history file, and from there only on to descendants;
+    a restart without that file is the only way back.
+    """
+    position = observed.position
+    if position is None or observed.max_tli <= position.timeline:
+        return False
+    lineage = chain(upstream.timelines, upstream.tip)
+    return observed.max_tli not in {entry.tli for entry in lineage}
 
 
 def _leading(observed: PostgresObserved, local: LocalState, target: Leading) -> Step | None:

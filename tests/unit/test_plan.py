@@ -229,6 +229,9 @@ def test_settings_that_are_stale_are_written_again_in_the_same_role(observed):
         # It is known.
         (STANDBY, ApplySettings(ServerConfig(FROM_B))),
         (replace(STANDBY, position=WalPosition(TimelineId(2), Lsn(5001))), Stop(fast=True)),
+        # It has the history file of a promotion that came to nothing, and may have gone over.
+        (replace(STANDBY, max_tli=TimelineId(4)), Stop(fast=True)),
+        (replace(STANDBY, max_tli=TimelineId(5)), ApplySettings(ServerConfig(FROM_B))),
         # Not a new upstream.
         (STREAMING, None),
     ],

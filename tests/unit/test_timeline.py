@@ -157,3 +157,14 @@ def test_old_timelines_are_shortened_and_never_dropped() -> None:
     full = [e for e in grown if e.node is not None]
     assert len(full) == TIMELINES_IN_FULL_MAX
     assert full == list(grown[-TIMELINES_IN_FULL_MAX:])
+
+
+def test_timeline_without_any_wal_of_its_own_is_no_divergence() -> None:
+    """Its promotion was cut short: a server went over to it, and on to the next from there."""
+    entries = (*ENTRIES[:2], entry(3, 2, 200, confirmed=False), entry(5, 2, 200, confirmed=False))
+    tip = TimelineId(5)
+    history = steps((1, 0), (2, 100), (3, 200), (5, 200))
+    assert not is_diverged(entries, tip, history, WalPosition(tip, Lsn(250)))
+    # With a record on it there is one.
+    history = steps((1, 0), (2, 100), (3, 200), (5, 208))
+    assert is_diverged(entries, tip, history, WalPosition(tip, Lsn(250)))
