@@ -31,9 +31,9 @@ from metako.runtime.preflight import (
     check_programs,
 )
 from metako.runtime.settings import run_dir, socket_dir
-from metako.runtime.store import CorruptRecord
 from metako.runtime.transport import Transport, wall_clock_ms
 from metako.wire.answer import AnswerReason
+from metako.wire.slots import CorruptRecord
 
 HELLO_TIMEOUT_S = 1.0
 NAME_RETRY_S = 3.0

@@ -14,16 +14,10 @@ from metako.model.document import NO_DOCUMENT
 from metako.model.durable import HardState
 from metako.model.errors import StateError
 from metako.model.ids import NodeId, Term
-from metako.runtime import store as store_module
-from metako.runtime.store import (
-    SLOT_BYTES,
-    SLOTS,
-    CorruptRecord,
-    assert_not_older,
-    encode_slot,
-    open_store,
-)
+from metako.runtime.store import open_store
+from metako.wire import slots as store_module
 from metako.wire.codec import encode_hard_state
+from metako.wire.slots import SLOT_BYTES, SLOTS, CorruptRecord, assert_not_older, encode_slot
 
 N1 = NodeId("n1")
 
