@@ -48,6 +48,8 @@ ALLOWED = {
 PURE_PACKAGES = ("model", "wire", "membership", "election", "cluster", "pgwire", "sqlroute")
 PURE_MODULES = (
     "metako.ports",
+    "metako.guard.fence",
+    "metako.proxy.routes",
     "metako.config.schema",
     "metako.config.units",
     "metako.postgres.plan",
@@ -94,8 +96,8 @@ OWNERS = {
     "trio_asyncio": ("metako.postgres.sql",),
     "hypercorn": ("metako.api",),
     "starlette": ("metako.api",),
-    "typer": ("metako.cli", "metako.demo"),
-    "rich": ("metako.cli", "metako.demo"),
+    "typer": ("metako.cli", "metako.demo", "sim.cli"),
+    "rich": ("metako.cli", "metako.demo", "sim.cli"),
 }
 
 # The second tier of the simulator runs the real program; the rest of it knows the pure half only.
@@ -103,6 +105,11 @@ SIM_PURE_ALLOWED = {
     *("metako", "model", "wire", "membership", "election", "cluster", "ports", "postgres"),
     *("pgwire", "sqlroute", "proxy", "config"),
 }
+# Its commands fail and print as the program's own do.
+SIM_CLI_ALLOWED = {*SIM_PURE_ALLOWED, "cli"}
+
+# Of the simulator these read files, start processes or look at a clock; a run itself does not.
+SIM_OUTSIDE = ("sim.cli", "sim.swarm", "sim.timeline", "sim.scenario.files", "sim.program")
 
 
 @dataclass(frozen=True)
@@ -184,8 +191,14 @@ def layer_violations(modules):
                     break
                 if part not in allowed and part != module.part:
                     yield f"{module.name}:{used.line}: {module.part} imports {used.module}"
-            elif not module.name.startswith("sim.program") and part not in SIM_PURE_ALLOWED:
+            elif used.module in PURE_MODULES or module.name.startswith("sim.program"):
+                continue
+            elif part not in sim_allowed(module):
                 yield f"{module.name}:{used.line}: sim imports {used.module}"
+
+
+def sim_allowed(module):
+    return SIM_CLI_ALLOWED if within(module.name, ("sim.cli",)) else SIM_PURE_ALLOWED
 
 
 def purity_violations(modules):
@@ -208,6 +221,20 @@ def purity_violations(modules):
             own = used.module in known and used.top == "metako" and used.module.count(".") > 1
             if own and used.module not in pure and used.module not in packages_of(modules):
                 yield f"{where}: imports {used.module}, which is not pure"
+        yield from impure_uses(module)
+
+
+def simulated_violations(modules):
+    """What a run is made of has no effect and reads no clock but its own."""
+    known = {module.name for module in modules}
+    for module in modules:
+        if not within(module.name, ("sim",)) or within(module.name, SIM_OUTSIDE):
+            continue
+        for used in imports_of(module, known):
+            if used.top in EFFECTS:
+                yield f"{module.name}:{used.line}: imports {used.module}"
+            if used.module == "random" and used.name not in ("", "Random"):
+                yield f"{module.name}:{used.line}: takes {used.name} from random"
         yield from impure_uses(module)
 
 
@@ -238,7 +265,7 @@ def library_violations(modules):
             if foreign and libraries is not None and used.top not in libraries:
                 yield f"{module.name}:{used.line}: {module.part} imports {used.module}"
             owners = OWNERS.get(used.top)
-            if owners and module.part and not within(module.name, owners):
+            if owners and not within(module.name, owners):
                 yield f"{module.name}:{used.line}: only {', '.join(owners)} may use {used.top}"
 
 
@@ -267,6 +294,7 @@ def docstring_violations(modules):
 RULES = (
     layer_violations,
     purity_violations,
+    simulated_violations,
     library_violations,
     size_violations,
     docstring_violations,
@@ -330,6 +358,12 @@ PLANTED = [
     ("metako.cli.bad", "def f():\n" + "    x = 1\n" * FUNCTION_LINES_MAX, size_violations),
     ("metako.cli.bad", "x = 1", docstring_violations),
     ("sim.world", "from metako.runtime import node", layer_violations),
+    ("sim.swarm.bad", "from metako.cli import output", layer_violations),
+    ("sim.world", "import time", simulated_violations),
+    ("sim.world", "import random\nx = random.random()", simulated_violations),
+    ("sim.scenario.bad", "print(1)", simulated_violations),
+    ("sim.cli.bad", "from metako.runtime import node", layer_violations),
+    ("sim.swarm.bad", "import rich", library_violations),
 ]
 
 
@@ -351,6 +385,9 @@ CLEAN = [
     ("metako.postgres.sql", "import asyncpg, asyncio, trio_asyncio"),
     ("metako.observability.good", "from loguru import logger"),
     ("sim.program.node", "from metako.runtime import node"),
+    ("sim.swarm.good", "import multiprocessing, os"),
+    ("sim.heap", "import random\ndef f(rng: random.Random):\n    return rng.random()"),
+    ("sim.cli.good", "import typer\nfrom metako.cli.output import write_line"),
 ]
 
 

@@ -69,6 +69,16 @@ def build_app() -> typer.Typer:
         add_help_option=False,
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
     )(reported(_demo))
+    app.command(
+        "simulate",
+        help="Play clusters in virtual time, with faults: the same as python -m sim.",
+        add_help_option=False,
+        context_settings={
+            "ignore_unknown_options": True,
+            "allow_extra_args": True,
+            "allow_interspersed_args": False,
+        },
+    )(reported(_simulate))
     app.command("version")(reported(_version))
     return app
 
@@ -193,6 +203,13 @@ def _demo(ctx: typer.Context) -> int:
     demo = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     demo.command("demo")(demo_command)
     demo(ctx.args, prog_name="metako demo")  # ends in SystemExit, which `reported` understands
+    return 0
+
+
+def _simulate(ctx: typer.Context) -> int:
+    from metako.cli.simulate import run_simulator
+
+    run_simulator(ctx.args)
     return 0
 
 

@@ -115,6 +115,7 @@ class Engine:
         self._routed: tuple[object, ...] = ()  # what the newest table was made from
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
+        self._election_due_ns = 0  # CLOCK_MONOTONIC; agreement's own deadline as of its last step
         self._started = False
         self._left = False
 
@@ -127,11 +128,15 @@ class Engine:
         if not self._started:
             self._started = True
             self._collect(self._membership.start(now), messages, events)
+        roster = self._roster
+        # Gossip and time concern agreement only when a member has changed or its own deadline has
+        # come, and most steps are neither.
+        quiet = False
         match event:
             case Received():
-                self._receive(now, event, messages, events)
+                quiet = self._receive(now, event, messages, events)
             case Tick():
-                pass
+                quiet = True
             case PostgresObserved():
                 before = self._election.core.observed
                 events.extend(server_events(before, event, self._target))
@@ -147,16 +152,20 @@ class Engine:
         if wakeup is not None and now.mono_ns >= wakeup:
             self._collect(self._membership.tick(now), messages, events)
             self._refresh_roster(now)
+        if quiet and roster is self._roster and now.mono_ns < self._election_due_ns:
+            return Ready(messages=tuple(messages), events=tuple(events))
         self._election.tick(now)
         output = self._election.output(now)
         self._tell(now)
-        return self._ready(now, output, messages, events)
+        ready = self._ready(now, output, messages, events)
+        self._election_due_ns = self._election.wakeup()
+        return ready
 
     def wakeup(self) -> int:
         """Return the CLOCK_MONOTONIC time of the next deadline, in nanoseconds."""
         membership = self._membership.wakeup()
-        election = self._election.wakeup()
-        return election if membership is None else min(membership, election)
+        election = self._election_due_ns
+        return election if membership is None or membership > election else membership
 
     # ------------------------------------------------------------ views
 
@@ -199,18 +208,20 @@ class Engine:
 
     def _receive(
         self, now: Instant, received: Received, messages: list[Outbound], events: list[Event]
-    ) -> None:
+    ) -> bool:
+        """Return whether the message was nothing but gossip."""
         message = received.message
         # Any message is proof of its sender's life, also one that is not gossip.
         self._collect(self._membership.receive(now, received), messages, events)
         self._refresh_roster(now)
         match message:
             case Ping() | PingRequest() | Ack() | Nack() | Gossip() | PushPull():
-                pass
+                return True
             case Hello():
-                pass  # answered by the transport before it gets here
+                return True  # answered by the transport before it gets here
             case _:
                 self._election.receive(now, received.sender, message)
+                return False
 
     def _collect(
         self, output: MembershipOutput, messages: list[Outbound], events: list[Event]

@@ -2,18 +2,20 @@
 
 Each file in tests/golden/election has commands, a line of four dashes, and what must come out:
 
-    nodes a,b,c [witnesses=w] [seed=N]   a cluster in the simulator; every message takes 1 ms
+    nodes a,b,c [witnesses=w] [seed=N]   a cluster in the simulator; every message takes 1 ms, and
+                               whatever else takes time as long as it typically does
     settle                     until there is a primary and every data node is a listed standby
     advance 2s
     trace messages | rounds | nothing    agreement's messages, with `rounds` heartbeats as well
     crash server|agent|host NODE
     start NODE                 its agent, after a crash
     stop NODE                  on purpose
-    pause NODE | resume NODE   agent, guard and PostgreSQL
-    stall NODE | unstall NODE  a standby that stays connected and receives nothing
+    pause NODE | resume NODE   agent, guard and PostgreSQL; `pause agent NODE` the agent alone
+    starve A,B                 no WAL comes through to A and B any more
     cut A,B C,D                drop everything from A and B to C and D; `partition` drops both ways
-    heal
-    slow NODE STEP 300ms       let a step of the supervisor take that long
+    heal                       ends cuts and partitions, and what starves
+    slow NODE 1000             let everything that PostgreSQL does take so many times as long
+    fail NODE | mend NODE      let no start of PostgreSQL succeed, or again
     tell A→B vote TERM         hand B a vote request of A, of its newest document
     write NODE                 and say whether it is acknowledged within 20 ms
     document                   print the newest one that any node has
@@ -25,6 +27,7 @@ transcripts are rewritten instead of compared; read the difference before commit
 from __future__ import annotations
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -49,8 +52,9 @@ from metako.wire.messages import (
     Received,
     VoteRequest,
 )
-from sim.first.scenario import document, until
-from sim.first.world import World
+from sim.network import Traffic
+from sim.node import SimNode
+from sim.settled import KEEP_DOWN, Stage, document, settle
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "election"
 SEPARATOR = "----\n"
@@ -84,7 +88,7 @@ class Run:
     """One script being played."""
 
     def __init__(self) -> None:
-        self.world = World("a", down="a")
+        self.world: Stage = Typical("a", down="a")
         self.trace = "messages"
         self.lines: list[str] = []
         self.origin_ns = 0
@@ -115,56 +119,64 @@ class Run:
             case "trace", [what]:
                 assert what in ("messages", "rounds", "nothing")
                 self.trace = what
-            case "crash", [part, node]:
-                {
-                    "server": world.kill_server,
-                    "agent": world.kill_agent,
-                    "host": world.kill_node,
-                }[part](NodeId(node))
-            case (("start" | "stop" | "resume"), [node]):
-                getattr(world, verb)(NodeId(node))
-            case "pause", [node]:
-                world.pause(NodeId(node), server=True)
-            case "stall", [node]:
-                world.stalled.add(NodeId(node))
-            case "unstall", [node]:
-                world.stalled.discard(NodeId(node))
+            case "crash", [part, name]:
+                node = self.node(name)
+                done = {
+                    "server": node.kill_postgres,
+                    "agent": node.kill_agent,
+                    "host": node.kill_host,
+                }[part]()
+                assert done, f"{name} has no {part} that runs"
+            case (("start" | "stop"), [name]):
+                assert getattr(self.node(name), verb)()
+            case (("pause" | "resume"), [name]):
+                assert getattr(self.node(name), f"{verb}_host")()
+            case (("pause" | "resume"), ["agent", name]):
+                assert getattr(self.node(name), f"{verb}_agent")()
+            case "starve", [names]:
+                for name in names.split(","):
+                    world.network.cut("*", name, Traffic.REPLICATION)
             case "cut", [senders, receivers]:
-                pairs = {(a, b) for a in senders.split(",") for b in receivers.split(",")}
-                world.network.cut |= {(NodeId(a), NodeId(b)) for a, b in pairs}
+                for a in senders.split(","):
+                    for b in receivers.split(","):
+                        world.network.cut(a, b)
             case "partition", groups:
-                world.network.partition(*(map(NodeId, group.split(",")) for group in groups))
+                world.network.partition(*(group.split(",") for group in groups))
             case "heal", []:
                 world.network.heal()
-            case "slow", [node, step, duration]:
-                durations = world.nodes[NodeId(node)].server.durations_ms
-                assert step in durations
-                durations[step] = int(duration.removesuffix("ms"))
+            case "slow", [name, factor]:
+                self.node(name).server.slow = float(factor)
+            case "fail", [name]:
+                self.node(name).server.start_failures = KEEP_DOWN
+            case "mend", [name]:
+                self.node(name).server.start_failures = 0
             case "tell", [route, "vote", term]:
                 sender, receiver = route.split("→")
                 self.tell_vote(NodeId(sender), NodeId(receiver), Term(int(term)))
-            case "write", [node]:
-                return [f"  {self.write(NodeId(node))}"]
+            case "write", [name]:
+                return [f"  {self.write(NodeId(name))}"]
             case "document", []:
                 return [f"  {told(document(world))}"]
             case _:
                 raise AssertionError(f"unknown command: {verb} {words}")
         return []
 
+    def node(self, name: str) -> SimNode:
+        return self.world.nodes[NodeId(name)]
+
     def settle(self) -> None:
         world = self.world
-        world.run_until_primary(10)
-        standbys = len(world.names) - len(world.witnesses) - 1
-        until(world, lambda: len(document(world).sync.members) == standbys, limit_s=10)
+        settle(world)
         world.run(0.5)
         self.origin_ns = world.heap.now_ns
-        self.seen = len(world.events)
-        world.sent.clear()
+        self.seen = len(world.story.events)
+        world.story.messages.clear()
 
     def tell_vote(self, sender: NodeId, receiver: NodeId, term: Term) -> None:
-        node = self.world.nodes[sender]
-        request = VoteRequest(term, node.hard.document_ref)
-        self.world.step(receiver, Received(sender, node.hard.boot_epoch, request))
+        hard, agent = self.world.nodes[sender].hard, self.world.nodes[receiver].agent
+        assert hard is not None
+        assert agent is not None
+        agent.give(Received(sender, hard.boot_epoch, VoteRequest(term, hard.document_ref)))
 
     def write(self, node: NodeId) -> str:
         before = len(self.world.acked)
@@ -175,35 +187,47 @@ class Run:
 
     def collect(self) -> None:
         """Append what happened since the last command, in the order of time."""
-        world = self.world
+        story = self.world.story
         entries = [
             (at, f"{node}: {event.message}")
-            for at, node, event in world.events[self.seen :]
+            for at, node, event in story.events[self.seen :]
             if event.name in TOLD
         ]
         entries += [
             (at, f"{node}→{outbound.to} {said(outbound.message)}")
-            for at, node, outbound in world.sent
+            for at, node, outbound in story.messages
             if not isinstance(outbound.message, GOSSIP)
             and (self.trace == "rounds" or not isinstance(outbound.message, ROUNDS))
         ]
-        self.seen = len(world.events)
-        world.sent.clear()
+        self.seen = len(story.events)
+        story.messages.clear()
         entries.sort(key=lambda entry: entry[0])
         if self.trace != "nothing":
             self.lines += [f"{(at - self.origin_ns) / 1e9:8.3f} {t}" for at, t in entries]
 
 
-def build(names: str, options: dict[str, str]) -> World:
-    world = World(
+class Middle(random.Random):
+    """Draws the middle of every range."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+class Typical(Stage):
+    """A world in which everything takes as long as it typically does; only gossip is random."""
+
+    def rng(self, node: NodeId, purpose: str) -> random.Random:
+        return super().rng(node, purpose) if purpose.endswith("/engine") else Middle()
+
+
+def build(names: str, options: dict[str, str]) -> Stage:
+    world = Typical(
         names.replace(",", ""),
         seed=int(options.get("seed", "1")),
         witnesses=options.get("witnesses", "").replace(",", ""),
         election=ElectionSettings(jitter_ms=0),
     )
-    world.network.delay_ms = (1.0, 1.0)
-    world.slowness = 0.0
-    world.keep_sent = True
+    world.network.set_base("*", "*", delay_ms=(1.0, 1.0))
     return world
 
 

@@ -7,24 +7,44 @@ from __future__ import annotations
 
 import pytest
 
-from metako.model.ids import NodeId
+from metako.model.ids import NodeId, Term
 from metako.model.instant import NS_PER_MS
 from metako.model.routing import RoutingTable
-from sim.first.scenario import document, others, outage, primary, settled, until
-from sim.first.world import World
+from sim.settled import (
+    Stage,
+    document,
+    keep_down,
+    others,
+    outage,
+    primary,
+    settled,
+    status,
+    until,
+)
 
 
-def table(world: World, node: NodeId) -> RoutingTable:
+def table(world: Stage, node: NodeId) -> RoutingTable:
     routing = world.nodes[node].routing
     assert routing is not None
     return routing
 
 
-def named(world: World, node: NodeId) -> NodeId | None:
-    """Return the primary that this node's proxy may use now."""
+def named(world: Stage, node: NodeId) -> NodeId | None:
+    """Return the primary that this node's table leads to now."""
     routes = table(world, node)
-    valid = world.heap.now_ns < routes.valid_until_boot_ns
-    return routes.primary.node if routes.primary is not None and valid else None
+    return routes.primary.node if routes.primary is not None and valid_ns(world, node) > 0 else None
+
+
+def valid_ns(world: Stage, node: NodeId) -> int:
+    """Return for how long this node's table is valid, by its own clock."""
+    now = world.nodes[node].clock.instant(world.heap.now_ns)
+    return table(world, node).valid_until_boot_ns - now.boot_ns
+
+
+def promised(world: Stage, node: NodeId) -> Term:
+    hard = world.nodes[node].hard
+    assert hard is not None
+    return hard.promised_term
 
 
 def test_every_node_routes_to_the_primary_and_reads_to_the_others() -> None:
@@ -47,13 +67,13 @@ def test_only_the_node_itself_is_local() -> None:
 
 
 def test_nobody_routes_before_applications_are_admitted() -> None:
-    world = World()
+    world = Stage()
     until(
         world,
         lambda: any(n.server.writable for n in world.nodes.values()),
         limit_s=10,
     )
-    assert not any(n.server.config.admit and n.server.writable for n in world.nodes.values())
+    assert not any(n.server.admitting and n.server.writable for n in world.nodes.values())
     assert [named(world, node) for node in world.names] == [None, None, None]
 
 
@@ -62,16 +82,14 @@ def test_no_table_is_valid_beyond_the_lease_of_the_primary() -> None:
     name = primary(world)
     for _ in range(40):
         world.run(0.05)
-        leader = world.nodes[name].engine
-        assert leader is not None
-        remaining = leader.status(world.heap.instant()).lease_remaining_ms
-        lease_until = world.heap.now_ns + (remaining + 1) * NS_PER_MS
-        assert table(world, name).valid_until_boot_ns <= lease_until
+        lease_ns = (status(world, name).lease_remaining_ms + 1) * NS_PER_MS
+        assert valid_ns(world, name) <= lease_ns
         for node in others(world, name):
             # A follower counts from receipt, so it is later by at most a message's delay.
-            slack = round(2 * world.network.delay_ms[1] * NS_PER_MS)
+            delay_ms = world.network.link(name, node).properties.delay_ms
+            slack = round(2 * delay_ms[1] * NS_PER_MS)
             heartbeat = world.election.heartbeat_ms * NS_PER_MS
-            assert table(world, node).valid_until_boot_ns <= lease_until + slack + heartbeat
+            assert valid_ns(world, node) <= lease_ns + slack + heartbeat
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -100,9 +118,9 @@ def test_term_of_the_table_rises_with_a_failover_and_not_with_a_mere_vote() -> N
     world = settled()
     old = primary(world)
     before = table(world, others(world, old)[1]).term
-    world.kill_server(old)
+    world.nodes[old].kill_postgres()
     voter = others(world, old)[1]
-    until(world, lambda: world.nodes[voter].hard.promised_term > before, limit_s=1)
+    until(world, lambda: promised(world, voter) > before, limit_s=1)
     assert table(world, voter).term == before
     outage(world, other_than=old)
     world.run(0.3)
@@ -113,8 +131,7 @@ def test_standby_that_does_not_stream_takes_no_reads() -> None:
     world = settled()
     name = primary(world)
     standby, other = others(world, name)
-    world.kill_server(standby)
-    world.nodes[standby].server.durations_ms["Start"] = 10_000_000
+    keep_down(world, standby)
     until(
         world,
         lambda: all({r.node for r in table(world, n).replicas} == {other} for n in world.names),
@@ -127,7 +144,7 @@ def test_dead_node_leaves_the_table_of_replicas() -> None:
     world = settled()
     name = primary(world)
     standby, other = others(world, name)
-    world.kill_node(standby)
+    world.nodes[standby].kill_host()
     until(
         world,
         lambda: {r.node for r in table(world, name).replicas} == {other},

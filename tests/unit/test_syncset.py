@@ -132,7 +132,7 @@ def test_the_wrong_order_would_be_caught() -> None:
     assert violated(*emptied_in_postgres_first)
 
 
-def test_acknowledgements_are_lowered_before_the_first_of_several_lost_standbys_is_removed() -> None:
+def test_acknowledgements_are_lowered_before_the_first_of_several_lost_is_removed() -> None:
     """The barrier of the removal would wait for one that is lost as well."""
     result = change(sync("abc", 2), "c", k=2)
     assert result is not None

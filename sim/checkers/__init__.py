@@ -1,0 +1,68 @@
+"""The checkers: what must never be, seen with the eyes of no node.
+
+They are told ground truth as it happens and raise `ViolationError` at the exact event. They know
+nothing of how decisions are made, so a wrong decision cannot talk them out of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sim.checkers.agreement import Agreement
+from sim.checkers.availability import Availability
+from sim.checkers.bounds import Bounds
+from sim.checkers.durability import Durable
+from sim.checkers.gossip import Gossip
+from sim.checkers.holders import Holders
+from sim.checkers.promises import Promises
+from sim.checkers.single import Single
+from sim.watch import Watcher
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+CHECKS = {
+    "one_acknowledger": "at most one server acknowledges: never two lines of WAL at a time",
+    "one_writable": "at most one server is writable while clocks keep within 1 % and guards work",
+    "one_timeline": "every timeline number is promoted to once",
+    "standby_first": "no server becomes writable but by a promotion",
+    "lost_write": "every acknowledged value is in the next primary's WAL, once",
+    "failed_present": "what was reported as failed is not there",
+    "one_leader": "at most one node wins the election of a term",
+    "one_vote": "a node votes for one candidate a term, across restarts",
+    "record_back": "terms, votes, promises and documents never go back",
+    "not_durable": "nothing leaves a node that rests on a record which is not durable",
+    "promise_broken": "nothing of a lower term than the promised one is accepted",
+    "promise_untrue": "a kept promise means: no WAL receiver, and the true end of WAL",
+    "one_document": "a version of the document has one content, and a committed one stays",
+    "sync_invariant": "every data quorum of every live document has every acknowledged commit",
+    "false_failover": "no election is won while the primary was fine",
+    "no_recovery": "with a legal candidate and a quorum there is a primary within the bound",
+    "writes_stuck": "with a primary and its standbys sound, commits return within the bound",
+    "flapping": "elections are few once the faults have ended",
+    "wrongly_dead": "a sound node that can be reached is held alive",
+    "stale_route": "no route names a server whose lease has long ended",
+    "foreign_served": "tainted or foreign data never serve",
+    "too_much": "messages, queues and records stay within their bounds",
+    "engine": "the engine never raises",
+    "exception": "the simulator itself never raises",
+    "codec": "a message comes back from its bytes as it was",
+    "expected": "a scenario's own expectations hold when it plays alone",
+    "not_converged": "after the faults the healed core becomes whole within the bound",
+}
+"""Every check by the name under which it fails, and what it holds."""
+
+
+def all_checkers(world: World) -> tuple[Watcher, ...]:
+    """Return one of each, for a world."""
+    availability = Availability(world)
+    return (
+        Single(world),
+        Durable(world),
+        Agreement(world),
+        Promises(world),
+        Holders(world),
+        availability,
+        Gossip(world, availability.monitor),
+        Bounds(world, availability.monitor),
+    )

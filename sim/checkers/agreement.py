@@ -1,0 +1,130 @@
+"""Terms, votes and documents: one leader a term, one vote a term, one content a version.
+
+What a node has said is remembered across its restarts; a node whose record a fault has lost or
+rolled back is left out from then on, because nothing can be promised of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.document import ClusterDocument, DocumentRef
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName
+from metako.model.ids import NodeId, Term
+from metako.wire.messages import Outbound, VoteReply
+from sim.network import Fate
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.processes import Processes
+    from sim.world import World
+
+
+class Agreement(Watcher):
+    """See the module's docstring."""
+
+    name = "agreement"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.elections = 0
+        self._won: dict[Term, NodeId] = {}
+        self._votes: dict[tuple[NodeId, Term], NodeId] = {}
+        self._documents: dict[DocumentRef, ClusterDocument] = {}
+        self._committed = DocumentRef(Term(0), 0)
+
+    # ------------------------------------------------------------ records
+
+    def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
+        if before is not None and not node.wiped:
+            self._not_back(node, before, hard)
+        self._learn(node, hard)
+
+    def persisted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
+        if before is not None:
+            self._not_back(node, before, hard)
+        self._learn(node, hard)
+
+    def _not_back(self, node: Processes, old: HardState, new: HardState) -> None:
+        wrong = [
+            field
+            for field in ("boot_epoch", "term", "promised_term", "released_term", "max_hold_ms")
+            if getattr(new, field) < getattr(old, field)
+        ]
+        if new.document_ref < old.document_ref:
+            wrong.append("document")
+        if new.term == old.term and old.voted_for not in (None, new.voted_for):
+            wrong.append("voted_for")
+        if wrong:
+            raise ViolationError(
+                "record_back", f"{node.name}: {', '.join(wrong)} went back", (node.name,)
+            )
+
+    def _learn(self, node: Processes, hard: HardState) -> None:
+        document = hard.document
+        if document is not None:
+            known = self._documents.setdefault(document.ref, document)
+            if known is not document and known != document:
+                raise ViolationError(
+                    "one_document",
+                    f"document {document.ref} of {node.name} differs from an earlier one",
+                    (node.name, known.primary),
+                )
+        if hard.voted_for is not None and not node.wiped:
+            self._vote(node.name, hard.term, hard.voted_for)
+
+    # ------------------------------------------------------------ votes
+
+    def _vote(self, voter: NodeId, term: Term, candidate: NodeId) -> None:
+        other = self._votes.setdefault((voter, term), candidate)
+        if other != candidate:
+            raise ViolationError(
+                "one_vote",
+                f"{voter} voted for {other} and for {candidate} in term {term}",
+                (voter, other, candidate),
+            )
+
+    def sent(self, node: Processes, outbound: Outbound, fate: Fate | None) -> None:
+        message = outbound.message
+        if type(message) is VoteReply and message.granted and not node.wiped:
+            self._vote(node.name, message.term, outbound.to)
+
+    # ------------------------------------------------------------ leaders
+
+    def happened(self, node: Processes, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.name is EventName.ELECTION_WON:
+                self._elected(node.name, _field(event, "term"))
+            elif event.name is EventName.BOOTSTRAP_STARTED and "voters" in dict(event.fields):
+                self._elected(node.name, Term(1))
+            elif event.name is EventName.DOCUMENT_COMMITTED:
+                self._commit(node, str(dict(event.fields)["document"]))
+
+    def _elected(self, node: NodeId, term: Term) -> None:
+        self.elections += 1
+        other = self._won.setdefault(term, node)
+        if other != node:
+            raise ViolationError(
+                "one_leader",
+                f"{other} and {node} both won the election of term {term}",
+                (other, node),
+            )
+
+    def _commit(self, node: Processes, shown: str) -> None:
+        term, version = shown.split(".")
+        ref = DocumentRef(Term(int(term)), int(version))
+        if ref < self._committed:
+            raise ViolationError(
+                "one_document",
+                f"{node.name} committed document {ref} after {self._committed} was committed",
+                (node.name,),
+            )
+        self._committed = ref
+
+
+def _field(event: Event, name: str) -> Term:
+    value = dict(event.fields)[name]
+    assert isinstance(value, int)
+    return Term(value)

@@ -1,0 +1,186 @@
+"""Availability: no failover without need, a primary within the bound, commits that return.
+
+What "need" and "can" mean is ground truth: `sim.monitor` knows since when which node was sound and
+which way was clean. The stopwatch of a recovery runs only while a legal candidate with both quorums
+exists; it does not ask why nobody stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.document import ClusterDocument, Phase, majority_of
+from metako.model.events import Event, EventName
+from metako.model.ids import NodeId
+from metako.model.instant import milliseconds
+from metako.model.postgres import DataState
+from sim.heap import NS_PER_S
+from sim.monitor import Monitor
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.postgres.commits import Commit
+    from sim.postgres.server import SimServer
+    from sim.processes import Processes
+    from sim.world import World
+
+SAMPLE_S = 0.1
+RECOVERY_S = 12.0
+"""Beyond a hold: rewinds, clones and restarts of servers are allowed for."""
+STUCK_S = 15.0
+FLAPPING_MAX = 6
+"""Elections won after the last fault has ended; more is a cluster that does not settle."""
+CALM_NS = NS_PER_S * 3 // 2
+
+
+class Availability(Watcher):
+    """See the module's docstring. Owns the monitor; the world's watch must be told of both."""
+
+    name = "availability"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.monitor = Monitor(world)
+        world.watch.add(self.monitor)
+        self.recovery_s = milliseconds(world.election.hold_ms) / NS_PER_S + RECOVERY_S
+        self.failovers = 0
+        self.first: NodeId | None = None  # the first active primary
+        self._window_ns = milliseconds(world.election.hold_ms) + CALM_NS
+        self._active: tuple[NodeId, int] | None = None  # newest active primary, and since when
+        self._last: Commit | None = None
+        self._last_ns = 0
+        self._without_s = 0.0  # without a primary, although there could be one
+        self._stuck_s = 0.0  # with a primary whose commits do not return, although they could
+        self._settling: int | None = None  # elections won since the faults ended
+
+    # ------------------------------------------------------------ no failover without need
+
+    def happened(self, node: Processes, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.name is EventName.ELECTION_WON:
+                self._elected(node)
+            elif event.name is EventName.PRIMARY_ACTIVE:
+                before = self._active
+                self.first = self.first or node.name
+                if before is not None and before[0] != node.name:
+                    self.failovers += 1
+                if before is None or before[0] != node.name:
+                    self._active = (node.name, self._world.heap.now_ns)
+
+    def _elected(self, winner: Processes) -> None:
+        if self._settling is not None:
+            self._settling += 1
+            if self._settling > FLAPPING_MAX:
+                raise ViolationError(
+                    "flapping", f"{self._settling} elections since the faults ended", (winner.name,)
+                )
+        if self._active is None or self._active[0] == winner.name:
+            return
+        old, since = self._active
+        world, window = self._world, self._window_ns
+        settled = world.heap.now_ns - since >= window
+        sound = self.monitor.agent_ok(old, window) and self.monitor.server_ok(old, window)
+        if not settled or not sound or world.nodes[old].stopped:
+            return
+        voters = world.names
+        friends = self.monitor.friends(old, voters, window)
+        if len(friends) >= majority_of(len(voters)) and world.nodes[old].server.writable:
+            raise ViolationError(
+                "false_failover",
+                f"{winner.name} won an election while {old} was a sound primary that reached "
+                f"{', '.join(friends)}",
+                (winner.name, old),
+            )
+
+    # ------------------------------------------------------------ stopwatches
+
+    def acknowledged(self, server: SimServer, commit: Commit) -> None:
+        self._last, self._last_ns = commit, self._world.heap.now_ns
+        self._stuck_s = 0.0
+
+    def phase(self, name: str) -> None:
+        if name == "liveness":
+            self._settling = 0
+
+    def sampled(self, nodes: Sequence[SimNode]) -> None:
+        document = self._world.document()
+        if document is None or document.phase is Phase.INITIALIZING or self._active is None:
+            return
+        primary = self._world.primary()
+        if primary is None:
+            self._stuck_s = 0.0
+            self._without_s = self._without_s + SAMPLE_S if self._could(document) else 0.0
+            if self._without_s > self.recovery_s:
+                raise ViolationError(
+                    "no_recovery",
+                    f"no primary for {self._without_s:.1f} s, although a majority and the data "
+                    f"quorum of document {document.ref} are sound and reach each other",
+                    self._world.names,
+                )
+            return
+        self._without_s = 0.0
+        flows = self._flows(primary, document)
+        self._stuck_s = self._stuck_s + SAMPLE_S if flows else 0.0
+        if self._stuck_s > STUCK_S:
+            raise ViolationError(
+                "writes_stuck",
+                f"no commit was acknowledged for {self._stuck_s:.1f} s, although {primary} and "
+                "all its standbys are sound",
+                (primary,),
+            )
+
+    def _could(self, document: ClusterDocument) -> bool:
+        """Return whether some sound node could be elected now, by the truth."""
+        world = self._world
+        if any(n.leads(world.heap.now_ns) and n.server.ill for n in world.nodes.values()):
+            return False  # an elected server that hangs has its own, longer limit
+        group = self.monitor.clique(document.voters, 0)
+        enough = len(group) >= majority_of(len(document.voters))
+        if not enough or world.copies_lost:
+            return False
+        holding = [
+            name
+            for name in group
+            if not world.nodes[name].witness and self._usable(world.nodes[name])
+        ]
+        if self._last is not None:
+            record = self._last.record
+            holding = [
+                name
+                for name in holding
+                if (data := world.nodes[name].server.data) is not None and data.holds(record)
+            ]
+        if document.primary in holding:
+            return True
+        listed = [
+            member.node
+            for member in document.sync.members
+            if member.node in group
+            and (data := world.nodes[member.node].server.data) is not None
+            and data.data_id == member.data_id
+            and self._usable(world.nodes[member.node])
+        ]
+        quorum = len(listed) >= document.sync.read_quorum and bool(document.sync.members)
+        return quorum and any(name in holding for name in listed)
+
+    def _usable(self, node: SimNode) -> bool:
+        server = node.server
+        return (
+            server.data_state is DataState.PRESENT
+            and not server.frozen
+            and not server.hung
+            and not server.ill
+        )
+
+    def _flows(self, primary: NodeId, document: ClusterDocument) -> bool:
+        world = self._world
+        writers = any(c.active and c.config.home is None for c in world.clients)
+        data = [n.name for n in world.data_nodes()]
+        return writers and all(
+            self.monitor.agent_ok(name, 0)
+            and self.monitor.server_ok(name, 0)
+            and self.monitor.way_ok(primary, name, 0)
+            for name in data
+        )

@@ -1,0 +1,57 @@
+"""Gossip: a node that has been sound and reachable for a while is held alive by whoever reaches it.
+
+Gossip never grants anything, so a wrong verdict is no danger to data; but it takes standbys out of
+the sync set, replicas out of the routes and candidates out of their rank. A suspicion that cannot
+be refuted, or a death that nobody notices is over, shows here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.member import MemberState
+from sim.heap import NS_PER_S
+from sim.monitor import Monitor
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.world import World
+
+EVERY_SAMPLES = 20
+SOUND_NS = 20 * NS_PER_S
+"""Longer than any suspicion, and several times the interval at which the dead are tried again."""
+
+
+class Gossip(Watcher):
+    """See the module's docstring."""
+
+    name = "gossip"
+
+    def __init__(self, world: World, monitor: Monitor) -> None:
+        self._world = world
+        self._monitor = monitor
+        self._samples = 0
+
+    def sampled(self, nodes: Sequence[SimNode]) -> None:
+        self._samples += 1
+        if self._samples % EVERY_SAMPLES:
+            return
+        monitor = self._monitor
+        sound = [node for node in nodes if monitor.agent_ok(node.name, SOUND_NS)]
+        for node in sound:
+            engine = node.engine
+            if engine is None:
+                continue
+            states = {m.node: m.state for m in engine.members()}
+            for other in sound:
+                if other is node or not monitor.way_ok(node.name, other.name, SOUND_NS):
+                    continue
+                if states.get(other.name) is not MemberState.ALIVE:
+                    raise ViolationError(
+                        "wrongly_dead",
+                        f"{node.name} holds {other.name} to be {states.get(other.name)}, and both "
+                        f"have been sound and reached each other for {SOUND_NS / NS_PER_S:g} s",
+                        (node.name, other.name),
+                    )

@@ -1,0 +1,90 @@
+"""The sync invariant: whatever data quorum an election may find, it has every acknowledged commit.
+
+DESIGN §4.2: R = |S| − k + 1 members of S suffice for an election, so at every acknowledgement fewer
+than R members of S, with the data that the document lists, may lack the commit on disk. One whose
+data were replaced since counts for no election, hence for nothing here.
+
+It is checked for every document that an election may still find: the newest committed one, and each
+newer one in existence, committed or not. This is the purpose of the orders of §4.5, asked of the
+truth instead of the rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.model.durable import HardState
+from metako.model.events import Event, EventName
+from metako.model.ids import Term
+from sim.checkers.durability import COUNTED
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.postgres.commits import Commit
+    from sim.postgres.server import SimServer
+    from sim.processes import Processes
+    from sim.world import World
+
+
+class Holders(Watcher):
+    """See the module's docstring."""
+
+    name = "holders"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._live: dict[DocumentRef, ClusterDocument] = {}
+        self._last: Commit | None = None  # newest acknowledged one
+
+    def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
+        self._learn(hard)
+
+    def persisted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
+        self._learn(hard)
+
+    def _learn(self, hard: HardState) -> None:
+        document = hard.document
+        if document is None or document.ref in self._live:
+            return
+        if self._live and document.ref < min(self._live):
+            return
+        self._live[document.ref] = document
+        if self._last is not None:
+            self._check(document, self._last, f"document {document.ref} came into being")
+
+    def happened(self, node: Processes, events: Sequence[Event]) -> None:
+        for event in events:
+            if event.name is EventName.DOCUMENT_COMMITTED:
+                term, version = str(dict(event.fields)["document"]).split(".")
+                ref = DocumentRef(Term(int(term)), int(version))
+                for old in [r for r in self._live if r < ref]:
+                    del self._live[old]
+
+    def acknowledged(self, server: SimServer, commit: Commit) -> None:
+        if commit.level not in COUNTED:
+            return
+        self._last = commit
+        for document in self._live.values():
+            if document.primary == server.node:
+                self._check(document, commit, f"{server.node} acknowledged it")
+
+    def _check(self, document: ClusterDocument, commit: Commit, when: str) -> None:
+        sync = document.sync
+        if not sync.members or self._world.copies_lost or document.phase is Phase.INITIALIZING:
+            return
+        without = []
+        for member in sync.members:
+            data = self._world.nodes[member.node].server.data
+            counts = data is not None and data.data_id == member.data_id
+            if counts and data is not None and not data.holds(commit.record):
+                without.append(member.node)
+        if len(without) >= sync.read_quorum:
+            values = ", ".join(value for _, value in commit.values)
+            raise ViolationError(
+                "sync_invariant",
+                f"{values} is not on {', '.join(without)} when {when}; any {sync.read_quorum} of "
+                f"{', '.join(sorted(sync.nodes()))} may elect by document {document.ref}",
+                (document.primary, *sorted(sync.nodes())),
+            )

@@ -1,1 +1,0 @@
-"""The first simulator, kept until every test of it has moved to the new one."""

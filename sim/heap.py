@@ -1,0 +1,71 @@
+"""The event heap: virtual time in integer nanoseconds, ties broken by the order of scheduling.
+
+In: callables with the time at which they are due. Out: their calls, in order. `now_ns` never goes
+back. It knows nothing of nodes, clocks or what a call does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any
+
+NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
+EVENTS_MAX = 2_000_000
+"""Calls that may wait at one time: more is a leak in the simulator or a storm in the engine."""
+
+STILL_MAX = 100_000
+"""Calls in a row at one moment: more is two rooms that keep waking each other up."""
+
+Entry = list[Any]
+"""`[when_ns, sequence, callable or None, arguments]`; a list so that it can be cancelled in place
+and compared without a key function."""
+
+
+class Heap:
+    """Runs calls in the order of virtual time."""
+
+    __slots__ = ("_entries", "_sequence", "_still", "executed", "now_ns")
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self._still = 0  # calls made without time going on
+        self.executed = 0  # calls made so far
+        self._sequence = 0
+        self._entries: list[Entry] = []
+
+    def at(self, when_ns: int, action: Callable[..., object], *args: object) -> Entry:
+        """Call `action(*args)` at `when_ns`, or now if that has passed; return its entry."""
+        self._sequence += 1
+        entry = [when_ns if when_ns > self.now_ns else self.now_ns, self._sequence, action, args]
+        assert len(self._entries) < EVENTS_MAX, "too many events wait"
+        heapq.heappush(self._entries, entry)
+        return entry
+
+    def after(self, delay_ns: int, action: Callable[..., object], *args: object) -> Entry:
+        """Call `action(*args)` after `delay_ns`; return its entry."""
+        return self.at(self.now_ns + delay_ns, action, *args)
+
+    @staticmethod
+    def cancel(entry: Entry | None) -> None:
+        """Let an entry never be called; one that was called, or None, does no harm."""
+        if entry is not None:
+            entry[2] = None
+
+    def run_until(self, when_ns: int) -> None:
+        """Make every call that is due up to and including `when_ns`."""
+        entries, pop = self._entries, heapq.heappop
+        while entries and entries[0][0] <= when_ns:
+            at, _, action, args = pop(entries)
+            if action is not None:
+                self._still = self._still + 1 if at == self.now_ns else 0
+                if self._still > STILL_MAX:
+                    raise RuntimeError(f"time stands still at {at} ns, in {action}")
+                self.now_ns = at
+                self.executed += 1
+                action(*args)
+        self.now_ns = max(self.now_ns, when_ns)
+
+    def __len__(self) -> int:
+        return len(self._entries)

@@ -1,0 +1,42 @@
+"""Planted bugs: each takes one rule away, to see whether the checkers notice.
+
+A mutation is a small named patch of a rule in the production code, or of the driver's part that a
+model stands for. It is planted for one run and taken out again. A rule whose absence nobody notices
+is either not needed or not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from sim.mutations.base import Mutation, Patch
+from sim.mutations.drivers import DRIVERS
+from sim.mutations.elections import ELECTIONS
+from sim.mutations.leases import LEASES
+from sim.mutations.syncing import SYNCING
+
+__all__ = ["MUTATIONS", "Mutation", "planted"]
+
+MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
+    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS)}
+)
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """Plant a bug for the length of the context; None plants nothing.
+
+    Raises:
+        KeyError: there is no mutation of that name.
+    """
+    if name is None:
+        yield
+        return
+    patch = Patch()
+    MUTATIONS[name].plant(patch)
+    try:
+        yield
+    finally:
+        patch.undo()

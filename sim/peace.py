@@ -1,0 +1,138 @@
+"""The peace at the end of a run: a core is healed, and it has to become whole.
+
+In: a world after its faults. Out: nothing, or a violation. What is outside of the core is switched
+off for good. *Whole* means: a primary, each data node of the core in the sync set, and commits that
+return, for a while without a break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from metako.model.ids import NodeId
+from metako.model.postgres import ProcessState
+from sim.checkers.durability import Durable
+from sim.core import choose_core
+from sim.faults import Injector
+from sim.heap import NS_PER_S
+from sim.scenario import Core, Scenario
+from sim.streams import stream
+from sim.watch import ViolationError
+from sim.world import World
+
+LASTS_S = 2.0
+
+
+def make_peace(
+    scenario: Scenario, seed: int, world: World, injector: Injector, durable: Durable
+) -> None:
+    """Heal a core, let what is outside stay as it is, and demand that the core becomes whole.
+
+    Raises:
+        ViolationError: it does not within the scenario's bound, or an acknowledged commit is gone.
+    """
+    want = scenario.liveness.heal_core
+    if want is Core.NONE:
+        core: tuple[NodeId, ...] = world.names
+    elif want is Core.ALL:
+        core = world.names
+        injector.end_all()
+        world.network.heal()
+    else:
+        core = choose_core(world, stream(seed, "core"))
+        injector.end_where(lambda a: not a.nodes or bool(set(a.nodes) & set(core)))
+        world.network.heal()
+        outside = [n for n in world.names if n not in core]
+        for name in outside:
+            world.nodes[name].kill_host()
+    if want is not Core.NONE:
+        _restore(world, core)
+    limit_s = scenario.liveness.converge_within_ns / NS_PER_S
+    if not world.run_until(Peace(world, durable, core).lasts, limit_s=limit_s, step_ms=100):
+        raise ViolationError(
+            "not_converged",
+            f"{', '.join(core)} {'is' if len(core) == 1 else 'are'} healed and not whole after "
+            f"{limit_s:g} s: {_why_not_whole(world, core)}",
+            core,
+        )
+    primary = world.primary()
+    assert primary is not None
+    data = world.nodes[primary].server.data
+    assert data is not None
+    durable.check_end(data, primary)
+
+
+class Peace:
+    """Whether the core has been whole, and commits have returned, for a while."""
+
+    def __init__(self, world: World, durable: Durable, core: Sequence[NodeId]) -> None:
+        self._world = world
+        self._durable = durable
+        self._core = core
+        self._since_ns: int | None = None  # whole since; None: it is not
+        self._before = 0  # commits acknowledged by then
+        self._writing = any(c.config.rate > 0 for c in world.clients)
+
+    def lasts(self) -> bool:
+        """Look now; return whether it has lasted for long enough."""
+        now = self._world.heap.now_ns
+        for name in self._core:
+            self._world.nodes[name].start()  # one that was still stopping when peace was made
+        if not _whole(self._world, self._core):
+            self._since_ns = None
+            return False
+        if self._since_ns is None:
+            self._since_ns, self._before = now, len(self._durable.commits)
+        long = now - self._since_ns >= LASTS_S * NS_PER_S
+        return long and (not self._writing or len(self._durable.commits) > self._before)
+
+
+def _restore(world: World, core: Sequence[NodeId]) -> None:
+    """End whatever still ails the nodes of the core."""
+    for name in core:
+        node = world.nodes[name]
+        node.wake()
+        node.resume_host()
+        node.slow_agent(0)
+        node.set_clock_rate(max(-9_000, min(9_000, node.clock.rate_ppm)))
+        node.start()
+
+
+def _whole(world: World, core: Sequence[NodeId]) -> bool:
+    """Return whether the core has a primary and each of its data nodes counts for commits."""
+    primary = world.primary()
+    document = world.document()
+    if primary is None or document is None or primary not in core:
+        return False
+    wanted = {n for n in core if not world.nodes[n].witness and not _given_up(world, n)}
+    return document.primary == primary and wanted - {primary} <= document.sync.nodes()
+
+
+def _given_up(world: World, name: NodeId) -> bool:
+    """Return whether a node cannot come back by itself: its record or its data are not ours."""
+    node = world.nodes[name]
+    document, data = world.document(), node.server.data
+    foreign = data is not None and document is not None and document.system_id != data.system_id
+    return node.wiped or foreign or not node.agent_up
+
+
+def _why_not_whole(world: World, core: Sequence[NodeId]) -> str:
+    primary = world.primary()
+    document = world.document()
+    told = [f"primary {primary}"]
+    if document is not None:
+        told.append(f"sync set {', '.join(sorted(document.sync.nodes())) or 'empty'}")
+    for name in core:
+        node = world.nodes[name]
+        engine = node.engine
+        if engine is None:
+            told.append(f"{name} down")
+            continue
+        why = engine.status(node.clock.instant(world.heap.now_ns)).blocked
+        server = node.server
+        state = "" if node.witness else f" ({server.process}"
+        if state:
+            following = server.process is ProcessState.RUNNING and server.in_recovery
+            state += ", standby)" if following else ")"
+        told.append(f"{name}{state}{': ' + why if why else ''}")
+    return "; ".join(told)

@@ -1,0 +1,299 @@
+"""Looking at the simulated server as `metako.postgres.observe` looks at the real one.
+
+In: server, disk, guard, and what the steps have found out (production's own `Facts`). Out: a whole
+`PostgresObserved`. It reports what production could know and nothing of the truth beside it: a
+hung server is as it was last seen, unverified settings are not reported, a dying one is not gone.
+"""
+
+from __future__ import annotations
+
+from metako.model.ids import DataId, NodeId, TimelineId
+from metako.model.lsn import Lsn
+from metako.model.postgres import (
+    DataState,
+    PostgresObserved,
+    ProcessState,
+    ReceiverState,
+    StandbySeen,
+    SyncSetting,
+)
+from metako.postgres.facts import Facts
+from metako.postgres.wal import ControlData
+from sim.heap import NS_PER_MS
+from sim.postgres.data import Data
+from sim.postgres.receiver import ReceiverPhase
+from sim.postgres.server import SimServer
+from sim.postgres.wal import SEGMENT_BYTES, chain_of
+
+SERVER_VERSION = 150000
+NOBODY = DataId("")
+
+
+def control_of(data: Data) -> ControlData:
+    """Return what pg_controldata prints."""
+    control = data.control
+    return ControlData(
+        system_id=data.system_id,
+        state="shut down" if control.clean else "in production",
+        checkpoint_tli=control.checkpoint_tli,
+        redo_lsn=control.redo_lsn,
+        min_recovery_lsn=control.min_recovery_lsn,
+        min_recovery_tli=control.min_recovery_tli,
+        segment_size=SEGMENT_BYTES,
+        checksums=True,
+        wal_log_hints=True,
+        floors=(),
+    )
+
+
+class Observer:
+    """Makes observations for one agent."""
+
+    def __init__(self, server: SimServer, facts: Facts) -> None:
+        self._server = server
+        self._facts = facts
+        self._session_epoch = -1  # of the server that the open connection leads to; -1: none
+        self._postmaster = False  # the guard's last word on whether there is a postmaster
+        self._gone = True  # the guard's last word on whether everything is gone
+
+    def hear_guard(self) -> None:
+        """Take the guard's word; the last one stands while it is frozen.
+
+        Where it is gone, production looks at /proc.
+        """
+        server = self._server
+        if server.guard.answers or server.guard.lost:
+            self._postmaster = server.process in POSTMASTER
+            self._gone = server.process is ProcessState.STOPPED
+
+    @property
+    def gone(self) -> bool:
+        """Return whether every process of the server is known to be gone."""
+        self.hear_guard()
+        return self._gone
+
+    def would_wait(self) -> bool:
+        """Return whether a look now would wait for a statement that is not answered."""
+        self.hear_guard()
+        server = self._server
+        up = server.process is ProcessState.RUNNING
+        return self._postmaster and up and server.silent
+
+    def look(self, *, timed_out: bool = False) -> PostgresObserved:
+        """Return what is seen now; `timed_out`: the server did not answer."""
+        server, facts = self._server, self._facts
+        self.hear_guard()
+        if facts.written is None and server.conf is not None:
+            facts.written = server.conf
+        if self._postmaster:
+            return self._running(timed_out)
+        self._session_epoch = -1
+        if facts.was_up or facts.last_in_recovery is not None:
+            facts.server_stopped()
+        if not self._gone:
+            return self._common(ProcessState.DYING)
+        if facts.control is None and server.data_state is DataState.PRESENT:
+            assert server.data is not None
+            facts.control = control_of(server.data)
+        return self._common(ProcessState.STOPPED, with_position=True)
+
+    def _common(self, process: ProcessState, *, with_position: bool = False) -> PostgresObserved:
+        """Return what is known without SQL."""
+        facts, control, data = self._facts, self._facts.control, self._server.data
+        timeline: int = facts.timeline
+        if control is not None:
+            timeline = max(timeline, control.checkpoint_tli, control.min_recovery_tli)
+        runs = process in (ProcessState.RUNNING, ProcessState.STARTING)
+        written = facts.written if runs else None
+        upstream = written.upstream if written is not None else None
+        position = facts.position if with_position else None
+        known = TimelineId(timeline)
+        return PostgresObserved(
+            data=self._server.data_state,
+            process=process,
+            system_id=control.system_id if control is not None else 0,
+            data_id=data.data_id if data is not None else NOBODY,
+            timeline=known,
+            history=chain_of(known, data.history_files if data is not None else {}),
+            max_tli=data.max_tli if data is not None else TimelineId(0),
+            lsn=position.lsn if position is not None else Lsn(0),
+            replay_lsn=position.lsn if position is not None else Lsn(0),
+            receiver=ReceiverState.UNKNOWN if runs else ReceiverState.GONE,
+            upstream=upstream.node if upstream is not None else None,
+            position=position,
+            detached_for=facts.detached_for,
+            admitting=written.admit if written is not None else False,
+            marker_term=facts.marker_term,
+            rewind_failed=facts.rewind_failed,
+            commit_blocked=facts.commit_blocked,
+        )
+
+    # ------------------------------------------------------------ a server that runs
+
+    def _running(self, timed_out: bool) -> PostgresObserved:
+        server, facts = self._server, self._facts
+        if facts.control is None and server.data is not None:
+            facts.control = control_of(server.data)
+        answers = server.process is ProcessState.RUNNING and not timed_out and not server.silent
+        if not answers:
+            self._session_epoch = -1
+            return self._unanswered()
+        if self._session_epoch != server.epoch:
+            self._session_epoch = server.epoch
+            if not facts.verified:
+                # A fresh backend: it shows what the postmaster has loaded.
+                facts.verified = server.config == facts.written
+        return self._answered()
+
+    def _unanswered(self) -> PostgresObserved:
+        facts = self._facts
+        if not facts.was_up:
+            self._notice_lost_wal()
+            return self._common(ProcessState.STARTING)
+        applied = facts.written.sync if facts.written is not None and facts.verified else None
+        return with_settings(
+            self._common(ProcessState.RUNNING),
+            in_recovery=facts.last_in_recovery,
+            sync_applied=applied,
+            sync_barrier=facts.barrier if facts.barrier == applied else None,
+            standbys=facts.standbys,
+            commit_blocked=facts.last_in_recovery is False,
+        )
+
+    def _answered(self) -> PostgresObserved:
+        server, facts, data = self._server, self._facts, self._server.data
+        assert data is not None
+        written, primary = facts.written, server.primary
+        in_recovery = primary is None
+        facts.was_up, facts.last_in_recovery, facts.failed_starts = True, in_recovery, 0
+        facts.standbys = self._standbys() if primary is not None else ()
+        receiver = self._receiver()
+        detached = written is not None and written.upstream is None and facts.verified
+        if not in_recovery or receiver is not ReceiverState.GONE or not detached:
+            facts.forget_position()
+        if in_recovery:
+            self._learn_timeline(data)
+            if receiver is not ReceiverState.STREAMING:
+                self._notice_lost_wal()
+        else:
+            facts.timeline = data.tli
+        applied = written.sync if written is not None and facts.verified else None
+        if applied is not None and applied.k == 0 and not in_recovery:
+            facts.barrier = NO_SYNC  # nothing is promised, so there is nothing to wait for
+        lsn, replayed, lag_ms = self._progress(data)
+        return with_settings(
+            self._common(ProcessState.RUNNING, with_position=True),
+            server_version=SERVER_VERSION,
+            in_recovery=in_recovery,
+            lsn=lsn,
+            replay_lsn=replayed,
+            lag_ms=lag_ms,
+            receiver=receiver,
+            sync_applied=applied,
+            sync_barrier=facts.barrier if facts.barrier == applied else None,
+            unverified=not facts.verified,
+            standbys=facts.standbys,
+        )
+
+    def _learn_timeline(self, data: Data) -> None:
+        facts, receiver = self._facts, self._server.receiver
+        seen = [facts.timeline, data.control.checkpoint_tli, data.control.min_recovery_tli]
+        if receiver is not None and receiver.phase is ReceiverPhase.STREAMING:
+            seen.append(receiver.tli)
+        if facts.position is not None:
+            seen.append(facts.position.timeline)
+        facts.timeline = max(seen)
+
+    def _receiver(self) -> ReceiverState:
+        receiver = self._server.receiver
+        if receiver is None:
+            return ReceiverState.GONE
+        streaming = receiver.phase is ReceiverPhase.STREAMING
+        return ReceiverState.STREAMING if streaming else ReceiverState.PRESENT
+
+    def _progress(self, data: Data) -> tuple[Lsn, Lsn, int]:
+        startup = self._server.startup
+        if startup is None:
+            return data.end, data.end, 0
+        replayed = data.lsn_at(startup.replayed)
+        if not startup.received:
+            return replayed, replayed, -1
+        if replayed >= startup.received:
+            return replayed, replayed, 0
+        lag_ns = self._server.heap.now_ns - startup.replayed_ns
+        return startup.received, replayed, lag_ns // NS_PER_MS
+
+    def _standbys(self) -> tuple[StandbySeen, ...]:
+        server, members = self._server, self._facts.members
+        config = server.config
+        quorum = config is not None and config.sync.k > 0
+        return tuple(
+            StandbySeen(
+                node,
+                sender.streaming,
+                sender.flush_lsn,
+                sender.apply_lsn,
+                bool(quorum and sender.listed and sender.streaming and sender.flush_lsn),
+            )
+            for node, sender in sorted(server.senders.items())
+            if node in members
+        )
+
+    def _notice_lost_wal(self) -> None:
+        facts = self._facts
+        following = facts.written is not None and facts.written.upstream is not None
+        if following and self._server.removed_seen > facts.log_offset:
+            facts.wal_lost = True
+
+
+POSTMASTER = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.STOPPING)
+NO_SYNC = SyncSetting()
+
+
+def with_settings(
+    base: PostgresObserved,
+    *,
+    in_recovery: bool | None,
+    sync_applied: SyncSetting | None,
+    sync_barrier: SyncSetting | None,
+    server_version: int = 0,
+    lsn: Lsn | None = None,
+    replay_lsn: Lsn | None = None,
+    lag_ms: int = -1,
+    receiver: ReceiverState | None = None,
+    unverified: bool = False,
+    standbys: tuple[StandbySeen, ...] = (),
+    commit_blocked: bool | None = None,
+) -> PostgresObserved:
+    """Return the picture of a running server; spelled out because `replace` is slow."""
+    return PostgresObserved(
+        data=base.data,
+        process=base.process,
+        system_id=base.system_id,
+        data_id=base.data_id,
+        server_version=server_version,
+        in_recovery=in_recovery,
+        timeline=base.timeline,
+        history=base.history,
+        max_tli=base.max_tli,
+        lsn=base.lsn if lsn is None else lsn,
+        replay_lsn=base.replay_lsn if replay_lsn is None else replay_lsn,
+        lag_ms=lag_ms,
+        receiver=base.receiver if receiver is None else receiver,
+        upstream=base.upstream,
+        position=base.position,
+        detached_for=base.detached_for,
+        sync_applied=sync_applied,
+        sync_barrier=sync_barrier,
+        # Unverified settings may not be loaded: applications are then not known to be out.
+        admitting=base.admitting or unverified,
+        standbys=standbys,
+        marker_term=base.marker_term,
+        rewind_failed=base.rewind_failed,
+        commit_blocked=base.commit_blocked if commit_blocked is None else commit_blocked,
+    )
+
+
+def member_map(nodes: list[NodeId]) -> dict[str, NodeId]:
+    """Return the nodes whose standbys are reported, in the form of production's facts."""
+    return {str(node): node for node in nodes}

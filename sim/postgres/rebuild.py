@@ -1,0 +1,246 @@
+"""Making and replacing a data directory, as `metako.postgres.rebuild` does it.
+
+Invariants, as there: nothing runs on the directory meanwhile; a clone replaces it only once it is
+complete; a rewind that was begun and not finished leaves the data tainted; whatever is put in place
+has a new `data_id`. pg_rewind compares timeline numbers only, so where two branches share one it
+keeps rows that its source does not have, or sees no difference at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metako.model.ids import DataId, NodeId, TimelineId
+from metako.model.lsn import Lsn
+from metako.model.postgres import ProcessState, Upstream
+from metako.postgres.steps import UpstreamAddress
+from sim.heap import NS_PER_MS
+from sim.postgres.data import Control, Data
+from sim.postgres.programs import Program
+from sim.postgres.server import SimServer
+from sim.postgres.steps import FILE_MS, READ_DISK_MS, Executor
+from sim.postgres.task import StepError, Steps
+from sim.postgres.wal import RecordKind, count_until, left_at, timeline_at
+
+INITDB_MS = 900
+CLONE_MS = 800
+SWAP_MS = 10
+REWIND_MS = 650
+SINGLE_USER_MS = 280
+BEHIND_MAX = 3
+"""Records that a source may write between the copying of its WAL and the end of a rewind."""
+PROGRAM_POLL_NS = 10 * NS_PER_MS
+
+
+class Rebuilder:
+    """See the module's docstring. `program` is what dies with the agent."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._server = executor.server
+        self._facts = executor.facts
+        self.program: Program | None = None
+
+    def _check_nothing_runs(self) -> None:
+        if self._server.process is not ProcessState.STOPPED:
+            raise StepError("processes still use the data directory")
+
+    # ------------------------------------------------------------ initdb and clone
+
+    def initdb(self) -> Steps:
+        """Create the database cluster beside its place, and put it there when it is complete."""
+        yield from self._executor.sleep(INITDB_MS)
+        yield from self._put_in_place(self._server.new_data())
+
+    def _put_in_place(self, data: Data) -> Steps:
+        server = self._server
+        self._facts.data_replaced()
+        yield from self._executor.sleep(SWAP_MS)
+        self._check_nothing_runs()
+        if server.data is not None:
+            server.superseded.append(server.data)
+        server.data = data
+        server.changed()
+        self._facts.data_replaced()
+
+    def clone(self, upstream: UpstreamAddress) -> Steps:
+        """Replace the data directory by a base backup."""
+        server, executor = self._server, self._executor
+        self._check_nothing_runs()
+        copies: list[Data] = []
+        new_id = DataId(server.env.new_id("data"))
+        try:
+            yield from self._run(
+                upstream.node, CLONE_MS, lambda source: copies.append(copy_of(source, new_id))
+            )
+            if server.clone_failures > 0:
+                server.clone_failures -= 1
+                raise StepError("it was told to fail")
+        except StepError as error:
+            server.note("clone_broken", str(error))
+            raise StepError(f"pg_basebackup failed: {error}") from None
+        yield from executor.sleep(FILE_MS)
+        self._check_nothing_runs()
+        yield from self._put_in_place(copies[0])
+        server.note("clone_used")
+        self._facts.rewind_failed = False
+        self._facts.delete_superseded = True
+
+    def _run(self, source: NodeId, typical_ms: float, read: Callable[[SimServer], None]) -> Steps:
+        """Run a program that reads `source` to its end.
+
+        Raises:
+            StepError: it failed.
+        """
+        server = self._server
+        program = self.program = Program(server, source, server.delay_ns(typical_ms), read)
+        try:
+            while not program.over:
+                yield PROGRAM_POLL_NS
+        finally:
+            program.end()
+            self.program = None
+        if program.error:
+            raise StepError(program.error)
+
+    # ------------------------------------------------------------ rewind
+
+    def rewind(self, upstream: Upstream) -> Steps:
+        """Take the data back to the fork and on to the history of `upstream`."""
+        self._check_nothing_runs()
+        self._facts.forget_position()  # recovery to a clean shutdown appends a record
+        try:
+            yield from self._rewind(upstream)
+        except StepError as error:
+            self._facts.rewind_failed = True
+            self._facts.control = None
+            self._server.note("rewind_failed", str(error))
+            raise
+
+    def _rewind(self, upstream: Upstream) -> Steps:
+        server, executor = self._server, self._executor
+        data = server.data
+        assert data is not None
+        yield from executor.sleep(READ_DISK_MS)
+        if not data.control.clean:
+            yield from self._recover_alone(data)
+        yield from executor.sleep(FILE_MS)
+        data.tainted = True
+        server.changed()
+        results: list[Data | str] = []
+        behind = executor.draw(BEHIND_MAX)
+        yield from self._run(
+            upstream.node, REWIND_MS, lambda source: results.append(rewound(data, source, behind))
+        )
+        if server.rewind_failures > 0:
+            server.rewind_failures -= 1
+            raise StepError("pg_rewind failed: it was told to fail")
+        result = results[0]
+        if isinstance(result, str):
+            if result == NOT_NEEDED:
+                server.note("rewind_not_required")
+                raise StepError("pg_rewind saw no difference where the histories differ")
+            raise StepError(f"pg_rewind failed: {result}")
+        yield from executor.sleep(FILE_MS)
+        result.data_id = DataId(server.env.new_id("data"))
+        server.data = result
+        server.note("rewind_used")
+        server.changed()
+        self._facts.data_replaced()
+        self._facts.rewind_failed = False
+
+    def _recover_alone(self, data: Data) -> Steps:
+        """Run crash recovery in single-user mode, which ends in records of its own."""
+        server, executor = self._server, self._executor
+        yield from executor.sleep(FILE_MS)
+        data.standby_signal = False
+        yield from executor.sleep(SINGLE_USER_MS)
+        if server.wal_disk_full:
+            raise StepError("postgres --single failed: no space is left for WAL")
+        data.settle()
+        data.branch = server.env.new_id("branch")  # nobody else has what follows
+        data.append(RecordKind.CHECKPOINT)
+        data.settle()
+        data.control = Control(data.tli, data.end)
+        server.version += 1
+        yield from executor.sleep(FILE_MS)
+        data.standby_signal = True
+
+
+NOT_NEEDED = "no rewind required"
+
+
+def copy_of(source: SimServer, data_id: DataId) -> Data:
+    """Return a base backup that ends now: everything that is flushed, consistent at its end."""
+    held = source.data
+    assert held is not None
+    wal = held.wal[: held.flushed]
+    end, tli = wal[-1].end, held.tli
+    # Of the histories only that of the timeline which is streamed comes along.
+    own = {int(tli): held.history_files[tli]} if tli in held.history_files else {}
+    redo = held.control.redo_lsn
+    copied = Data(
+        system_id=held.system_id,
+        data_id=data_id,
+        wal=wal,
+        history=held.history,
+        history_files=own,
+        control=Control(timeline_at(held.history, redo - 1), redo, tli, end, clean=False),
+        wal_begin=max(held.wal_begin, redo),
+    )
+    copied.tainted = held.tainted
+    return copied
+
+
+def rewound(target: Data, source: SimServer, behind: int = 0) -> Data | str:
+    """Return what pg_rewind makes of `target`, or why it makes nothing.
+
+    Args:
+        target: the directory.
+        source: at the end of the work, where recovery has to come before it is consistent.
+        behind: how many records the source wrote after its WAL was copied.
+    """
+    held = source.data
+    if held is None or source.primary is None:
+        return "the source is no primary"
+    if held.system_id != target.system_id:
+        return "source and target clusters are from different systems"
+    if held.control.checkpoint_tli == target_tli(target):
+        return NOT_NEEDED
+    fork = common_end(target, held)
+    if fork is None:
+        return "could not find common ancestor of the source and target cluster's timelines"
+    if target.end <= fork:
+        return NOT_NEEDED
+    if fork < held.wal_begin:
+        return "could not find previous WAL record"
+    wal = target.wal[: count_until(target.wal, fork)]
+    first = count_until(held.wal, fork)
+    wal += held.wal[first : max(first + 1, held.flushed - behind)]
+    redo = min(fork, held.control.redo_lsn)  # the label says so, not pg_control
+    return Data(
+        system_id=held.system_id,
+        data_id=target.data_id,
+        wal=wal,
+        history=held.history,
+        history_files=dict(held.history_files),
+        control=Control(timeline_at(held.history, redo - 1), redo, held.tli, held.end, clean=False),
+        wal_begin=max(target.wal_begin, min(held.wal_begin, fork)),
+    )
+
+
+def target_tli(data: Data) -> TimelineId:
+    """Return the timeline that pg_rewind takes a stopped server to be on."""
+    return max(data.control.checkpoint_tli, data.control.min_recovery_tli)
+
+
+def common_end(target: Data, source: Data) -> Lsn | None:
+    """Return where the histories part, by timeline numbers; None if they share none."""
+    shared: Lsn | None = None
+    for own, other in zip(target.history, source.history, strict=False):
+        if own.tli != other.tli or own.begin_lsn != other.begin_lsn:
+            break
+        ends = [left_at(target.history, own.tli), left_at(source.history, own.tli)]
+        known = [end for end in ends if end is not None]
+        shared = min(known) if known else target.end
+    return shared

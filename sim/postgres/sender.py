@@ -1,0 +1,221 @@
+"""A WAL sender: a primary's end of one standby's connection.
+
+In: a start request, replies. Out: batches of flushed records, and the release of waiting commits.
+PostgreSQL compares timeline numbers and LSNs here and nothing else: a standby with other rows under
+the same number attaches silently, and one that is ahead acknowledges what it does not have.
+
+Each sender has its own copy of `synchronous_standby_names`. After a reload it renews the copy
+before it looks at the next reply, but for one that it was busy with when the signal came.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from metako.model.ids import NodeId, TimelineId
+from metako.model.lsn import Lsn
+from metako.model.postgres import SyncSetting
+from sim.heap import NS_PER_S
+from sim.postgres.syncwait import APPLY, FLUSH, WRITE
+from sim.postgres.wal import SEGMENT_BYTES, count_until, left_at
+
+if TYPE_CHECKING:
+    from sim.network import Connection
+    from sim.postgres.primary import Primary
+    from sim.postgres.receiver import Receiver
+
+TIMEOUT_NS = 10 * NS_PER_S
+"""`wal_sender_timeout`: without a reply for so long the standby is given up."""
+
+
+class Sender:
+    """See the module's docstring."""
+
+    __slots__ = (
+        *("_busy", "_primary", "_renewed", "alive", "apply_lsn", "conn", "flush_lsn", "heard_ns"),
+        *("limit", "listed", "next_setting", "node", "receiver", "reply_ns", "sent", "setting"),
+        *("streaming", "write_lsn"),
+    )
+
+    def __init__(
+        self, primary: Primary, conn: Connection, receiver: Receiver, sent: int, limit: int | None
+    ) -> None:
+        server = primary.server
+        assert server.config is not None
+        self._primary = primary
+        self.node: NodeId = receiver.server.node
+        self.conn = conn
+        self.receiver = receiver  # the other end, for ground truth and as the address of messages
+        self.alive = True
+        self.streaming = True  # it has caught up; a limit is reached at once
+        self.sent = sent  # records so far
+        self.limit = limit  # records of the timeline that was asked for; None: the current one
+        self.write_lsn = self.flush_lsn = self.apply_lsn = Lsn(0)  # 0: no reply so far
+        self.reply_ns = 0  # when the standby sent its last reply
+        self.heard_ns = server.heap.now_ns
+        self.setting: SyncSetting = server.config.sync  # the own copy
+        self.next_setting: SyncSetting | None = None  # reloaded, not looked at yet
+        self._renewed = 0  # virtual time from which on the next setting is looked at
+        self._busy = False  # the one reply after the reload was handled by the old copy
+        self.listed = self.node in self.setting.nodes
+        conn.on_closed[server.node] = self._closed
+        server.later(TIMEOUT_NS, self._expire)
+
+    def succeed(self, former: Sender) -> None:
+        """Take over from the same process's answer to an earlier request."""
+        former.alive = False
+        self.write_lsn, self.flush_lsn = former.write_lsn, former.flush_lsn
+        self.apply_lsn, self.reply_ns = former.apply_lsn, former.reply_ns
+        self.setting, self.next_setting = former.setting, former.next_setting
+        self._renewed, self._busy = former._renewed, former._busy
+        self.listed = former.listed
+
+    # ------------------------------------------------------------ sending
+
+    def begin(self, tli: TimelineId, next_tli: TimelineId | None) -> None:
+        """Answer the start request, with all that there is to send."""
+        primary = self._primary
+        count = self.limit if self.limit is not None else primary.data.flushed
+        lo, self.sent = self.sent, max(self.sent, count)
+        deliver = partial(self.receiver.started, primary.data.wal, lo, count, tli, next_tli, self)
+        self.conn.send(primary.server.node, deliver)
+
+    def push(self, count: int) -> None:
+        """Send what was flushed since."""
+        lo = self.sent
+        if lo < count and self.limit is None and self.alive:
+            self.sent = count
+            primary = self._primary
+            self.conn.send(
+                primary.server.node, partial(self.receiver.receive, primary.data.wal, lo, count)
+            )
+
+    # ------------------------------------------------------------ replies
+
+    def replied(self, write: Lsn, flush: Lsn, apply: Lsn, sent_ns: int, ping: bool) -> None:
+        """Take a reply of the standby; `ping` asks for an answer."""
+        if not self.alive:
+            return
+        server = self._primary.server
+        if server.frozen:
+            server.hold(self.replied, write, flush, apply, sent_ns, ping)
+            return
+        self.write_lsn, self.flush_lsn, self.apply_lsn = write, flush, apply
+        self.reply_ns = sent_ns
+        self.heard_ns = server.heap.now_ns
+        server.version += 1
+        if self.next_setting is not None:
+            self._renew()
+        if ping:
+            self.conn.send(server.node, self.receiver.kept_alive)
+        primary = self._primary
+        if self.listed and self.streaming:
+            primary.release(self)
+        if self.limit is not None:
+            # It was in state streaming for just as long as it took to reach the limit: long enough
+            # for a standby beyond the fork to acknowledge what it will never get (measured).
+            self.streaming = False
+        if primary.stopping is not None:
+            primary.check_stopping()
+
+    def reload(self, setting: SyncSetting, late_ns: int) -> None:
+        """Get SIGHUP; the copy is renewed before the next reply, or the one after a late one."""
+        self.next_setting = setting
+        self._renewed = self._primary.server.heap.now_ns + late_ns
+        self._busy = False
+
+    def _renew(self) -> None:
+        assert self.next_setting is not None
+        if self._primary.server.heap.now_ns < self._renewed and not self._busy:
+            self._busy = True
+            return
+        self.setting, self.next_setting = self.next_setting, None
+        self.listed = self.node in self.setting.nodes
+
+    def position(self, mode: int) -> Lsn:
+        """Return how far the standby said that it has come."""
+        if mode == FLUSH:
+            return self.flush_lsn
+        return self.write_lsn if mode == WRITE else self.apply_lsn
+
+    @property
+    def wants_writes(self) -> bool:
+        """Return whether somebody waits for replies about what is written but not flushed yet.
+
+        PostgreSQL's standbys always send them; here they are left out where nobody would notice.
+        """
+        return self._primary.write_replies > 0
+
+    # ------------------------------------------------------------ the end
+
+    @property
+    def attached(self) -> bool:
+        """Return the truth: both ends live, and what is sent now is answered now."""
+        if not self.alive or not self.conn.open or self.limit is not None:
+            return False
+        here, there = self._primary.server, self.receiver.server
+        network = here.env.network
+        kind = self.conn.traffic
+        return (
+            self.receiver.alive
+            and not there.frozen
+            and not there.receive_stalled
+            and network.is_open(here.node, there.node, kind)
+            and network.is_open(there.node, here.node, kind)
+        )
+
+    def end(self) -> None:
+        """End this process; its primary forgets it."""
+        if self.alive:
+            self.alive = False
+            self.conn.close(self._primary.server.node)
+
+    def _closed(self) -> None:
+        server = self._primary.server
+        if server.frozen:
+            server.hold(self._closed)
+        elif self.alive:
+            self.alive = False
+            self._primary.sender_ended(self)
+
+    def _expire(self) -> None:
+        if not self.alive:
+            return
+        server = self._primary.server
+        left = self.heard_ns + TIMEOUT_NS - server.heap.now_ns
+        if left > 0:
+            server.later(left, self._expire)
+        else:
+            self.end()
+            self._primary.sender_ended(self)
+
+
+def start_of(
+    primary: Primary, lsn: Lsn, tli: TimelineId
+) -> tuple[int, int | None, TimelineId | None, str]:
+    """Answer START_REPLICATION: first record, limit, next timeline; or an error.
+
+    A standby asks from the beginning of the segment that it wants to go on in, so PostgreSQL
+    refuses one that is beyond the fork only if a whole segment is.
+    """
+    data = primary.data
+    limit: int | None = None
+    following: TimelineId | None = None
+    if tli != data.tli:
+        try:
+            switch = left_at(data.history, tli)
+        except KeyError:
+            return 0, None, None, f"requested timeline {tli} is not in this server's history"
+        assert switch is not None
+        if lsn - lsn % SEGMENT_BYTES > switch:
+            return 0, None, None, f"requested starting point on timeline {tli} is beyond its end"
+        limit = count_until(data.wal, switch)
+        following = next(s.tli for s in data.history if s.begin_lsn == switch and s.tli > tli)
+    if lsn < data.wal_begin:
+        return 0, None, None, REMOVED
+    return count_until(data.wal, lsn), limit, following, ""
+
+
+REMOVED = "requested WAL segment has already been removed"
+MODES_SENT = (WRITE, FLUSH, APPLY)

@@ -1,0 +1,317 @@
+"""The model of `metako.postgres.supervisor`: production's planner, one step at a time.
+
+In: targets, of which the latest wins; exits of the postmaster. Out: observations, each time that
+they change, and how steps ended. It polls as production does, often for a while after anything
+happened and rarely otherwise, and plans again only if something is different.
+
+It is the agent's: a pause stops it and a kill ends it, together with the programs that it runs;
+what was done to the server by then stays done. A new one adopts what it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, assert_never
+
+from metako.model.ids import NodeId
+from metako.model.postgres import (
+    Following,
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    ReceiverState,
+    Untouched,
+)
+from metako.postgres import steps
+from metako.postgres.facts import Facts
+from metako.postgres.plan import LocalState, plan
+from metako.postgres.steps import Step, step_name
+from sim.heap import NS_PER_MS, NS_PER_S, Heap
+from sim.postgres.leading import Leading
+from sim.postgres.observe import Observer, member_map
+from sim.postgres.rebuild import Rebuilder
+from sim.postgres.server import SimServer
+from sim.postgres.steps import WAIT_POLL_NS, Executor
+from sim.postgres.task import Steps, Task
+
+if TYPE_CHECKING:
+    from sim.ports import Environment
+
+POLL_STEADY_NS = 500 * NS_PER_MS
+POLL_CHANGING_NS = 25 * NS_PER_MS
+CHANGING_FOR_NS = 5 * NS_PER_S
+BACKOFF_FIRST_NS = 100 * NS_PER_MS
+BACKOFF_MAX_NS = 5 * NS_PER_S
+STARTS_HOPELESS = 5
+STATEMENT_NS = 2 * NS_PER_S
+"""After so long a statement of an observation is given up."""
+
+OnStep = Callable[[Step, int, bool, str], None]
+
+
+class SimSupervisor:
+    """Drives one server; see the module's docstring."""
+
+    def __init__(
+        self,
+        env: Environment,
+        server: SimServer,
+        report: Callable[[PostgresObserved], None],
+        *,
+        on_step: OnStep,
+    ) -> None:
+        self.env = env
+        self.server = server
+        self.heap: Heap = env.heap
+        self.alive = True
+        self.paused = False
+        self.observed = PostgresObserved()
+        self.target: PostgresTarget = Untouched()
+        self.step: Step | None = None  # that is being carried out
+        self._report = report
+        self._on_step = on_step
+        self._facts = Facts(members=member_map([server.node]))
+        self._observer = Observer(server, self._facts)
+        self._executor = Executor(server, self._facts, self._observer)
+        self._rebuilder = Rebuilder(self._executor)
+        self._leading = Leading(self._executor, lambda: not self.alive)
+        self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
+        self._failures = 0
+        self._retry_at = 0
+        self._seen: tuple[int, bool, bool] | None = None  # what `observed` shows; None: look again
+        self._planned: tuple[PostgresObserved, PostgresTarget, LocalState] | None = None
+        self._plan_was: Step | None = None
+        self._work: Task | None = None  # a step that may be abandoned
+        self._probe: Task | None = None
+        self._checkpoint: Task | None = None
+        self._main = Task(self, self._drive())
+        server.watcher = self.poke
+        self.heap.after(0, self._main.start)
+
+    # ------------------------------------------------------------ what the agent calls
+
+    def set_target(self, target: PostgresTarget) -> None:
+        """Replace the target; takes effect at once, also on a running step."""
+        if target != self.target:
+            self.target = target
+            self._failures, self._retry_at = 0, 0
+            self.poke()
+
+    def set_members(self, nodes: Iterable[NodeId]) -> None:
+        """Name the nodes whose standbys are to be reported."""
+        self._facts.members = member_map(sorted(nodes))
+        self._seen = None
+
+    def poke(self) -> None:
+        """Observe now, and often for a while."""
+        self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
+        self._main.wake()
+
+    def pause(self) -> None:
+        """SIGSTOP of the agent; programs that it has started go on."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        for task in (self._work, self._probe, self._checkpoint, self._main):
+            if task is not None:
+                task.resume()
+
+    def kill(self) -> None:
+        """SIGKILL of the agent: nothing is cleaned up, its programs die with it."""
+        self.alive = False
+        if self.server.watcher == self.poke:
+            self.server.watcher = None
+        if self._rebuilder.program is not None:
+            self._rebuilder.program.end()
+        for task in (self._work, self._probe, self._checkpoint, self._main):
+            if task is not None:
+                task.cancel()
+
+    # ------------------------------------------------------------ the loop
+
+    def _drive(self) -> Steps:
+        while True:
+            yield from self._look()
+            step = self._plan()
+            now = self.heap.now_ns
+            if step is None:
+                yield self._interval()
+            elif self._retry_at > now:
+                yield min(self._retry_at - now, self._interval())
+            else:
+                yield from self._carry_out(step)
+
+    def _interval(self) -> int:
+        return POLL_CHANGING_NS if self.heap.now_ns < self._changing_until else POLL_STEADY_NS
+
+    def _plan(self) -> Step | None:
+        facts = self._facts
+        written = facts.written
+        runs = self.observed.process is ProcessState.RUNNING
+        upstream = written.upstream if written is not None else None
+        local = LocalState(
+            upstream_address=upstream.address if upstream is not None else None,
+            wal_lost=facts.wal_lost,
+            start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
+            settings_stale=written is not None and runs and not facts.verified,
+        )
+        was = self._planned
+        same = (
+            was is not None
+            and was[0] is self.observed
+            and was[1] is self.target
+            and was[2] == local
+        )
+        if not same:
+            self._plan_was = plan(self.observed, self.target, local)
+            self._planned = (self.observed, self.target, local)
+        return self._plan_was
+
+    def _state(self) -> tuple[int, bool, bool]:
+        guard = self.server.guard
+        return self.server.version, guard.answers, guard.lost
+
+    def _look(self) -> Steps:
+        timed_out = False
+        shown = self._state()
+        if self._observer.would_wait():
+            deadline = self.heap.now_ns + STATEMENT_NS
+            while self._observer.would_wait() and not timed_out:
+                yield WAIT_POLL_NS
+                if self._work is not None and self._work.over:
+                    return  # whoever looked only watched the step
+                timed_out = self.heap.now_ns >= deadline
+            shown = self._state()
+        elif shown == self._seen and self.step is None:
+            return
+        self._seen = None if timed_out else shown
+        before = self.observed
+        now = self._observer.look(timed_out=timed_out)
+        if now == before:
+            return
+        self.observed = now
+        if now.process is not before.process:
+            self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
+        self._note_failed_start(before)
+        self._in_background()
+        self._report(now)
+
+    def _note_failed_start(self, before: PostgresObserved) -> None:
+        """Report a server that ended before it ever answered, and pause before the next try."""
+        ended = (ProcessState.STOPPED, ProcessState.DYING)
+        starting = before.process is ProcessState.STARTING
+        written = self._facts.written
+        if starting and self.observed.process in ended and self._facts.failed_starts:
+            assert written is not None
+            now = self.heap.now_ns
+            self._failed(steps.Start(written), now, "PostgreSQL ended while it was starting")
+
+    def _failed(self, step: Step, begun_ns: int, error: str) -> None:
+        pause = min(BACKOFF_FIRST_NS * 2**self._failures, BACKOFF_MAX_NS)
+        self._failures = min(self._failures + 1, 16)
+        self._retry_at = self.heap.now_ns + pause
+        self._on_step(step, begun_ns, False, error)
+
+    # ------------------------------------------------------------ steps
+
+    def _carry_out(self, step: Step) -> Steps:
+        name, begun = step_name(step), self.heap.now_ns
+        self.step = step
+        self._changing_until = begun + CHANGING_FOR_NS
+        work = self._work = Task(self, self._do(step), self._ended)
+        work.start()
+        abandoned = False
+        while not work.over:
+            if name not in steps.CANCELLABLE:
+                yield POLL_STEADY_NS  # woken by its end
+                continue
+            yield self._interval()
+            if work.over:
+                break
+            yield from self._look()
+            if not work.over and self._is_pointless(step):
+                work.cancel()
+                abandoned = True
+        self.step = self._work = None
+        self._seen = None
+        self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
+        if work.error is not None:
+            self._failed(step, begun, " ".join(str(work.error).split()))
+        elif not abandoned:
+            if name != "Start":  # whether a start succeeded is seen later
+                self._failures, self._retry_at = 0, 0
+            self._on_step(step, begun, True, "")
+
+    def _ended(self, _task: Task) -> None:
+        self._main.wake()
+
+    def _is_pointless(self, step: Step) -> bool:
+        """Return whether a running step is no longer what is to be done."""
+        if isinstance(step, steps.Clone | steps.Rewind):
+            # What the planner sees changes while these run, so only the target counts.
+            if not isinstance(self.target, Following):
+                return True
+            upstream, wanted = self.target.upstream, step.upstream
+            return (upstream.node, upstream.address) != (wanted.node, wanted.address)
+        stopped = self.observed.process is ProcessState.STOPPED
+        ending = isinstance(step, steps.Stop) and stopped
+        return self._plan() != step and not ending
+
+    def _do(self, step: Step) -> Steps:
+        execute, rebuild, leading = self._executor, self._rebuilder, self._leading
+        match step:
+            case steps.InitDb():
+                return rebuild.initdb()
+            case steps.Clone(upstream=clone_from):
+                return rebuild.clone(clone_from)
+            case steps.Rewind(upstream=rewind_to):
+                return rebuild.rewind(rewind_to)
+            case steps.Start(config=config):
+                return execute.start(config)
+            case steps.Stop(fast=fast):
+                return execute.stop(fast)
+            case steps.ApplySettings(config=config):
+                return execute.apply_settings(config)
+            case steps.Detach(promise=promise):
+                return execute.detach(promise)
+            case steps.MeasurePosition(promise=promise):
+                return execute.measure(promise)
+            case steps.Promote(term=term, tli=tli):
+                return execute.promote(term, tli)
+            case steps.EmitMarker(term=term):
+                return leading.emit_marker(term)
+            case steps.SyncBarrier(setting=setting):
+                return leading.pass_barrier(setting)
+            case _:
+                assert_never(step)
+
+    # ------------------------------------------------------------ beside the loop
+
+    def _leads(self) -> bool:
+        # Before its marker a primary may have no standby yet; blocked commits are no news then.
+        seen = self.observed
+        running = seen.process is ProcessState.RUNNING
+        return running and seen.in_recovery is False and seen.marker_term > 0
+
+    def _in_background(self) -> None:
+        seen, facts = self.observed, self._facts
+        if self._leads() and (self._probe is None or self._probe.over):
+            self._probe = self._begin(self._leading.probe(self._leads, self._blocked))
+        if self._executor.checkpoint_wanted:
+            self._executor.checkpoint_wanted = False
+            self._checkpoint = self._begin(self._leading.checkpoint())
+        streams = seen.receiver is ReceiverState.STREAMING and isinstance(self.target, Following)
+        if streams and facts.delete_superseded:
+            facts.delete_superseded = False
+            self.server.superseded.clear()
+
+    def _begin(self, body: Steps) -> Task:
+        task = Task(self, body)
+        self.heap.after(0, task.start)
+        return task
+
+    def _blocked(self, blocked: bool) -> None:
+        if self._facts.commit_blocked != blocked:
+            self._facts.commit_blocked = blocked
+            self._seen = None

@@ -1,0 +1,261 @@
+"use strict";
+// Say in words what an event is. Knows the kinds of a trace and no rule of the cluster.
+
+const CHECKS = {
+  // What it means that a promise is broken; the checker's own text says what happened.
+  codec: "A message did not come back from its bytes as it was.",
+  engine: "The engine of a node failed.",
+  expected: "The run did not go as its scenario expects.",
+  failed_present: "A write that a client was told had failed is there.",
+  false_failover: "A healthy primary was replaced.",
+  flapping: "The cluster elects again and again without a cause.",
+  foreign_served: "A server serves data that it must never serve.",
+  lost_write: "A commit that a client was told about is gone.",
+  no_recovery: "No primary came back although one could.",
+  not_converged: "The cluster did not become whole after the faults had ended.",
+  not_durable: "A node acted on something that it had not written to disk.",
+  one_acknowledger: "Two servers could acknowledge commits at the same time.",
+  one_document: "Two cluster documents have the same number.",
+  one_leader: "Two nodes led in the same term.",
+  one_timeline: "Two promotions took the same timeline number.",
+  one_vote: "A node voted twice in one term.",
+  one_writable: "Two servers were writable at the same time.",
+  promise_broken: "A node broke a promise to an earlier candidate.",
+  promise_untrue: "A node told a candidate something that was not so.",
+  record_back: "A node's durable record went back.",
+  stale_route: "A proxy led clients to the wrong server.",
+  standby_first: "A server was writable without having been promoted.",
+  sync_invariant: "The standbys that commits wait for do not fit the document.",
+  too_much: "Something grew without bound.",
+  writes_stuck: "Writes did not come back although they could.",
+  wrongly_dead: "A node that is well was declared dead.",
+};
+
+const LEVELS = { DEBUG: 0, TRACE: 0, STATE: 0, INFO: 1, WARNING: 2, ERROR: 3, CRITICAL: 4 };
+
+function seconds(ns, digits = 3) {
+  return `${(ns / 1e9).toFixed(digits)} s`;
+}
+
+function duration(ns) {
+  const size = Math.abs(ns);
+  if (size < 1e3) return `${ns} ns`;
+  if (size < 1e6) return `${trimmed(ns / 1e3)} µs`;
+  if (size < 1e9) return `${trimmed(ns / 1e6)} ms`;
+  return `${trimmed(ns / 1e9)} s`;
+}
+
+function trimmed(value) {
+  const size = Math.abs(value);
+  return String(Number(value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2)));
+}
+
+function grouped(count) {
+  // A narrow no-break space between thousands, as the SI writes numbers.
+  return String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
+}
+
+function plural(count, one, many) {
+  return `${grouped(count)} ${count === 1 ? one : many || `${one}s`}`;
+}
+
+function lsnText(lsn) {
+  if (lsn === null || Number.isNaN(lsn)) return "–";
+  const high = Math.floor(lsn / 4294967296);
+  return `${high.toString(16).toUpperCase()}/${(lsn % 4294967296).toString(16).toUpperCase()}`;
+}
+
+function spaced(name) {
+  return String(name || "").replace(/[_-]+/g, " ");
+}
+
+// A branch as a phrase: the name alone, if it says what it is.
+function branchText(branch) {
+  if (!branch) return "no branch";
+  return branch.startsWith("branch") ? branch : `branch ${branch}`;
+}
+
+// What a checker's name means, for a reader who does not know it.
+function checkMeaning(check) {
+  return CHECKS[check] || "";
+}
+
+class Words {
+  constructor(reader) {
+    this.reader = reader;
+    this.trace = reader.trace;
+  }
+
+  // {node, level, text}: level is a name of LEVELS or FAULT, MARK, VIOLATION.
+  describe({ kind, row }) {
+    const say = this[kind];
+    return say ? say.call(this, row) : { node: "", level: "DEBUG", text: kind };
+  }
+
+  changes(kind, row, parts) {
+    const node = this.reader.text(kind, "n", row) || "";
+    const before = this.reader.previous(kind, row);
+    const said = [];
+    for (const [column, say] of parts) {
+      const now = this.reader.cell(kind, column, row);
+      const old = before === NONE ? undefined : this.reader.cell(kind, column, before);
+      if (JSON.stringify(now) === JSON.stringify(old)) continue;
+      const text = say(now, old);
+      if (text) said.push(text);
+    }
+    return { node, level: "STATE", text: said.join(", ") || "unchanged" };
+  }
+
+  node(row) {
+    return this.changes("node", row, [
+      ["host", (now, old) => (now === "up" && old === undefined ? "" : `host ${now}`)],
+      ["agent", (now) => `agent ${now}`],
+      ["guard", (now, old) => (now === "up" && old === undefined ? "" : `guard ${now}`)],
+      ["role", (now, old) => (old ? `${old} → ${now}` : now || "")],
+      ["term", (now, old) => (old >= 0 ? `term ${old} → ${now}` : `term ${now}`)],
+      ["promised", (now) => (now > this.reader.number("node", "term", row)
+        ? `promised to term ${now}` : "")],
+      ["leader", (now) => (now ? `follows ${now}` : "knows no leader")],
+      ["armed", (now) => (now ? `guard armed for term ${now}` : "guard not armed")],
+    ]);
+  }
+
+  pg(row) {
+    return this.changes("pg", row, [
+      ["process", (now, old) => (old ? `PostgreSQL ${old} → ${now}` : `PostgreSQL ${now}`)],
+      ["recovery", (now) => (now === false ? "writable: it is a primary"
+        : now ? "in recovery: it is a standby" : "")],
+      ["frozen", (now, old) => (now ? "frozen" : old ? "runs again" : "")],
+      ["tli", (now) => (now === null ? "" : `timeline ${now}`)],
+      ["branch", (now) => (now ? branchText(now) : "")],
+      ["upstream", (now) => (now ? `streams from ${now}` : "streams from nobody")],
+      ["sync", (now) => `waits for ${asTexts(now).join(", ") || "no standby"}`],
+      ["k", (now) => (now === null ? "" : `k = ${now}`)],
+      ["admit", (now) => (now ? "admits clients" : now === false ? "closed to clients" : "")],
+      ["data", (now, old) => (old !== undefined || now !== "present" ? `data ${now}` : "")],
+      ["lsn", (now, old) => (old === undefined ? "" : `LSN ${lsnText(now)}`)],
+    ]);
+  }
+
+  lease(row) {
+    const t = this.trace.tables.lease.t[row];
+    const until = this.reader.number("lease", "until", row);
+    const node = this.reader.text("lease", "n", row) || "";
+    if (!until) return { node, level: "STATE", text: "has no lease any more" };
+    return {
+      node, level: "STATE",
+      text: `holds the lease until ${seconds(until)} (${duration(until - t)} left)`,
+    };
+  }
+
+  hold(row) {
+    const until = this.reader.number("hold", "until", row);
+    const text = until
+      ? `votes for nobody but ${this.reader.text("hold", "for", row)} until ${seconds(until)}`
+      : "may vote again";
+    return { node: this.reader.text("hold", "n", row) || "", level: "STATE", text };
+  }
+
+  msg(row) {
+    const { reader } = this;
+    const from = reader.text("msg", "from", row);
+    const term = reader.number("msg", "term", row);
+    const at = reader.number("msg", "at", row);
+    const fate = reader.text("msg", "fate", row) || "";
+    const took = at === null ? "" : ` after ${duration(at - this.trace.tables.msg.t[row])}`;
+    const how = {
+      delivered: `arrives${took}`, lost: "is lost on the way", cut: "does not get through: cut",
+      clogged: at === null ? "waits: clogged" : `arrives${took}: was clogged`,
+      corrupt: `arrives damaged${took} and is dropped`, down: "finds nobody",
+    }[fate] || `${spaced(fate)}${took}`;
+    const what = reader.text("msg", "kind", row);
+    const to = reader.text("msg", "to", row);
+    const said = `${what} ${from} → ${to}${term === null ? "" : ` (term ${term})`} ${how}`;
+    return { node: from || "", level: "DEBUG", text: said };
+  }
+
+  log(row) {
+    const level = (this.reader.text("log", "level", row) || "INFO").toUpperCase();
+    const name = this.reader.text("log", "name", row);
+    return {
+      node: this.reader.text("log", "n", row) || "", level: level in LEVELS ? level : "INFO",
+      text: this.reader.text("log", "text", row) || spaced(name),
+    };
+  }
+
+  step(row) {
+    const { reader } = this;
+    const begin = reader.number("step", "begin", row);
+    const end = reader.number("step", "end", row);
+    const took = begin === null || end === null ? "" : ` after ${duration(end - begin)}`;
+    const good = reader.flag("step", "ok", row) !== false;
+    const error = reader.text("step", "error", row);
+    return {
+      node: reader.text("step", "n", row) || "", level: good ? "INFO" : "WARNING",
+      text: `step ${reader.text("step", "step", row)} ${good ? "done" : "failed"}${took}${
+        error ? `: ${error}` : ""}`,
+    };
+  }
+
+  op(row) {
+    const { reader } = this;
+    const part = (column) => reader.text("op", column, row);
+    const begin = reader.number("op", "begin", row);
+    const end = reader.number("op", "end", row);
+    const result = part("result");
+    const where = [part("via") && `via ${part("via")}`, part("n") && `on ${part("n")}`];
+    const what = part("kind") === "read" ? `reads ${part("key")}`
+      : `writes ${part("value") || part("key")}`;
+    const took = begin === null || end === null ? "" : ` after ${duration(end - begin)}`;
+    const said = [what, ...where.filter(Boolean)].join(" ");
+    return {
+      node: part("c") || "", level: result === "ok" ? "DEBUG" : "STATE",
+      text: `${said}: ${result}${took}${part("why") ? ` (${part("why")})` : ""}`,
+    };
+  }
+
+  ack(row) {
+    const { reader } = this;
+    return {
+      node: reader.text("ack", "n", row) || "", level: "DEBUG",
+      text: `commit of ${reader.text("ack", "value", row) || "a client"} acknowledged at ${lsnText(
+        reader.number("ack", "lsn", row))}, timeline ${reader.number("ack", "tli", row)}, ${
+        branchText(reader.text("ack", "branch", row))}`,
+    };
+  }
+
+  fault(row) {
+    const text = this.reader.text("fault", "text", row)
+      || spaced(this.reader.text("fault", "do", row));
+    return { node: this.reader.list("fault", "nodes", row).join(" "), level: "FAULT", text };
+  }
+
+  fault_end(row) {
+    const id = this.reader.number("fault_end", "id", row);
+    const begun = this.trace.tables.fault.id ? this.trace.tables.fault.id.indexOf(id) : NONE;
+    if (begun < 0) return { node: "", level: "FAULT", text: `fault ${id} ends` };
+    const { node, text } = this.fault(begun);
+    return { node, level: "FAULT", text: `over: ${text}` };
+  }
+
+  mark(row) {
+    const text = this.reader.text("mark", "text", row);
+    const name = spaced(this.reader.text("mark", "name", row));
+    return {
+      node: this.reader.text("mark", "n", row) || "", level: "MARK",
+      text: text ? `${name}: ${text}` : name,
+    };
+  }
+
+  phase(row) {
+    return { node: "", level: "MARK", text: `phase: ${this.reader.text("phase", "name", row)}` };
+  }
+
+  violation(row) {
+    return {
+      node: this.reader.list("violation", "nodes", row).join(" "), level: "VIOLATION",
+      text: this.reader.text("violation", "text", row)
+        || spaced(this.reader.text("violation", "check", row)),
+    };
+  }
+}

@@ -1,0 +1,65 @@
+"""Put style, script and data into one page.
+
+In: the lines of a trace. Out: HTML that refers to nothing outside of itself. The files of
+`assets/` are read from the package; which scripts there are and in which order is said here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+
+from sim.timeline.columns import read
+
+SCRIPTS = (
+    "data.js",  # decode the columns, search them
+    "words.js",  # say in words what an event is
+    "theme.js",  # colours, hatches, text on a canvas
+    "model.js",  # what each lane shows, as intervals
+    "view.js",  # visible range, cursor, address of a view
+    "lanes.js",  # lay lanes out; draw the nodes
+    "clients.js",  # draw operations and how far commits were acknowledged
+    "faults.js",  # draw faults over the lanes, and the strip above them: axis, labels, phases
+    "arrows.js",  # draw messages, causes and the violation
+    "minimap.js",  # draw the whole run in small
+    "panel.js",  # header, causes, state at the cursor
+    "events.js",  # the list of events
+    "help.js",  # signs and keys, explained
+    "pointer.js",  # what is under the pointer; mouse and keys
+    "main.js",  # start
+)
+STYLE = "page.css"
+FRAME = "page.html"
+STYLE_SLOT, SCRIPT_SLOT, DATA_SLOT = "/*style*/", "/*script*/", "/*data*/"
+
+
+def render(lines: Iterable[str]) -> str:
+    """Return the page of a run as HTML.
+
+    Args:
+        lines: the trace, as it was written; one that ends early gives a page that says so.
+    """
+    before, rest = _asset(FRAME).split(STYLE_SLOT)
+    between, rest = rest.split(DATA_SLOT)
+    after, end = rest.split(SCRIPT_SLOT)
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    data = json.dumps(read(lines).document(), separators=(",", ":"), allow_nan=False)
+    # Inside of <script> only "<" can end the element or open a comment; in JSON it may be
+    # written as an escape wherever it occurs. All else is ASCII already.
+    data = data.replace("<", "\\u003c")
+    return "".join((before, _asset(STYLE), between, data, after, script, end))
+
+
+def write_html(lines: Iterable[str], path: str | Path) -> None:
+    """Write the page of a run to a file.
+
+    Raises:
+        OSError: the file could not be written; a part of it may be there.
+    """
+    Path(path).write_text(render(lines), encoding="utf-8")
+
+
+def _asset(name: str) -> str:
+    return (resources.files("sim.timeline") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,341 @@
+"""Carry out a sequence of commands on three real PostgreSQL servers, and see what there is to see.
+
+The servers are copies of the template in a directory of their own; see `begin`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from differential.programs import POLL_S, Programs
+from differential.rebuild import clone, rewind
+from differential.server import STOP_S, Look, RealServer
+from differential.settle import Pending, Settler, streaming_row
+from differential.vocabulary import (
+    NAMES,
+    Attach,
+    CancelCommit,
+    Checkpoint,
+    Clone,
+    Command,
+    Commit,
+    Detach,
+    Freeze,
+    KillReceiver,
+    PauseReplay,
+    Promote,
+    Read,
+    RemoveWal,
+    ResumeReplay,
+    Rewind,
+    Seen,
+    ServerView,
+    SetSync,
+    Settle,
+    Start,
+    Stop,
+    Thaw,
+)
+from differential.wire import Connection, ConnectionLostError, StatementError
+
+START_S = 10.0
+PROMOTE_S = 10.0
+PAUSE_S = 5.0
+BLOCKED_S = 1.5
+"""A fast shutdown that a frozen standby may block is given so long."""
+SEGMENT_BYTES = 1 << 20
+BASE_PORT = 5501  # names of sockets in a directory of our own, no TCP ports
+_RECOVERY_TLI = """
+select greatest((select timeline_id from pg_control_checkpoint()),
+  (select min_recovery_end_timeline from pg_control_recovery()),
+  (select received_tli from pg_stat_wal_receiver))
+"""
+
+
+@dataclass(slots=True)
+class _Commit:
+    """A commit that was begun, and how it went so far."""
+
+    server: str
+    level: str
+    connection: Connection | None
+    outcome: str = "waiting"
+
+    def look(self) -> None:
+        if self.outcome != "waiting" or self.connection is None:
+            return
+        answer = self.connection.poll()
+        if answer is None:
+            return
+        if answer.lost:
+            self.outcome = "lost"
+        elif answer.error is not None:
+            self.outcome = f"refused {answer.error.sqlstate}"
+        else:
+            cancelled = any("synchronous replication" in text for text in answer.warnings)
+            self.outcome = "warned" if cancelled else "ok"
+        self.connection.close()
+
+
+class Real:
+    """Three servers of one sequence."""
+
+    def __init__(self, programs: Programs, base: Path) -> None:
+        self.programs = programs
+        self.base = base
+        self.servers = {
+            name: RealServer(programs, name, base, BASE_PORT + i) for i, name in enumerate(NAMES)
+        }
+        self.settler = Settler(self.servers, programs.stopping.is_set)
+        self.notes: list[str] = []  # what programs said when they failed
+        self._commits: dict[str, _Commit] = {}
+
+    def begin(self) -> Seen:
+        """Start the servers as every sequence begins; return what is seen then."""
+        first = self.servers["a"]
+        for name, server in self.servers.items():
+            server.prepare()
+            self.programs.copy_template(name, server.data)
+            server.upstream = None if server is first else first
+            server.standby_signal(server is not first)
+            server.launch()
+        for server in self.servers.values():
+            assert server.wait_up(START_S), server.log_tail()
+        first.standby_signal()
+        self.settler.mark()
+        return self._see("ok", replies=False)
+
+    def run(self, command: Command) -> Seen:
+        """Carry out one command, wait until all is quiet, and look."""
+        try:
+            outcome = self._execute(command)
+        except ConnectionLostError:
+            outcome = "not running"
+        except StatementError as error:
+            outcome = f"refused {error.sqlstate}"
+        self.settler.mark()
+        reports = isinstance(command, SetSync | Thaw | Settle)
+        seen = self._see(outcome, replies=reports)
+        if isinstance(command, Commit) and command.level == "on":
+            ended = dict(seen.commits)[command.value]
+            acknowledged = {"ok": "acknowledged", "waiting": "not acknowledged"}
+            return replace(seen, outcome=acknowledged.get(ended, outcome))
+        return seen
+
+    def close(self) -> None:
+        """End everything."""
+        for commit in self._commits.values():
+            if commit.connection is not None:
+                commit.connection.close()
+        for server in self.servers.values():
+            server.discard()
+
+    def logs(self) -> str:
+        logs = (f"--- {name}\n{server.log_tail()}" for name, server in self.servers.items())
+        return "\n".join((*self.notes, *logs))
+
+    # ---------------------------------------------------------------- commands
+
+    def _execute(self, command: Command) -> str:
+        match command:
+            case Commit():
+                self._commit(command)
+            case CancelCommit(value=value, how=how):
+                return self._cancel(value, how)
+            case SetSync(server=name, names=names, k=k):
+                self.servers[name].sync = (names, k)
+                self.servers[name].reload()
+                return self._loaded(self.servers[name])
+            case Stop(server=name, how=how):
+                return self._stop(self.servers[name], how)
+            case Start(server=name, upstream=upstream):
+                return self._start(self.servers[name], upstream)
+            case Promote(server=name, tli=tli):
+                return self._promote(self.servers[name], tli)
+            case Rewind(server=name, source=source):
+                verdict, out = rewind(self.programs, self.servers[name], self.servers[source])
+                self.notes.append(out)
+                return verdict
+            case Clone(server=name, source=source):
+                verdict, out = clone(self.programs, self.servers[name], self.servers[source])
+                self.notes.append(out)
+                return verdict
+            case Settle():
+                pass
+            case Read(server=name, key=key):
+                return str(dict(self.servers[name].rows()).get(key, ()))
+            case _:
+                return self._change(command)
+        return "ok"
+
+    def _change(self, command: Command) -> str:
+        """Carry out the commands that change one running server in passing."""
+        match command:
+            case PauseReplay(server=name):
+                return self._pause(self.servers[name])
+            case ResumeReplay(server=name):
+                self.servers[name].query("select pg_wal_replay_resume()")
+                self.servers[name].paused = False
+            case Detach(server=name):
+                return self._attach(self.servers[name], "")
+            case Attach(server=name, upstream=upstream):
+                return self._attach(self.servers[name], upstream)
+            case KillReceiver(server=name):
+                self.servers[name].kill_receiver()
+            case Freeze(server=name, what=what):
+                return "ok" if self.servers[name].freeze(what) else "nothing to freeze"
+            case Thaw(server=name):
+                self.servers[name].thaw()
+            case Checkpoint(server=name):
+                self.servers[name].query("checkpoint")
+            case RemoveWal(server=name):
+                self._remove_wal(self.servers[name])
+            case _:
+                raise AssertionError(command)
+        return "ok"
+
+    def _commit(self, command: Commit) -> None:
+        begun = _Commit(command.server, command.level, None)
+        self._commits[command.value] = begun
+        try:
+            begun.connection = self.servers[command.server].connect()
+            begun.connection.query(f"set synchronous_commit = {command.level}")
+            begun.connection.send(f"insert into kv values ('{command.key}', '{command.value}')")
+        except (ConnectionLostError, StatementError) as error:
+            begun.outcome = f"refused {getattr(error, 'sqlstate', '')}".strip()
+
+    def _cancel(self, value: str, how: str) -> str:
+        commit = self._commits.get(value)
+        if commit is None or commit.connection is None:
+            return "nothing to cancel"
+        commit.look()
+        if commit.outcome != "waiting":
+            return "nothing to cancel"
+        pid = commit.connection.backend_pid
+        self.servers[commit.server].query(f"select pg_{how}_backend({pid})")
+        return "ok"
+
+    def _loaded(self, server: RealServer) -> str:
+        """Wait until the postmaster, and what a commit asks, have loaded the settings."""
+        wanted = server.rendered_sync()
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            fresh = server.connect()
+            with contextlib.closing(fresh):
+                shown = fresh.query("show synchronous_standby_names")[0][0]
+            if shown == wanted:
+                server.wait_checkpointer_idle()
+                return "ok"
+            time.sleep(POLL_S)
+        raise AssertionError(f"{server.name} does not load its settings\n{server.log_tail()}")
+
+    def _attach(self, server: RealServer, upstream: str) -> str:
+        if not server.running:
+            return "not running"
+        server.upstream = self.servers[upstream] if upstream else None
+        server.reload()
+        self._loaded(server)
+        return "ok"
+
+    def _stop(self, server: RealServer, how: str) -> str:
+        below = [s for s in self.servers.values() if s.upstream is server]
+        patience_s = BLOCKED_S if any(s.frozen for s in below) else STOP_S
+        return "ok" if server.stop(how, patience_s=patience_s) else "blocked"
+
+    def _remove_wal(self, server: RealServer) -> None:
+        server.extra_conf = "wal_keep_size = 0\nmin_wal_size = '2MB'\n"
+        server.reload()
+        self._loaded(server)
+        for _ in range(2):
+            server.query("select pg_logical_emit_message(false, '', 'x')")
+            server.query("select pg_switch_wal()")
+        self._wait_sent(server)
+        server.query("checkpoint")
+        server.extra_conf = ""
+        server.reload()
+        self._loaded(server)
+
+    def _wait_sent(self, server: RealServer) -> None:
+        """Wait until every standby that streams has received everything."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            look = server.look()
+            rows = [row for row in look.senders if row.state == "streaming"] if look else []
+            if look is not None and all(row.flush >= look.flushed for row in rows):
+                return
+            time.sleep(POLL_S)
+        raise AssertionError(f"{server.name}: its standbys do not receive\n{server.log_tail()}")
+
+    def _start(self, server: RealServer, upstream: str) -> str:
+        server.upstream = self.servers[upstream] if upstream else None
+        server.standby_signal()
+        server.launch()
+        if server.wait_up(START_S):
+            return "ok"
+        return "starting" if server.running else "failed"
+
+    def _pause(self, server: RealServer) -> str:
+        server.query("select pg_wal_replay_pause()")
+        deadline = time.monotonic() + PAUSE_S
+        while time.monotonic() < deadline:
+            if server.query("select pg_get_wal_replay_pause_state()")[0][0] == "paused":
+                server.paused = True
+                return "ok"
+            time.sleep(POLL_S)
+        raise AssertionError(f"{server.name} does not pause\n{server.log_tail()}")
+
+    def _promote(self, server: RealServer, tli: int) -> str:
+        current = int(server.query(_RECOVERY_TLI)[0][0] or 0)
+        if tli:
+            server.write_placeholders(current + 1, tli - 1)
+        if server.query(f"select pg_promote(true, {PROMOTE_S:g})")[0][0] != "t":
+            return "failed"
+        server.paused = False
+        server.standby_signal()  # as metako does: the next start is one as a standby
+        look = server.look()
+        assert look is not None, server.log_tail()
+        return "reserved" if look.tli == tli else "ok" if not tli else f"took {look.tli}"
+
+    # ---------------------------------------------------------------- what is seen
+
+    def _pending(self) -> dict[str, Pending]:
+        found: dict[str, Pending] = {}
+        for commit in self._commits.values():
+            commit.look()
+            if commit.outcome == "waiting" and commit.connection is not None:
+                before = found.get(commit.server, Pending())
+                pids = before.backends | {commit.connection.backend_pid}
+                apply = before.apply or commit.level == "remote_apply"
+                found[commit.server] = Pending(pids, apply)
+        return found
+
+    def _see(self, outcome: str, *, replies: bool) -> Seen:
+        # Replies are worth waiting for only where a commit waits for them.
+        looks = self.settler.wait(self._pending, replies=replies and bool(self._pending()))
+        views = tuple((name, self._view(s, looks)) for name, s in self.servers.items())
+        commits = tuple(sorted((value, c.outcome) for value, c in self._commits.items()))
+        return Seen(outcome, commits, views)
+
+    def _view(self, server: RealServer, looks: dict[str, Look]) -> ServerView:
+        if not server.running:
+            return ServerView("stopped")
+        if server.frozen == "server":
+            return ServerView("frozen")
+        look = looks.get(server.name)
+        if look is None:
+            return ServerView("starting")
+        sync = tuple((row.name, row.sync_state) for row in look.served())
+        if not look.in_recovery:
+            return ServerView("primary", look.tli, sync=sync, rows=server.rows())
+        row = streaming_row(server.name, look, looks)
+        received = "position" if (look.received or 0) % SEGMENT_BYTES else "segment"
+        return ServerView(
+            "standby",
+            look.received_tli if row is not None else 0,
+            streams_from=row.upstream if row is not None else "",
+            received="null" if look.received is None else received,
+            rows=server.rows(),
+        )

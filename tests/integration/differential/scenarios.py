@@ -1,0 +1,146 @@
+"""Sequences that are known to be intricate, written out; each is a fact of DESIGN.md §4.3–§5."""
+
+from __future__ import annotations
+
+from differential.vocabulary import Command, parse
+
+_TEXTS = {
+    "cancelled wait is visible and not replicated": """
+        SetSync('a', ('b',), 1)
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        CancelCommit('v1')
+        Read('a', 'k1')
+        Promote('b', 4)
+        Read('b', 'k1')
+    """,
+    "restart makes unacknowledged commits visible": """
+        SetSync('a', ('b', 'c'), 1)
+        Detach('b')
+        Detach('c')
+        Commit('a', 'k1', 'v1')
+        Commit('a', 'k2', 'v2', 'remote_write')
+        Stop('a', 'kill')
+        Start('a', '')
+        Read('a', 'k1')
+        Promote('a', 3)
+        Attach('b', 'a')
+    """,
+    "another setting releases waiters": """
+        SetSync('a', ('b', 'c'), 2)
+        Stop('b', 'fast')
+        Commit('a', 'k1', 'v1')
+        Commit('a', 'k1', 'v2', 'local')
+        SetSync('a', ('c',), 1)
+        SetSync('a', ('b',), 1)
+        Commit('a', 'k2', 'v3', 'remote_apply')
+        SetSync('a', (), 0)
+    """,
+    "two isolated promotions make the same timeline, and pg_rewind sees nothing": """
+        Commit('a', 'k1', 'v1')
+        Stop('a', 'kill')
+        Promote('b')
+        Promote('c')
+        Commit('b', 'k1', 'v2')
+        Commit('c', 'k1', 'v3')
+        Stop('c', 'fast')
+        Rewind('c', 'b')
+        Clone('c', 'b')
+        Start('c', 'b')
+        Commit('b', 'k1', 'v4')
+    """,
+    "reserved timelines tell two promotions apart": """
+        Commit('a', 'k1', 'v1')
+        Stop('a', 'kill')
+        Promote('b', 4)
+        Promote('c', 6)
+        Commit('b', 'k1', 'v2')
+        Commit('c', 'k1', 'v3')
+        Stop('c', 'immediate')
+        Rewind('c', 'b')
+        Start('c', 'b')
+        Commit('b', 'k1', 'v4')
+    """,
+    "standby beyond the fork does not follow": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 5)
+        Commit('b', 'k1', 'v2')
+        Attach('c', 'b')
+        Stop('c', 'fast')
+        Rewind('c', 'b')
+        Start('c', 'b')
+        Commit('b', 'k1', 'v3')
+    """,
+    "standby beyond the fork acknowledges what it does not have": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Commit('a', 'k1', 'v2')
+        Commit('a', 'k1', 'v3')
+        Commit('a', 'k1', 'v4')
+        Commit('a', 'k1', 'v5')
+        Commit('a', 'k1', 'v6')
+        Commit('a', 'k1', 'v7')
+        Commit('a', 'k1', 'v8')
+        Commit('a', 'k1', 'v9')
+        Promote('b', 4)
+        SetSync('b', ('c',), 1)
+        Attach('c', 'b')
+        Commit('b', 'k1', 'w1', 'remote_write')
+        Commit('b', 'k1', 'w2', 'on')
+        Settle()
+        Read('c', 'k1')
+    """,
+    "removed WAL forces a clone": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        RemoveWal('a')
+        Attach('b', 'a')
+        Commit('a', 'k1', 'v2')
+        Stop('b', 'fast')
+        Clone('b', 'a')
+        Start('b', 'a')
+    """,
+    "frozen standby blocks a fast shutdown": """
+        SetSync('a', ('b',), 1)
+        Freeze('b', 'receiver')
+        Commit('a', 'k1', 'v1')
+        Stop('a', 'fast')
+        Thaw('b')
+        Start('a', '')
+    """,
+    "paused replay still acknowledges, also after a reload": """
+        SetSync('a', ('b',), 1)
+        PauseReplay('b')
+        Commit('a', 'k1', 'v1', 'on')
+        Commit('a', 'k1', 'v2', 'remote_apply')
+        Detach('b')
+        Commit('a', 'k1', 'v3', 'on')
+        KillReceiver('b')
+        Commit('a', 'k1', 'v4', 'on')
+        ResumeReplay('b')
+        Promote('b', 3)
+    """,
+    "placeholders of a fetched history stop no restart": """
+        Stop('a', 'kill')
+        Promote('b', 6)
+        Attach('c', 'b')
+        Commit('b', 'k1', 'v1')
+        Stop('c', 'kill')
+        Start('c', '')
+        Promote('c')
+        Start('a', 'b')
+    """,
+    "frozen standby counts as listed and acknowledges nothing": """
+        SetSync('a', ('b', 'c'), 2)
+        Freeze('b', 'server')
+        Commit('a', 'k1', 'v1', 'on')
+        Commit('a', 'k1', 'v2', 'remote_apply')
+        Thaw('b')
+        Freeze('c', 'receiver')
+        Commit('a', 'k1', 'v3', 'remote_write')
+        Thaw('c')
+    """,
+}
+
+SCENARIOS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _TEXTS.items()}

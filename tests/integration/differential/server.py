@@ -1,0 +1,396 @@
+"""One real PostgreSQL server: its files, its process, and one query that shows all of it.
+
+Nothing here waits for a state of the cluster: see `settle`. Everything is blocking, with deadlines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from differential.programs import (
+    CONF,
+    DATABASE,
+    POLL_S,
+    SUPERUSER,
+    Programs,
+    kill_processes,
+    remove_shared_memory,
+)
+from differential.wire import Connection, ConnectionLostError, StatementError
+from metako.postgres.history import PLACEHOLDER, history_name
+from metako.postgres.sweep import server_processes
+
+STOP_S = 20.0
+QUIT_S = 3.0
+IDLE_S = 2.0
+NO_WAL_MAX = 8
+
+LOOK = """
+select r, replay, received, inserted, flushed, pause, control, pid, received_tli, status,
+  waits, tli, senders, sync
+from (select pg_is_in_recovery() as r) s,
+lateral (select case when r then pg_last_wal_replay_lsn() - '0/0' end as replay,
+  case when r then pg_last_wal_receive_lsn() - '0/0' end as received,
+  case when not r then pg_current_wal_insert_lsn() - '0/0' end as inserted,
+  case when not r then pg_current_wal_flush_lsn() - '0/0' end as flushed,
+  case when r then pg_get_wal_replay_pause_state() end as pause,
+  case when not r then ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
+    end as tli) l,
+lateral (select timeline_id as control from pg_control_checkpoint()) c
+left join lateral (select pid, received_tli, status from pg_stat_wal_receiver) receiver on true,
+lateral (select string_agg(wait_event, ' ') as waits from pg_stat_activity
+  where backend_type = 'startup') w,
+lateral (select string_agg(concat_ws(',', application_name, pid, state, sent_lsn - '0/0',
+  flush_lsn - '0/0', replay_lsn - '0/0', sync_state, extract(epoch from reply_time)), ' '
+  order by application_name, pid) as senders from pg_stat_replication) p,
+lateral (select string_agg(pid::text, ' ') as sync from pg_stat_activity
+  where wait_event = 'SyncRep') q
+"""
+_NO_WAL = "waiting for WAL to become available"
+_ROWS = "select k, string_agg(v, ' ' order by v) from kv group by k order by k"
+_RECEIVER = "select pid from pg_stat_activity where backend_type = 'walreceiver'"
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRow:
+    """One row of pg_stat_replication."""
+
+    upstream: str  # whose row it is
+    name: str
+    pid: int
+    state: str
+    sent: int
+    flush: int
+    replay: int
+    sync_state: str
+    replied_at: float  # wall clock of the standby's last reply, which is this machine's
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a server says of itself at one moment."""
+
+    in_recovery: bool
+    replay: int
+    received: int | None
+    inserted: int
+    flushed: int
+    paused: str
+    control_tli: int
+    receiver_pid: int | None
+    received_tli: int
+    receiver_status: str
+    startup_waits: str
+    tli: int  # of a primary
+    senders: tuple[SenderRow, ...]
+    sync_waiters: frozenset[int]  # backends in a synchronous wait
+
+    @property
+    def end(self) -> int:
+        """Where the WAL ends that this server sends."""
+        return self.flushed if not self.in_recovery else max(self.received or 0, self.replay)
+
+    def served(self) -> tuple[SenderRow, ...]:
+        """Return the standbys that stream and were sent everything.
+
+        One that stands beyond the place where this server's timeline forked is sent the WAL before
+        the fork again and again: it is streaming for moments, and never has all.
+        """
+        return tuple(r for r in self.senders if r.state == "streaming" and r.sent >= self.end)
+
+
+def _senders(upstream: str, text: str | None) -> tuple[SenderRow, ...]:
+    found = []
+    for row in (text or "").split():
+        words = row.split(",")
+        if len(words) == 8:  # one that has not begun to send has nulls
+            name, pid, state, sent, flush, replay, sync, at = words
+            numbers = int(sent), int(flush), int(replay)
+            found.append(SenderRow(upstream, name, int(pid), state, *numbers, sync, float(at)))
+    return tuple(found)
+
+
+class RealServer:
+    """A server of one sequence, stopped at first."""
+
+    def __init__(self, programs: Programs, name: str, base: Path, port: int) -> None:
+        self.name, self.port = name, port
+        self.programs = programs
+        self.sockets = base
+        self.directory = base / name
+        self.data = self.directory / "data"
+        self.conf = self.directory / "server.conf"
+        self.log = self.directory / "log"
+        self.upstream: RealServer | None = None
+        self.sync: tuple[tuple[str, ...], int] = ((), 0)
+        self.frozen = ""  # or: receiver, server
+        self.paused = False  # replay
+        self.extra_conf = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._launched_at = 0  # place in the log
+        self._admin: Connection | None = None
+        self._stopped_pids: list[int] = []
+
+    # ---------------------------------------------------------------- files
+
+    def prepare(self) -> None:
+        """Make the server's directory, without data."""
+        self.programs.make_dir(self.directory)
+        self.programs.write(self.directory / "hba", "local all,replication all trust\n")
+        self.programs.write(self.log, "")
+
+    def write_conf(self) -> None:
+        setting = self.rendered_sync()
+        conf = CONF.format(sockets=self.sockets, hba=self.directory / "hba")
+        conf += f"synchronous_standby_names = '{setting}'\n"
+        conf += f"primary_conninfo = '{self.conninfo_to(self.upstream)}'\n"
+        self.programs.write(self.conf, conf + self.extra_conf)
+
+    def rendered_sync(self) -> str:
+        """Return `synchronous_standby_names`; nobodies fill the list up, as metako's do."""
+        names, k = self.sync
+        listed = [*names, *(f"nobody_{i}" for i in range(k - len(names)))]
+        return f"ANY {k} ({', '.join(listed)})" if k else ""
+
+    def conninfo_to(self, upstream: RealServer | None) -> str:
+        if upstream is None:
+            return ""
+        host = f"host={upstream.sockets} port={upstream.port} user={SUPERUSER}"
+        return f"{host} application_name={self.name}"
+
+    def standby_signal(self, wanted: bool = True) -> None:
+        path = self.data / "standby.signal"
+        if wanted:
+            self.programs.write(path, "")
+        else:
+            path.unlink(missing_ok=True)
+
+    def write_placeholders(self, first: int, last: int) -> None:
+        for tli in range(first, last + 1):
+            path = self.data / "pg_wal" / history_name(tli)
+            if not path.exists():
+                self.programs.write(path, PLACEHOLDER)
+
+    def log_size(self) -> int:
+        return self.log.stat().st_size
+
+    def log_since(self, offset: int) -> str:
+        with open(self.log, "rb") as stream:
+            stream.seek(offset)
+            return stream.read().decode("utf-8", "replace")
+
+    # ---------------------------------------------------------------- process
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def launch(self) -> None:
+        """Start the postmaster."""
+        assert not self.running
+        self.write_conf()
+        self._launched_at = self.log_size()
+        argv = [self.programs.program("postgres"), "-D", str(self.data)]
+        argv += ["-c", f"config_file={self.conf}", "-p", str(self.port)]
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self.programs.identity(),
+            )
+
+    def reload(self) -> None:
+        self.write_conf()
+        self.signal(signal.SIGHUP)
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the postmaster, if there is one."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def stop(self, how: str, *, patience_s: float = STOP_S) -> bool:
+        """Stop the server; when this returns, no process of it is left.
+
+        Return whether it ended by itself. A fast shutdown that takes longer than `patience_s` is
+        followed by an immediate one.
+        """
+        self.drop_connection()
+        in_time = True
+        if how == "kill":
+            self.signal(signal.SIGKILL)
+        else:
+            self.signal(signal.SIGINT if how == "fast" else signal.SIGQUIT)
+            in_time = self._wait_ended(patience_s)
+            if not in_time:
+                self.signal(signal.SIGQUIT)
+                assert self._wait_ended(STOP_S), f"{self.name} does not stop: {self.log_tail()}"
+        self._reap()
+        return in_time
+
+    def _wait_ended(self, timeout_s: float) -> bool:
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+        return not self.running
+
+    def _reap(self) -> None:
+        """Kill what is left of the server, and collect the postmaster."""
+        self.frozen, self._stopped_pids, self.paused = "", [], False
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.kill()
+            self._process.wait(STOP_S)
+            self._process = None
+        kill_processes(self.data)
+
+    def discard(self) -> None:
+        """End everything that is left, whatever the state, for good."""
+        self.drop_connection()
+        self.thaw()
+        if self.running:
+            self.signal(signal.SIGQUIT)  # its end removes its shared memory
+            self._wait_ended(QUIT_S)
+        self._reap()
+        remove_shared_memory(self.data)
+
+    def freeze(self, what: str) -> bool:
+        """SIGSTOP; return whether there was something to stop."""
+        if what == "receiver":
+            pids = [int(row[0] or 0) for row in self.query(_RECEIVER)]
+        else:
+            pids = server_processes(self.data)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        self.frozen = what if pids else ""
+        self._stopped_pids = pids
+        return bool(pids)
+
+    def thaw(self) -> None:
+        for pid in self._stopped_pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self.frozen, self._stopped_pids = "", []
+
+    def wait_checkpointer_idle(self) -> None:
+        """Wait until the checkpointer has loaded settings that the postmaster was seen to have.
+
+        It owns the flag by which a commit knows that it may have to wait, and shows it to nobody;
+        but the signal was sent before the fresh backend was forked, and it handles it before it
+        sleeps again.
+        """
+        before = self._checkpointer()
+        deadline = time.monotonic() + IDLE_S
+        while before is not None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            now = self._checkpointer()
+            if now == before and now[1] == "S":
+                return
+            before = now
+
+    def _checkpointer(self) -> tuple[str, str] | None:
+        """Return the number of times that the checkpointer went to sleep, and its state."""
+        for pid in server_processes(self.data):
+            with contextlib.suppress(OSError):
+                if b"checkpointer" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    status = Path(f"/proc/{pid}/status").read_text()
+                    lines = dict(line.split(":\t", 1) for line in status.splitlines())
+                    return lines["voluntary_ctxt_switches"], lines["State"][:1]
+        return None
+
+    def kill_receiver(self) -> None:
+        """SIGTERM to the WAL receiver, if there is one."""
+        for row in self.query(_RECEIVER):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(row[0] or 0), signal.SIGTERM)
+
+    def remove_data(self) -> None:
+        remove_shared_memory(self.data)
+        shutil.rmtree(self.data)
+
+    def log_tail(self, lines: int = 30) -> str:
+        return "\n".join(self.log_since(0).splitlines()[-lines:])
+
+    # ---------------------------------------------------------------- SQL
+
+    def connect(self, name: str = "test") -> Connection:
+        """Open a connection to a fresh backend.
+
+        Raises:
+            ConnectionLostError, StatementError: it is not there, or takes no connections.
+        """
+        return Connection(self.sockets, self.port, user=SUPERUSER, database=DATABASE, name=name)
+
+    def query(self, sql: str) -> list[tuple[str | None, ...]]:
+        """Run a query on the connection that is kept for it.
+
+        Raises:
+            ConnectionLostError, StatementError: as above, or the statement failed.
+        """
+        try:
+            if self._admin is None:
+                self._admin = self.connect("admin")
+            return self._admin.query(sql)
+        except ConnectionLostError:
+            self.drop_connection()
+            raise
+
+    def drop_connection(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+
+    def look(self) -> Look | None:
+        """Return what the server says of itself; None if it does not answer."""
+        if not self.running or self.frozen == "server":
+            return None
+        try:
+            row = self.query(LOOK)[0]
+        except (ConnectionLostError, StatementError):
+            return None  # not up, or leaving recovery at this moment
+        return Look(
+            in_recovery=row[0] == "t",
+            replay=int(row[1] or 0),
+            received=int(row[2]) if row[2] is not None else None,
+            inserted=int(row[3] or 0),
+            flushed=int(row[4] or 0),
+            paused=row[5] or "",
+            control_tli=int(row[6] or 0),
+            receiver_pid=int(row[7]) if row[7] is not None else None,
+            received_tli=int(row[8] or 0),
+            receiver_status=row[9] or "",
+            startup_waits=row[10] or "",
+            tli=int(row[11] or 0),
+            senders=_senders(self.name, row[12]),
+            sync_waiters=frozenset(int(pid) for pid in (row[13] or "").split()),
+        )
+
+    def rows(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return what a new snapshot sees: each key with its values, all sorted."""
+        return tuple((str(k), tuple(str(v).split())) for k, v in self.query(_ROWS))
+
+    def wait_up(self, timeout_s: float) -> bool:
+        """Wait until it takes connections; False if it ended, waits for WAL, or not in time."""
+        deadline = time.monotonic() + timeout_s
+        while self.running and time.monotonic() < deadline:
+            if self.look() is not None:
+                return True
+            if self.waits_for_wal():
+                return False
+            time.sleep(POLL_S)
+        return False
+
+    def waits_for_wal(self) -> bool:
+        """Return whether what it needs to be consistent was nowhere to be had, several times."""
+        log = self.log_since(self._launched_at)
+        return "consistent recovery state reached" not in log and log.count(_NO_WAL) >= NO_WAL_MAX

@@ -1,0 +1,91 @@
+"""PostgreSQL and the simulator's model of it, told to do the same, are seen to do the same.
+
+By default one sequence of each plot; with METAKO_TEST_FULL=1 hundreds of seeds. A failure shows the
+seed, the commands, and the first observable that differs. To look closer:
+
+    .venv/bin/python tests/integration/differential SEED [--minimise] [--logs]
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from differential.begin import open_programs
+from differential.compare import Report
+from differential.explanations import EXPLANATIONS
+from differential.generate import PLOTS, generate
+from differential.model import Model
+from differential.pool import compare_all
+from differential.programs import Programs
+from differential.scenarios import SCENARIOS
+from differential.tracker import applicable
+from differential.vocabulary import Commit, Rewind, parse, render
+
+pytestmark = pytest.mark.integration
+
+FULL = os.environ.get("METAKO_TEST_FULL", "") not in ("", "0")
+SEEDS_FULL = 240
+
+
+@pytest.fixture(scope="module")
+def programs(test_bindir: str | None) -> Iterator[Programs]:
+    with open_programs(test_bindir) as opened:
+        yield opened
+
+
+def failures(reports: list[Report]) -> str:
+    failed = [report for report in reports if report.moment is not None]
+    return "\n\n".join(f"{report}\n{report.logs}" for report in failed)
+
+
+def test_one_sequence_of_each_plot_shows_no_unexplained_difference(programs):
+    sequences = [(number, generate(number, plot)) for number, plot in enumerate(PLOTS)]
+    reports = compare_all(programs, sequences)
+    assert not failures(reports), failures(reports)
+    assert sum(report.done for report in reports) > 5 * len(PLOTS)
+
+
+def test_scenarios_show_no_unexplained_difference(programs):
+    reports = compare_all(programs, enumerate(SCENARIOS.values()))
+    assert not failures(reports), failures(reports)
+    assert all(report.done == len(report.commands) for report in reports if not report.explained)
+
+
+@pytest.mark.skipif(not FULL, reason="METAKO_TEST_FULL is not set")
+def test_many_seeds_show_no_unexplained_difference(programs):
+    reports = compare_all(programs, ((seed, generate(seed)) for seed in range(SEEDS_FULL)))
+    assert not failures(reports), failures(reports)
+    explained = Counter(name for report in reports for name in report.explained)
+    # An explanation that is never needed would hide a difference that comes back.
+    assert set(explained) == {explanation.name for explanation in EXPLANATIONS}
+
+
+def test_sequences_are_the_same_for_the_same_seed_and_survive_their_text():
+    for seed in range(200):
+        commands = generate(seed)
+        assert commands == generate(seed)
+        assert parse(render(commands)) == commands
+        assert applicable(commands) == commands
+
+
+def test_commands_that_no_longer_apply_are_left_out():
+    commands = parse("Rewind('a', 'b')\nCommit('a', 'k1', 'v1')\nCommit('a', 'k1', 'v1')")
+    assert applicable(commands) == (Commit("a", "k1", "v1"),)
+    assert not any(isinstance(command, Rewind) for command in applicable(commands))
+
+
+def test_a_changed_model_is_noticed(programs, monkeypatch):
+    def forgetful(self: Model, value: str) -> str:
+        return "ok" if value in self._waiting else "nothing to cancel"
+
+    monkeypatch.setattr(Model, "_cancel", forgetful)
+    commands = parse("SetSync('a', ('b',), 2)\nCommit('a', 'k1', 'v1')\nCancelCommit('v1')")
+    (report,) = compare_all(programs, [(0, commands)])
+    assert report.moment is not None
+    assert report.moment.name == "commit v1"
+    assert (report.moment.real, report.moment.model) == ("warned", "waiting")
+    assert "-> CancelCommit" in str(report)

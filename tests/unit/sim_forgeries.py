@@ -1,0 +1,397 @@
+"""For each check of the simulator the smallest untruth that it has to notice.
+
+Some are told to the watchers as if they had happened; some are done to a settled cluster behind the
+engines' backs. In each cluster `a` is the primary of term 1 on timeline 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import sim.world
+from metako.election.settings import ElectionSettings
+from metako.model.document import NO_DOCUMENT
+from metako.model.durable import HardState
+from metako.model.events import EventName, event
+from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
+from metako.model.member import MemberState
+from metako.model.postgres import SyncSetting
+from metako.proxy.routes import Route
+from metako.wire.messages import DocumentAck, Message, Outbound, Ping, VoteReply
+from sim.agent import INBOX_MAX
+from sim.checkers.agreement import Agreement
+from sim.checkers.availability import FLAPPING_MAX
+from sim.checkers.bounds import MESSAGES_PER_SECOND_MAX
+from sim.checkers.durability import Durable
+from sim.checkers.single import Single
+from sim.mutations.base import Patch
+from sim.network import Traffic
+from sim.play import play
+from sim.postgres.commits import Commit, SyncLevel
+from sim.postgres.primary import Primary
+from sim.postgres.server import SimServer
+from sim.postgres.wal import Record, RecordKind
+from sim.scenario import read_scenario
+from sim.settled import Stage, document, others, outage, primary, settled
+from sim.watch import ViolationError
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+Forgery = Callable[[], None]
+FORGERIES: list[tuple[str, Forgery]] = []
+
+
+def breaks(check: str) -> Callable[[Forgery], Forgery]:
+    """Say which check a forgery has to fail."""
+
+    def register(forgery: Forgery) -> Forgery:
+        FORGERIES.append((check, forgery))
+        return forgery
+
+    return register
+
+
+# ---------------------------------------------------------------- what is forged
+
+
+def a_commit(server: SimServer, tli: int, branch: str, value: str = "x") -> Commit:
+    assert server.data is not None
+    record = Record(server.data.end, TimelineId(tli), branch, RecordKind.COMMIT, (("k", value),))
+    return Commit(1, record.values, SyncLevel.ON, record, lambda _: None)
+
+
+def hard_of(world: Stage, node: NodeId) -> HardState:
+    hard = world.nodes[node].hard
+    assert hard is not None
+    return hard
+
+
+def tell(world: Stage, node: NodeId, message: Message, to: NodeId = A) -> None:
+    """Let a message leave an agent, as far as the watchers know."""
+    world.watch.sent(world.nodes[node], Outbound(to, Address(to, 1), message), None)
+
+
+def a_vote(term: int, *, detached: bool = False) -> VoteReply:
+    return VoteReply(
+        term=Term(term),
+        granted=True,
+        refusal=None,
+        promised=Term(term),
+        document_ref=NO_DOCUMENT,
+        detached=detached,
+        data_id=DataId(""),
+        position=None,
+        can_lead=True,
+        priority=100,
+        max_tli=TimelineId(0),
+    )
+
+
+def persist(world: Stage, hard: HardState) -> None:
+    """Make a record durable, as far as the watchers know."""
+    node = hard.node_id
+    world.watch.persisted(world.nodes[node], hard_of(world, node), hard)
+
+
+def played(text: str) -> None:
+    """Play a scenario and raise what it came to."""
+    result = play(read_scenario(f"name: x\nsummary: A test.\n{text}", "x.yaml"), 1)
+    if result.violation is not None:
+        raise ViolationError(result.violation.check, result.violation.text)
+
+
+@contextmanager
+def patched(owner: object, name: str, value: object) -> Iterator[None]:
+    patch = Patch()
+    patch.set(owner, name, value)
+    try:
+        yield
+    finally:
+        patch.undo()
+
+
+# ---------------------------------------------------------------- one server at a time
+
+
+@breaks("one_acknowledger")
+def the_older_line_acknowledges_after_the_newer_one() -> None:
+    world = settled()
+    single, nodes = world.checker(Single), world.nodes
+    single.acknowledged(nodes[B].server, a_commit(nodes[B].server, 3, "b9"))
+    single.acknowledged(nodes[A].server, a_commit(nodes[A].server, 2, nodes[A].server.branch))
+
+
+@breaks("one_acknowledger")
+def two_branches_of_one_number_acknowledge() -> None:
+    world = settled()
+    server = world.nodes[B].server
+    world.checker(Single).acknowledged(server, a_commit(server, 2, "b9"))
+
+
+@breaks("one_writable")
+def a_standby_is_promoted_by_hand() -> None:
+    world = settled()
+    world.nodes[B].server.promote(lambda: None)
+    world.run(1)
+
+
+@breaks("one_timeline")
+def a_timeline_is_made_twice() -> None:
+    world = settled()
+    world.promoted(world.nodes[A].server, TimelineId(2))
+
+
+@breaks("standby_first")
+def a_server_leaves_recovery_without_a_promotion() -> None:
+    server = settled().nodes[B].server
+    assert server.data is not None
+    server.primary, server.in_recovery = Primary(server, server.data), False
+    server.changed()
+
+
+# ---------------------------------------------------------------- writes
+
+
+@breaks("lost_write")
+def a_standby_that_lacks_a_write_is_promoted() -> None:
+    world = settled()
+    world.network.cut("*", B, Traffic.REPLICATION)
+    world.write_everywhere(0.1)
+    world.nodes[B].server.promote(lambda: None)
+    world.run(1)
+
+
+@breaks("lost_write")
+def a_write_is_missing_in_the_end() -> None:
+    world = settled()
+    data = world.nodes[A].server.data
+    assert data is not None
+    data.wal.remove(next(record for record in data.wal if record.values))
+    world.checker(Durable).check_end(data, A)
+
+
+@breaks("lost_write")
+def a_write_is_there_twice() -> None:
+    world = settled()
+    data = world.nodes[A].server.data
+    assert data is not None
+    data.wal.append(next(record for record in data.wal if record.values))
+    world.checker(Durable).check_end(data, A)
+
+
+@breaks("failed_present")
+def a_write_that_failed_is_there() -> None:
+    world = settled()
+    data = world.nodes[A].server.data
+    assert data is not None
+    world.clients[0].failed_values.add(world.acked[0].value)
+    world.checker(Durable).check_end(data, A)
+
+
+@breaks("sync_invariant")
+def commits_return_that_no_standby_has() -> None:
+    world = settled()
+    server = world.nodes[A].server
+    assert server.config is not None
+    server.conf = replace(server.config, sync=SyncSetting())
+    server.reload()
+    world.network.cut("*", "*", Traffic.REPLICATION)
+    world.write_everywhere(0.1)
+
+
+# ---------------------------------------------------------------- terms, votes, documents
+
+
+@breaks("one_leader")
+def somebody_else_wins_the_same_term() -> None:
+    world = settled()
+    won = event(EventName.ELECTION_WON, "won", term=document(world).term)
+    world.watch.happened(world.nodes[B], [won])
+
+
+@breaks("one_vote")
+def a_voter_votes_for_two() -> None:
+    world = settled()
+    agreement, node = world.checker(Agreement), world.nodes[C]
+    agreement.sent(node, Outbound(A, Address(A, 1), a_vote(9)), None)
+    agreement.sent(node, Outbound(B, Address(B, 1), a_vote(9)), None)
+
+
+@breaks("record_back")
+def a_promise_is_taken_back() -> None:
+    world = settled()
+    persist(world, replace(hard_of(world, B), promised_term=Term(0)))
+
+
+@breaks("record_back")
+def an_agent_starts_from_an_old_copy_of_its_record() -> None:
+    world = settled()
+    world.nodes[A].kill_postgres()
+    outage(world)
+    world.nodes[A].kill_host()
+    assert world.nodes[A].disk.restore_old()
+    world.nodes[A].start()
+    world.run(1)
+
+
+@breaks("not_durable")
+def a_document_is_acknowledged_that_is_not_on_disk() -> None:
+    world = settled()
+    ref = replace(document(world), version=99).ref
+    tell(world, B, DocumentAck(ref.term, ref))
+
+
+@breaks("not_durable")
+def a_vote_leaves_that_is_not_on_disk() -> None:
+    tell(settled(), B, a_vote(9))
+
+
+@breaks("promise_broken")
+def a_lower_term_is_followed_after_a_promise() -> None:
+    tell(settled(), B, DocumentAck(Term(0), NO_DOCUMENT))
+
+
+@breaks("promise_untrue")
+def a_standby_that_still_receives_says_that_it_is_detached() -> None:
+    world = settled()
+    node = world.nodes[B]
+    node.hard = replace(hard_of(world, B), term=Term(9), promised_term=Term(9), voted_for=C)
+    tell(world, B, a_vote(9, detached=True), to=C)
+
+
+@breaks("one_document")
+def a_version_has_another_content() -> None:
+    world = settled()
+    persist(world, hard_of(world, B).with_document(replace(document(world), primary=C)))
+
+
+@breaks("one_document")
+def an_older_version_is_committed_after_a_newer_one() -> None:
+    world = settled()
+    committed = event(EventName.DOCUMENT_COMMITTED, "committed", document="1.1")
+    world.watch.happened(world.nodes[A], [committed])
+
+
+# ---------------------------------------------------------------- availability
+
+
+@breaks("false_failover")
+def an_election_is_won_under_a_sound_primary() -> None:
+    world = settled()
+    world.run(4)
+    world.watch.happened(world.nodes[B], [event(EventName.ELECTION_WON, "won", term=Term(2))])
+
+
+@breaks("no_recovery")
+def nobody_stands() -> None:
+    world = settled(election=ElectionSettings(jitter_ms=10**7))
+    world.nodes[primary(world)].kill_host()
+    world.run(20)
+
+
+@breaks("writes_stuck")
+def no_commit_returns() -> None:
+    settled().run(17)
+
+
+@breaks("flapping")
+def elections_go_on_after_the_faults() -> None:
+    world = settled()
+    world.watch.phase("liveness")
+    for _ in range(FLAPPING_MAX + 1):
+        world.nodes[primary(world)].kill_postgres()
+        outage(world)
+
+
+@breaks("wrongly_dead")
+def a_sound_node_is_held_dead() -> None:
+    world = settled()
+    engine = world.nodes[B].engine
+    assert engine is not None
+    roster = tuple(replace(m, state=MemberState.DEAD) for m in engine.members())
+    for _ in range(3):
+        world.run(8)
+        world.write_everywhere(0.1)
+    vars(engine)["members"] = lambda: roster
+    world.run(3)
+
+
+@breaks("stale_route")
+def a_proxy_leads_to_a_server_that_has_no_lease() -> None:
+    world = settled()
+    world.run(3)
+    world.watch.route_taken(world.nodes[A], Route(Term(1), B, Address(B, 5432)))
+
+
+# ---------------------------------------------------------------- data and bounds
+
+
+@breaks("foreign_served")
+def a_half_rewound_directory_serves() -> None:
+    server = settled().nodes[B].server
+    assert server.data is not None
+    server.data.tainted = True
+    server.changed()
+
+
+@breaks("foreign_served")
+def data_of_another_system_serve() -> None:
+    server = settled().nodes[A].server
+    assert server.data is not None
+    server.data.system_id += 1
+    server.changed()
+
+
+@breaks("too_much")
+def a_node_sends_without_end() -> None:
+    world = settled()
+    for number in range(MESSAGES_PER_SECOND_MAX * len(others(world, A)) + 1):
+        tell(world, A, Ping(number), to=B)
+    world.run(1)
+
+
+@breaks("too_much")
+def an_inbox_grows_without_end() -> None:
+    world = settled()
+    agent = world.nodes[A].agent
+    assert agent is not None
+    agent.longest_inbox = INBOX_MAX + 1
+    world.run(1)
+
+
+@breaks("engine")
+def an_engine_raises() -> None:
+    agent = settled().nodes[A].agent
+    assert agent is not None
+    agent.give(object())  # type: ignore[arg-type]  # no input at all
+
+
+@breaks("codec")
+def a_message_comes_back_changed() -> None:
+    world = settled()
+    with patched(sim.world, "decode_untrusted", lambda _: Ping(0)):
+        world.run(10)
+
+
+# ---------------------------------------------------------------- scenarios
+
+
+@breaks("exception")
+def the_simulator_raises() -> None:
+    with patched(SimServer, "commit", None):
+        played("duration: 5s\n")
+
+
+@breaks("expected")
+def an_expected_failover_does_not_happen() -> None:
+    played("duration: 5s\nexpect: {failover: required}\n")
+
+
+@breaks("not_converged")
+def the_cluster_is_not_whole_after_the_faults() -> None:
+    played(
+        "duration: 6s\n"
+        "liveness: {heal_core: none, converge_within: 4s}\n"
+        "timeline:\n  - {at: 5s, do: partition, groups: [[n1], [n2, n3]]}\n"
+    )

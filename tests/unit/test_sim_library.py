@@ -1,0 +1,62 @@
+"""The library of scenarios, played: each does what its file expects, with its own faults."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim.play import play
+from sim.result import Result
+from sim.scenario import library_names, load_run, load_scenario, save_run
+
+DEFAULT_SEED = 1
+NOT_YET = {
+    "postgres-hung": "a leader whose PostgreSQL hangs keeps the lease (DESIGN §4.4, §5.6)",
+}
+"""Scenarios whose expectation is right and that the engine does not meet yet."""
+
+
+def runs() -> list[object]:
+    """Return name and seed of every run that is played here."""
+    found = []
+    for name in library_names():
+        scenario = load_scenario(name)
+        seeds = scenario.known_good_seeds or (DEFAULT_SEED,)
+        why = NOT_YET.get(name)
+        marks = [pytest.mark.xfail(reason=why, strict=True)] if why else []
+        for seed in (*seeds, *(regression.seed for regression in scenario.regressions)):
+            found.append(pytest.param(name, seed, marks=marks))
+    return found
+
+
+def facts(result: Result) -> tuple[object, ...]:
+    """Return what must be equal when a run is repeated by its faults alone."""
+    return (
+        *(result.violation, result.virtual_ns, result.messages, result.acknowledged),
+        *(result.unknown, result.marks, result.faults),
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "seed"), runs())
+def test_scenario_does_what_its_file_expects(name: str, seed: int) -> None:
+    violation = play(load_scenario(name), seed).violation
+    assert violation is None, violation
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isolated-primary", "swizzle-clog", "partition-mid-promotion"])
+@pytest.mark.parametrize("extra_faults", [False, True])
+def test_saved_faults_repeat_the_run(name: str, extra_faults: bool) -> None:
+    scenario = load_scenario(name)
+    first = play(scenario, 5, extra_faults=extra_faults)
+    saved = load_run(save_run(first, scenario, extra_faults=extra_faults))
+    again = play(saved.scenario, 5, faults=saved.faults, extra_faults=saved.extra_faults)
+    assert facts(again) == facts(first)
+
+
+@pytest.mark.slow
+def test_same_seed_is_the_same_run_and_another_seed_is_not() -> None:
+    scenario = load_scenario("random-faults")
+    one = play(scenario, 3, extra_faults=True)
+    assert play(scenario, 3, extra_faults=True) == one
+    assert play(scenario, 4, extra_faults=True) != one

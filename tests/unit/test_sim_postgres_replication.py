@@ -1,0 +1,170 @@
+"""Streaming, timelines and promotion: what PostgreSQL compares, and what it does not."""
+
+from __future__ import annotations
+
+from sim_postgres_kit import Cluster, attach, data_on, primary_cluster, ready_data, sync_of
+
+from metako.model.ids import NodeId, Term
+from metako.model.postgres import (
+    DataState,
+    ProcessState,
+    ReceiverState,
+    SyncSetting,
+)
+from sim.postgres.commits import Outcome, SyncLevel
+
+# ------------------------------------------------------------ streaming
+
+
+def test_a_standby_gets_the_same_records_and_not_copies_of_them() -> None:
+    cluster = primary_cluster()
+    cluster.commit()
+    cluster.run(0.1)
+    first, second = data_on(cluster, "n1"), data_on(cluster, "n2")
+    assert all(a is b for a, b in zip(first.wal, second.wal, strict=True))
+    assert second.holds(first.wal[-1])
+
+
+def test_a_standby_reads_what_it_has_replayed() -> None:
+    cluster = primary_cluster()
+    cluster.commit(value="a")
+    cluster.commit(value="b")
+    cluster.run(0.1)
+    assert cluster.servers["n2"].read("k") == ("a", "b")
+    cluster.servers["n2"].replay_paused = True
+    cluster.commit(value="c")
+    cluster.run(0.1)
+    assert cluster.servers["n2"].read("k") == ("a", "b")
+    assert cluster.servers["n1"].read("k") == ("a", "b", "c")
+
+
+def test_a_standby_that_was_away_catches_up() -> None:
+    cluster = primary_cluster()
+    cluster.servers["n2"].kill()
+    for number in range(10):
+        cluster.commit(value=str(number))
+        cluster.run(0.01)
+    cluster.run_to(lambda: cluster.streams("n2"))
+    cluster.run(0.1)
+    assert data_on(cluster, "n2").end == data_on(cluster, "n1").end
+
+
+def test_a_foreign_upstream_is_refused_by_its_system_identifier() -> None:
+    cluster = Cluster(("n1", "n2"))
+    cluster.servers["n1"].data, cluster.servers["n2"].data = ready_data(1), ready_data(2)
+    data_on(cluster, "n1").system_id = 99
+    cluster.lead("n1", 1, 2, SyncSetting())
+    cluster.detach("n2", 1)
+    cluster.run(1)
+    attach(cluster, "n2", "n1")
+    cluster.run(0.3)
+    assert cluster.noted("foreign_upstream")
+    assert data_on(cluster, "n2").end != data_on(cluster, "n1").end
+
+
+def test_a_server_in_recovery_sends_nothing() -> None:
+    cluster = Cluster(("n1", "n2"))
+    cluster.servers["n1"].data, cluster.servers["n2"].data = ready_data(1), ready_data(2)
+    cluster.detach("n1", 1)
+    cluster.detach("n2", 1)
+    cluster.run(1)
+    attach(cluster, "n2", "n1")
+    cluster.run(1)
+    receiver = cluster.servers["n2"].receiver
+    assert receiver is None or receiver.sender is None
+
+
+def test_a_standby_behind_removed_wal_is_told_so_and_cloned() -> None:
+    cluster = primary_cluster()
+    cluster.servers["n2"].wal_keep = cluster.servers["n1"].wal_keep = 4
+    cluster.servers["n2"].start_failures = 1000
+    cluster.servers["n2"].kill()
+    for number in range(10):
+        cluster.commit(value=str(number), level=SyncLevel.LOCAL)
+        cluster.run(0.01)
+    assert cluster.servers["n1"].remove_wal()
+    cluster.servers["n2"].start_failures = 0
+    before = data_on(cluster, "n2").data_id
+    cluster.run_to(lambda: cluster.noted("wal_lost"))
+    cluster.run_to(lambda: cluster.noted("clone_used"))
+    assert data_on(cluster, "n2").data_id != before
+
+
+def test_a_primary_removes_no_wal_that_it_needs_itself() -> None:
+    cluster = primary_cluster()
+    server, data = cluster.servers["n1"], data_on(cluster, "n1")
+    assert not server.remove_wal()  # it keeps 64 records
+    server.wal_keep = cluster.servers["n2"].wal_keep = 0
+    assert not cluster.servers["n2"].remove_wal()
+    before = data.wal_begin
+    assert server.remove_wal()
+    assert data.wal_begin == before  # not before its checkpoint is on disk
+    cluster.run(0.1)
+    assert before < data.wal_begin <= data.control.redo_lsn
+
+
+def test_a_cut_path_ends_the_receiver_before_the_sender() -> None:
+    cluster = primary_cluster()
+    begun = cluster.heap.now_ns
+    cluster.network.cut_pairs(lambda src, dst: "n2" in (src, dst))
+    cluster.run_to(lambda: cluster.servers["n2"].last_receiver_error == "the connection timed out")
+    assert 4 < (cluster.heap.now_ns - begun) / 1e9 < 8
+    assert NodeId("n2") in cluster.servers["n1"].senders
+    cluster.run_to(lambda: NodeId("n2") not in cluster.servers["n1"].senders)
+    assert (cluster.heap.now_ns - begun) / 1e9 < 12
+
+
+def test_a_standby_reconnects_after_a_cut() -> None:
+    cluster = primary_cluster()
+    cut = cluster.network.cut_pairs(lambda src, dst: "n2" in (src, dst))
+    cluster.run(20)
+    cut.undo()
+    cluster.commit()
+    cluster.run(5)
+    assert data_on(cluster, "n2").end == data_on(cluster, "n1").end
+
+
+def test_a_stalled_standby_stays_attached_and_gets_nothing() -> None:
+    cluster = primary_cluster(k=2)
+    cluster.servers["n2"].receive_stalled = True
+    commit, outcomes = cluster.commit()
+    cluster.run(3)
+    assert commit is not None
+    assert cluster.streams("n2")
+    assert not data_on(cluster, "n2").holds(commit.record)
+    cluster.servers["n2"].receive_stalled = False
+    cluster.run(0.1)
+    assert outcomes == [Outcome.OK]
+
+
+def test_a_standby_that_is_its_own_upstream_does_no_harm() -> None:
+    cluster = primary_cluster()
+    attach(cluster, "n2", "n2")
+    cluster.run(1)
+    assert cluster.servers["n2"].process is ProcessState.RUNNING
+    assert "itself" in cluster.servers["n2"].last_receiver_error
+
+
+def test_the_observation_of_a_primary_is_whole() -> None:
+    cluster = primary_cluster()
+    cluster.run(2)
+    seen = cluster.observed("n1")
+    assert seen.data is DataState.PRESENT
+    assert seen.receiver is ReceiverState.GONE
+    assert (seen.timeline, seen.max_tli) == (2, 2)
+    assert [step.tli for step in seen.history] == [1, 2]
+    assert seen.sync_applied == seen.sync_barrier == sync_of("n2", "n3")
+    assert seen.admitting
+    assert seen.marker_term == Term(1)
+    assert seen.position is None
+
+
+def test_the_observation_of_a_standby_names_its_upstream_and_progress() -> None:
+    cluster = primary_cluster()
+    cluster.commit()
+    cluster.run(2)
+    seen, data = cluster.observed("n2"), data_on(cluster, "n2")
+    assert (seen.upstream, seen.receiver) == ("n1", ReceiverState.STREAMING)
+    assert seen.lag_ms == 0
+    assert seen.lsn <= data.end
+    assert seen.timeline == 2
