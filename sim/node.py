@@ -241,7 +241,7 @@ class SimNode(Processes):
         if self.agent_up or self.starting:
             return False
         self.disk.lose()
-        self.hard, self.wiped = None, True
+        self.hard, self.wiped, self.lost = None, True, True
         return True
 
     def restore_old_record(self) -> bool:

@@ -84,6 +84,7 @@ class Processes:
         self.starting = False
         self.stopped = False  # left on purpose
         self.excused_until_ns = 0  # "one writable" does not hold before: a pause nobody could see
+        self.lost = False  # its record is gone: it must count in no quorum until it is re-admitted
         self.wiped = False  # its record was lost or rolled back by a fault: promises are off
         self.lease: tuple[Term, int] | None = None  # (term, CLOCK_BOOTTIME) as last told the guard
         self.lease_end_ns = 0  # virtual time at which that lease ends or was given up

@@ -118,6 +118,16 @@ class Core:
     # ------------------------------------------------------------ views
 
     @property
+    def may_vote(self) -> bool:
+        """Return whether this node counts in any quorum.
+
+        One that starts without a record cannot know yet whether it ever had one, hence what it has
+        promised, until the bootstrap node has asked it or a document says what the cluster is.
+        """
+        unsure = self.fresh and self.document is None and not self.inquired
+        return self.voting and not unsure
+
+    @property
     def document(self) -> ClusterDocument | None:
         return self.hard.document
 

@@ -59,7 +59,7 @@ class Voter:
         core = self._core
         if not self._acceptable(sender, beat.term):
             return False
-        if not core.voting:
+        if not core.may_vote:
             return False
         core.promise(beat.term)
         if beat.hold_ms > core.hard.max_hold_ms:
@@ -85,7 +85,7 @@ class Voter:
                 document=str(offer.document.ref),
                 leader=sender,
             )
-        if core.document_ref >= offer.document.ref:
+        if core.document_ref >= offer.document.ref and core.may_vote:
             core.send(sender, DocumentAck(offer.term, offer.document.ref))
         return True
 
@@ -132,7 +132,7 @@ class Voter:
         refusal: Refusal | None = None
         better = False
         own = core.advisory_position()
-        if not core.voting:
+        if not core.may_vote:
             refusal = Refusal.NOT_VOTING
         elif request.term <= core.hard.promised_term:
             refusal = Refusal.TERM
@@ -216,7 +216,7 @@ class Voter:
         self, now: Instant, sender: NodeId, request: VoteRequest, *, leading: bool
     ) -> Refusal | None:
         core = self._core
-        if not core.voting:
+        if not core.may_vote:
             return Refusal.NOT_VOTING
         if request.term < core.hard.promised_term:
             return Refusal.TERM

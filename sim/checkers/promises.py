@@ -37,6 +37,8 @@ class Promises(Watcher):
     def sent(self, node: Processes, outbound: Outbound, fate: Fate | None) -> None:
         message = outbound.message
         kind = type(message)
+        if node.lost:
+            self._lost(node, message)
         if kind is HeartbeatAck or kind is DocumentAck:
             self._acknowledges(node, message)
         elif kind is VoteReply:
@@ -45,6 +47,17 @@ class Promises(Watcher):
             self._stands(node, message)
         elif kind is Heartbeat:
             self._leads(node, message)
+
+    def _lost(self, node: Processes, message: object) -> None:
+        counted = isinstance(message, HeartbeatAck | DocumentAck) or (
+            isinstance(message, VoteReply) and message.granted
+        )
+        if counted:
+            _fail(
+                "promise_broken",
+                node,
+                f"sends {type(message).__name__}, although it lost its record and what it promised",
+            )
 
     def _acknowledges(self, node: Processes, message: object) -> None:
         assert isinstance(message, HeartbeatAck | DocumentAck)

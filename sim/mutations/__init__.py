@@ -15,12 +15,13 @@ from sim.mutations.base import Mutation, Patch
 from sim.mutations.drivers import DRIVERS
 from sim.mutations.elections import ELECTIONS
 from sim.mutations.leases import LEASES
+from sim.mutations.models import MODELS
 from sim.mutations.syncing import SYNCING
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
 MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
-    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS)}
+    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS)}
 )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from metako.election import leader, quorum, wants
 from metako.election.candidate import Candidate
 from metako.election.core import Core
+from metako.election.election import Election
 from metako.election.leader import Leader
 from metako.election.quorum import Promise
 from metako.election.reserve import reserve
@@ -16,7 +17,7 @@ from metako.election.voter import Voter
 from metako.model import document as documents
 from metako.model.document import ClusterDocument, SyncSet
 from metako.model.ids import NodeId, Term, TimelineId
-from metako.model.postgres import DataState, ProcessState
+from metako.model.postgres import ProcessState
 from metako.model.timeline import TimelineEntry
 from metako.wire.messages import Refusal
 from sim.mutations.base import Mutation, Patch
@@ -100,14 +101,21 @@ def _promise_before_detached(patch: Patch) -> None:
 
 def _running_primary_promises(patch: Patch) -> None:
     """Take a server that is not in recovery for one that can acknowledge nothing any more."""
-    honest = Core.detached
+    honest = Core.own_promise
 
-    def hasty(self: Core, term: Term) -> bool:
-        if self.observed.in_recovery is False or self.observed.process is ProcessState.DYING:
-            return True
-        return honest(self, term)
+    def hasty(self: Core, term: Term) -> Promise:
+        promise = honest(self, term)
+        running = self.observed.in_recovery is False
+        if promise.detached or not (running or self.observed.process is ProcessState.DYING):
+            return promise
+        return replace(promise, detached=True, position=self.advisory_position())
 
-    patch.set(Core, "detached", hasty)
+    patch.set(Core, "own_promise", hasty)
+    patch.set(
+        Election,
+        "_leading",
+        lambda self, now: self.leader is not None and self.leader.lease.valid(now),
+    )
 
 
 def _stale_document_used(patch: Patch) -> None:
@@ -197,21 +205,6 @@ def _better_ignored(patch: Patch) -> None:
     patch.set(quorum, "_better", lambda *_: None)
 
 
-def _empty_directory_promises(patch: Patch) -> None:
-    """Let a node without data count as one that has everything."""
-    honest = Core.own_promise
-
-    def boastful(self: Core, term: Term) -> Promise:
-        promise = honest(self, term)
-        document = self.document
-        if document is None or self.observed.data is not DataState.EMPTY:
-            return promise
-        listed = document.sync.data_id_of(self.node)
-        return replace(promise, detached=True, data_id=listed or promise.data_id)
-
-    patch.set(Core, "own_promise", boastful)
-
-
 ELECTIONS = (
     Mutation("half_is_a_majority", "§4.2", "half of the voters count as a majority",
              _half_is_a_majority),
@@ -251,6 +244,4 @@ ELECTIONS = (
              _diverged_counts),
     Mutation("better_ignored", "§4.2", "a candidate does not give way to one with more WAL",
              _better_ignored),
-    Mutation("empty_directory_promises", "§4.1", "a node without data counts in a data quorum",
-             _empty_directory_promises),
 )  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 from metako.election import syncchange, syncset
 from metako.election.syncchange import SyncSetKeeper
 from metako.election.syncset import Order, SyncChange, next_change
-from metako.model.document import SyncMember, SyncSet
+from metako.model.document import SyncSet
 from metako.model.postgres import sync_setting
 from sim.mutations.base import Mutation, Patch
 
@@ -78,7 +78,7 @@ def _remove_and_lower_at_once(patch: Patch) -> None:
         change = honest(current)
         rest = current.members[: max(1, len(current.members) - 1)]
         k = min(change.new.k, len(rest))
-        return replace(change, new=SyncSet(rest, k), order=Order.DOCUMENT_FIRST)
+        return replace(change, new=SyncSet(rest, k), order=Order.POSTGRES_FIRST)
 
     patch.set(syncset, "_lower", both)
 
@@ -95,24 +95,6 @@ def _barrier_skipped(patch: Patch) -> None:
         return honest(self, now, document)
 
     patch.set(SyncSetKeeper, "_finish", hasty)
-
-
-def _lagging_standby_listed(patch: Patch) -> None:
-    """List a standby that is not connected, as long as gossip says that it lives."""
-    honest = SyncSetKeeper._wanted
-
-    def eager(self: SyncSetKeeper, now: Any, document: Any) -> Any:
-        wanted = honest(self, now, document)
-        core = self._core
-        listed = {member.node for member in wanted}
-        for node in document.members():
-            meta = core.members[node].meta if node in core.members else None
-            apart = node == core.node or node in document.witnesses or node in listed
-            if not apart and core.is_alive(node) and meta is not None and meta.data_id:
-                wanted.append(SyncMember(node, meta.data_id))
-        return wanted
-
-    patch.set(SyncSetKeeper, "_wanted", eager)
 
 
 SYNCING = (
@@ -132,6 +114,4 @@ SYNCING = (
              _remove_and_lower_at_once, measured=True),
     Mutation("barrier_skipped", "§4.5", "a change counts as soon as the setting shows",
              _barrier_skipped, measured=True),
-    Mutation("lagging_standby_listed", "§4.5", "a standby is listed before it streams",
-             _lagging_standby_listed),
 )  # fmt: skip

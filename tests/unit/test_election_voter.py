@@ -301,3 +301,14 @@ def test_new_node_that_was_asked_at_the_bootstrap_does_vote() -> None:
     assert answer == InquiryReply(5, False, DocumentRef(Term(0), 0))
     node.hear(1, A, DocumentOffer(Term(3), DOCUMENT))
     assert reply_to(node.hear(60_000, B, vote())).granted
+
+
+def test_node_without_a_record_counts_nowhere_before_it_knows_that_it_is_new() -> None:
+    """Its record may be lost: then it has forgotten what it voted and promised."""
+    node = Node(HardState(C, 1), fresh=True)
+    assert reply_to(node.hear(0, B, vote())).refusal is Refusal.NOT_VOTING
+    assert not any(isinstance(a, HeartbeatAck) for a in node.hear(1, A, beat()))
+    # The document that tells it so is kept, and does not count as acknowledged.
+    answers = node.hear(2, A, DocumentOffer(Term(3), DOCUMENT))
+    assert not any(isinstance(a, DocumentAck) for a in answers)
+    assert reply_to(node.hear(3, B, vote(5))).refusal is Refusal.NOT_VOTING

@@ -7,6 +7,7 @@ const CHECKS = {
   engine: "The engine of a node failed.",
   expected: "The run did not go as its scenario expects.",
   failed_present: "A write that a client was told had failed is there.",
+  exception: "The simulator itself failed.",
   false_failover: "A healthy primary was replaced.",
   flapping: "The cluster elects again and again without a cause.",
   foreign_served: "A server serves data that it must never serve.",

@@ -82,7 +82,7 @@ def _make_template(programs: Programs) -> None:
             server.look()
             server.rows()
             server.query("insert into kv values ('k', 'v')")
-            server.query("show synchronous_standby_names")
+            server.query("show test.generation")
             server.query("delete from kv")
             server.query("vacuum freeze")
             server.query("checkpoint")

@@ -13,7 +13,7 @@ from differential.explanations import Moment, explain
 from differential.model import Model
 from differential.programs import Programs
 from differential.tracker import Tracker
-from differential.vocabulary import Command, Seen, flat, render
+from differential.vocabulary import Command, Seen, Start, flat, render
 
 
 @dataclass(slots=True)
@@ -74,13 +74,18 @@ def compare(
         model = Model(seed)
         tracker = Tracker(careful=careful)
         seen = real.begin()
-        moment = Moment("", None, None, None, tracker, seen, tracker.upstreams())
+        hidden: dict[str, frozenset[str]] = {}
+        waited: set[str] = set()  # commits that were ever seen to wait
+        moment = Moment("", None, None, None, tracker, seen, tracker.upstreams(), hidden)
         go_on = _judge(report, differences(seen, model.begin(), moment))
         for command in commands if go_on else ():
             report.done += 1
             if not tracker.applies(command):
                 continue
-            moment = Moment("", None, None, command, tracker, seen, tracker.upstreams())
+            waited |= {value for value, outcome in seen.commits if outcome == "waiting"}
+            if isinstance(command, Start):
+                hidden[command.server] = frozenset(waited)
+            moment = Moment("", None, None, command, tracker, seen, tracker.upstreams(), hidden)
             tracker.apply(command)
             before, seen = seen, real.run(command)
             say(_changes(command, before, seen))

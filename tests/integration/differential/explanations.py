@@ -1,7 +1,8 @@
 """Differences between PostgreSQL and the model that are known and accepted.
 
 Each says why the model need not, or cannot, foretell what PostgreSQL does, and applies to as little
-as possible. Where both go different ways from then on, the sequence ends there.
+as possible. Where both go different ways from then on, the sequence ends there. A *gap* is one
+where the model is wrong and could be right: its entry is to go when the model has learned it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from differential.tracker import Tracker
-from differential.vocabulary import Attach, Command, Commit, Detach, ResumeReplay, Seen
+from differential.vocabulary import (
+    Attach,
+    Command,
+    Commit,
+    Detach,
+    ResumeReplay,
+    Rewind,
+    Seen,
+    ServerView,
+    Start,
+    Stop,
+    Thaw,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +37,21 @@ class Moment:
     tracker: Tracker  # after the command
     before: Seen  # on the real servers, before the command
     upstreams: Mapping[str, str]  # in the settings of each server, before the command
+    hidden: Mapping[str, frozenset[str]]  # commits that had waited when a server was started
+
+    @property
+    def server(self) -> str:
+        """Return whose observable it is."""
+        return self.name.partition(".")[0]
+
+    def view(self, name: str) -> ServerView:
+        """Return how a server was before the command."""
+        return dict(self.before.servers)[name]
+
+    def could_not_attach(self, name: str) -> bool:
+        """Return whether before the command a standby had an upstream and did not stream."""
+        view = self.view(name)
+        return view.state == "standby" and bool(self.upstreams[name]) and not view.streams_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +62,105 @@ class Explanation:
     reason: str
     applies: Callable[[Moment], bool]
     final: bool  # the sides go different ways from here on: the sequence ends
+    gap: bool = False  # the model is wrong and could be right
 
 
-def _could_not_attach(moment: Moment, name: str) -> bool:
-    """Return whether before the command a standby had an upstream and did not stream."""
-    view = dict(moment.before.servers)[name]
-    return view.state == "standby" and bool(moment.upstreams[name]) and not view.streams_from
+# -------------------------------------------------------------------- what nobody can foretell
 
 
-def _reload_meets_the_cycle(moment: Moment) -> bool:
-    command = moment.command
-    return isinstance(command, Attach | Detach) and _could_not_attach(moment, command.server)
+def _reload_meets_the_cycle(m: Moment) -> bool:
+    return isinstance(m.command, Attach | Detach) and m.could_not_attach(m.command.server)
 
 
-def _last_reply_races(moment: Moment) -> bool:
-    command = moment.command
-    if not isinstance(command, ResumeReplay):
+def _last_reply_races(m: Moment) -> bool:
+    if not isinstance(m.command, ResumeReplay):
         return False
-    streamed = dict(moment.before.servers)[command.server].streams_from
-    if streamed == moment.tracker.servers[command.server].upstream:
+    streamed = m.view(m.command.server).streams_from
+    if streamed == m.tracker.servers[m.command.server].upstream:
         return False
-    waits = any(outcome == "waiting" for _, outcome in moment.before.commits)
-    return waits and (moment.name.startswith("commit ") or moment.name == f"{streamed}.rows")
+    waits = any(outcome == "waiting" for _, outcome in m.before.commits)
+    return waits and (m.name.startswith("commit ") or m.name == f"{streamed}.rows")
 
 
-def _acknowledged_from_beyond(moment: Moment) -> bool:
-    command = moment.command
-    if not isinstance(command, Commit) or command.level == "remote_write":
+def _believed_from_beyond(m: Moment) -> bool:
+    """Return whether it is about a commit that a standby beyond the fork may acknowledge."""
+    if not isinstance(m.command, Commit):
         return False
-    servers = moment.tracker.servers
-    beyond = (
+    servers = m.tracker.servers
+    beyond = [
         name
-        for name in servers[command.server].sync
+        for name in servers[m.command.server].sync
         if servers[name].running
-        and servers[name].upstream == command.server
-        and _could_not_attach(moment, name)
-    )
-    affected = ("outcome", f"commit {command.value}", f"{command.server}.rows")
-    return any(beyond) and moment.name in affected
+        and servers[name].upstream == m.command.server
+        and m.could_not_attach(name)
+    ]
+    affected = ("outcome", f"commit {m.command.value}", f"{m.command.server}.rows")
+    return bool(beyond) and m.name in affected
+
+
+def _acknowledged_from_beyond(m: Moment) -> bool:
+    level = m.command.level if isinstance(m.command, Commit) else ""
+    return level != "remote_write" and _believed_from_beyond(m)
+
+
+def _in_the_snapshot_of_a_checkpoint(m: Moment) -> bool:
+    if not m.name.endswith(".rows") or m.tracker.servers[m.server].primary:
+        return False
+    real, model = _values(m.real), _values(m.model)
+    return real < model and model - real <= m.hidden.get(m.server, frozenset())
+
+
+def _values(rows: object) -> set[str]:
+    return {value for _, values in rows for value in values} if isinstance(rows, tuple) else set()
+
+
+# -------------------------------------------------------------------- where the model is wrong
+
+
+def _received_nothing_new(m: Moment) -> bool:
+    return m.name.endswith(".received") and (m.real, m.model) == ("segment", "position")
+
+
+def _received_before_connecting(m: Moment) -> bool:
+    upstream = m.tracker.servers[m.server].upstream if m.name.endswith(".received") else ""
+    return bool(upstream) and (m.real, m.model) == ("segment", "null")
+
+
+def _read_after_the_thaw(m: Moment) -> bool:
+    if not isinstance(m.command, Thaw):
+        return False
+    upstream = m.tracker.servers[m.command.server].upstream
+    return bool(upstream) and not m.tracker.servers[upstream].running
+
+
+def _frozen_standby_is_listed_late(m: Moment) -> bool:
+    if not m.name.endswith(".sync"):
+        return False
+    assert isinstance(m.real, tuple)
+    assert isinstance(m.model, tuple)
+    differ = {name for name, _ in set(m.real) ^ set(m.model)}
+    frozen = {name for name, here in m.tracker.servers.items() if here.frozen}
+    return dict(m.real).keys() == dict(m.model).keys() and differ <= frozen
+
+
+def _diverged_standby_blocks_a_stop(m: Moment) -> bool:
+    if not isinstance(m.command, Stop) or m.name != "outcome" or m.command.how != "fast":
+        return False
+    below = [name for name, upstream in m.upstreams.items() if upstream == m.command.server]
+    stuck = any(m.could_not_attach(name) for name in below)
+    return stuck and (m.real, m.model) == ("ok", "blocked")
+
+
+def _rewind_misses_removed_wal(m: Moment) -> bool:
+    if not isinstance(m.command, Rewind | Start) or m.name != "outcome":
+        return False
+    ended = (m.real, m.model) in (("failed", "done"), ("starting", "ok"))
+    return ended and m.tracker.servers[m.command.server].removed
+
+
+def _written_from_beyond(m: Moment) -> bool:
+    level = m.command.level if isinstance(m.command, Commit) else ""
+    return level == "remote_write" and _believed_from_beyond(m)
 
 
 EXPLANATIONS: tuple[Explanation, ...] = (
@@ -96,6 +185,68 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "Whether a commit lies below that depends on the bytes of the records.",
         _acknowledged_from_beyond,
         final=True,
+    ),
+    Explanation(
+        "in the snapshot of a checkpoint",
+        "A checkpoint records which transactions run, and one whose commit waits for a standby "
+        "still does. A standby that starts from there takes it for running until the next such "
+        "record, although its commit is in the WAL; the model knows no snapshots.",
+        _in_the_snapshot_of_a_checkpoint,
+        final=False,
+    ),
+    Explanation(
+        "received nothing new",
+        "pg_last_wal_receive_lsn() counts only WAL beyond what was replayed when the receiver "
+        "began; the model also counts what was there already.",
+        _received_nothing_new,
+        final=False,
+        gap=True,
+    ),
+    Explanation(
+        "received before connecting",
+        "pg_last_wal_receive_lsn() is the start of the segment as soon as a receiver is started, "
+        "also if it never gets a connection.",
+        _received_before_connecting,
+        final=False,
+        gap=True,
+    ),
+    Explanation(
+        "read after the thaw",
+        "What a stopped receiver has in its socket is read after SIGCONT, although the upstream "
+        "has ended meanwhile.",
+        _read_after_the_thaw,
+        final=True,
+        gap=True,
+    ),
+    Explanation(
+        "frozen standby is listed late",
+        "A WAL sender loads a new synchronous_standby_names at once, not with the next reply.",
+        _frozen_standby_is_listed_late,
+        final=False,
+        gap=True,
+    ),
+    Explanation(
+        "diverged standby blocks a stop",
+        "A fast shutdown does not wait for a standby that was sent only WAL before the fork.",
+        _diverged_standby_blocks_a_stop,
+        final=True,
+        gap=True,
+    ),
+    Explanation(
+        "rewind misses removed WAL",
+        "pg_rewind fails if the target's WAL from the last common checkpoint on was removed; if "
+        "the source's was, the rewound server never becomes consistent.",
+        _rewind_misses_removed_wal,
+        final=True,
+        gap=True,
+    ),
+    Explanation(
+        "written from beyond",
+        "A standby beyond the fork reports as written only what it was sent, so it acknowledges "
+        "`on` and `remote_apply` wrongly, but never `remote_write`.",
+        _written_from_beyond,
+        final=True,
+        gap=True,
     ),
 )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from differential.tracker import Tracker
+from differential.tracker import CASCADING, Tracker
 from differential.vocabulary import (
     LEVELS,
     NAMES,
@@ -102,8 +102,8 @@ def wait_and_crash(w: Writer) -> Plot:
     yield w.commit(a, w.rng.choice(WAITS))
     yield Stop(a, w.rng.choice(("kill", "immediate", "fast")))
     yield Start(a, "")
-    yield Start(b, a)
-    yield w.rng.choice((Promote(a, w.reserved()), Promote(c)))
+    yield w.rng.choice((Promote(a, w.reserved()), Promote(c), Settle()))
+    yield Start(b, w.rng.choice((a, c, "")))
     yield Attach(b, c)
 
 
@@ -259,8 +259,8 @@ PLOTS: tuple[Callable[[Writer], Plot], ...] = (
     restart_and_position,
     paused,
     frozen,
-    cascade,
     removed_wal,
+    *((cascade,) if CASCADING else ()),
 )
 
 

@@ -291,8 +291,10 @@ class Model:
         return "done"
 
     def _clone(self, server: SimServer, source: str) -> str:
-        address = self._address(source)
+        address, above = self._address(source), self._servers[source].primary
         assert address is not None
+        assert above is not None
+        above.checkpoint()  # so does pg_basebackup; the model has only what it reads
         error = self._do(self._rebuilder(server).clone(address))
         return "failed" if error else "ok"
 

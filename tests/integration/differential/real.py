@@ -10,9 +10,10 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from differential.look import Look
 from differential.programs import POLL_S, Programs
 from differential.rebuild import clone, rewind
-from differential.server import STOP_S, Look, RealServer
+from differential.server import STOP_S, RealServer
 from differential.settle import Pending, Settler, streaming_row
 from differential.vocabulary import (
     NAMES,
@@ -111,7 +112,7 @@ class Real:
     def run(self, command: Command) -> Seen:
         """Carry out one command, wait until all is quiet, and look."""
         try:
-            outcome = self._execute(command)
+            outcome = self._execute(command) if self._is_possible(command) else "not running"
         except ConnectionLostError:
             outcome = "not running"
         except StatementError as error:
@@ -127,17 +128,26 @@ class Real:
 
     def close(self) -> None:
         """End everything."""
-        for commit in self._commits.values():
-            if commit.connection is not None:
-                commit.connection.close()
-        for server in self.servers.values():
-            server.discard()
+        with contextlib.ExitStack() as stack:
+            for server in self.servers.values():
+                stack.callback(server.discard)
+            for commit in self._commits.values():
+                if commit.connection is not None:
+                    commit.connection.close()
 
     def logs(self) -> str:
         logs = (f"--- {name}\n{server.log_tail()}" for name, server in self.servers.items())
         return "\n".join((*self.notes, *logs))
 
     # ---------------------------------------------------------------- commands
+
+    def _is_possible(self, command: Command) -> bool:
+        """Return whether the server of a command that needs one takes connections."""
+        if isinstance(
+            command, Commit | CancelCommit | Stop | Start | Rewind | Clone | Thaw | Settle
+        ):
+            return True
+        return self.servers[command.server].look() is not None
 
     def _execute(self, command: Command) -> str:
         match command:
@@ -204,8 +214,9 @@ class Real:
             begun.connection = self.servers[command.server].connect()
             begun.connection.query(f"set synchronous_commit = {command.level}")
             begun.connection.send(f"insert into kv values ('{command.key}', '{command.value}')")
-        except (ConnectionLostError, StatementError) as error:
-            begun.outcome = f"refused {getattr(error, 'sqlstate', '')}".strip()
+        except (ConnectionLostError, StatementError):
+            # It does not run, or takes no connections yet: all the same to a client
+            begun.outcome = "refused"
 
     def _cancel(self, value: str, how: str) -> str:
         commit = self._commits.get(value)
@@ -216,29 +227,29 @@ class Real:
             return "nothing to cancel"
         pid = commit.connection.backend_pid
         self.servers[commit.server].query(f"select pg_{how}_backend({pid})")
+        deadline = time.monotonic() + START_S
+        while commit.outcome == "waiting" and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+            commit.look()
         return "ok"
 
     def _loaded(self, server: RealServer) -> str:
         """Wait until the postmaster, and what a commit asks, have loaded the settings."""
-        wanted = server.rendered_sync()
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             fresh = server.connect()
             with contextlib.closing(fresh):
-                shown = fresh.query("show synchronous_standby_names")[0][0]
-            if shown == wanted:
+                shown = fresh.query("show test.generation")[0][0]
+            if shown == str(server.generation):
                 server.wait_checkpointer_idle()
                 return "ok"
             time.sleep(POLL_S)
         raise AssertionError(f"{server.name} does not load its settings\n{server.log_tail()}")
 
     def _attach(self, server: RealServer, upstream: str) -> str:
-        if not server.running:
-            return "not running"
         server.upstream = self.servers[upstream] if upstream else None
         server.reload()
-        self._loaded(server)
-        return "ok"
+        return self._loaded(server)
 
     def _stop(self, server: RealServer, how: str) -> str:
         below = [s for s in self.servers.values() if s.upstream is server]

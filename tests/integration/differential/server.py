@@ -11,9 +11,9 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
+from differential.look import LOOK, Look, look_of
 from differential.programs import (
     CONF,
     DATABASE,
@@ -32,89 +32,9 @@ QUIT_S = 3.0
 IDLE_S = 2.0
 NO_WAL_MAX = 8
 
-LOOK = """
-select r, replay, received, inserted, flushed, pause, control, pid, received_tli, status,
-  waits, tli, senders, sync
-from (select pg_is_in_recovery() as r) s,
-lateral (select case when r then pg_last_wal_replay_lsn() - '0/0' end as replay,
-  case when r then pg_last_wal_receive_lsn() - '0/0' end as received,
-  case when not r then pg_current_wal_insert_lsn() - '0/0' end as inserted,
-  case when not r then pg_current_wal_flush_lsn() - '0/0' end as flushed,
-  case when r then pg_get_wal_replay_pause_state() end as pause,
-  case when not r then ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int
-    end as tli) l,
-lateral (select timeline_id as control from pg_control_checkpoint()) c
-left join lateral (select pid, received_tli, status from pg_stat_wal_receiver) receiver on true,
-lateral (select string_agg(wait_event, ' ') as waits from pg_stat_activity
-  where backend_type = 'startup') w,
-lateral (select string_agg(concat_ws(',', application_name, pid, state, sent_lsn - '0/0',
-  flush_lsn - '0/0', replay_lsn - '0/0', sync_state, extract(epoch from reply_time)), ' '
-  order by application_name, pid) as senders from pg_stat_replication) p,
-lateral (select string_agg(pid::text, ' ') as sync from pg_stat_activity
-  where wait_event = 'SyncRep') q
-"""
 _NO_WAL = "waiting for WAL to become available"
 _ROWS = "select k, string_agg(v, ' ' order by v) from kv group by k order by k"
 _RECEIVER = "select pid from pg_stat_activity where backend_type = 'walreceiver'"
-
-
-@dataclass(frozen=True, slots=True)
-class SenderRow:
-    """One row of pg_stat_replication."""
-
-    upstream: str  # whose row it is
-    name: str
-    pid: int
-    state: str
-    sent: int
-    flush: int
-    replay: int
-    sync_state: str
-    replied_at: float  # wall clock of the standby's last reply, which is this machine's
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What a server says of itself at one moment."""
-
-    in_recovery: bool
-    replay: int
-    received: int | None
-    inserted: int
-    flushed: int
-    paused: str
-    control_tli: int
-    receiver_pid: int | None
-    received_tli: int
-    receiver_status: str
-    startup_waits: str
-    tli: int  # of a primary
-    senders: tuple[SenderRow, ...]
-    sync_waiters: frozenset[int]  # backends in a synchronous wait
-
-    @property
-    def end(self) -> int:
-        """Where the WAL ends that this server sends."""
-        return self.flushed if not self.in_recovery else max(self.received or 0, self.replay)
-
-    def served(self) -> tuple[SenderRow, ...]:
-        """Return the standbys that stream and were sent everything.
-
-        One that stands beyond the place where this server's timeline forked is sent the WAL before
-        the fork again and again: it is streaming for moments, and never has all.
-        """
-        return tuple(r for r in self.senders if r.state == "streaming" and r.sent >= self.end)
-
-
-def _senders(upstream: str, text: str | None) -> tuple[SenderRow, ...]:
-    found = []
-    for row in (text or "").split():
-        words = row.split(",")
-        if len(words) == 8:  # one that has not begun to send has nulls
-            name, pid, state, sent, flush, replay, sync, at = words
-            numbers = int(sent), int(flush), int(replay)
-            found.append(SenderRow(upstream, name, int(pid), state, *numbers, sync, float(at)))
-    return tuple(found)
 
 
 class RealServer:
@@ -133,6 +53,7 @@ class RealServer:
         self.frozen = ""  # or: receiver, server
         self.paused = False  # replay
         self.extra_conf = ""
+        self.generation = 0  # of the settings; shown by whoever has loaded them
         self._process: subprocess.Popen[bytes] | None = None
         self._launched_at = 0  # place in the log
         self._admin: Connection | None = None
@@ -147,17 +68,16 @@ class RealServer:
         self.programs.write(self.log, "")
 
     def write_conf(self) -> None:
-        setting = self.rendered_sync()
+        self.generation += 1
+        names, k = self.sync
+        # Nobodies fill the list up, as metako's do.
+        listed = [*names, *(f"nobody_{i}" for i in range(k - len(names)))]
+        setting = f"ANY {k} ({', '.join(listed)})" if k else ""
         conf = CONF.format(sockets=self.sockets, hba=self.directory / "hba")
+        conf += f"test.generation = {self.generation}\n"
         conf += f"synchronous_standby_names = '{setting}'\n"
         conf += f"primary_conninfo = '{self.conninfo_to(self.upstream)}'\n"
         self.programs.write(self.conf, conf + self.extra_conf)
-
-    def rendered_sync(self) -> str:
-        """Return `synchronous_standby_names`; nobodies fill the list up, as metako's do."""
-        names, k = self.sync
-        listed = [*names, *(f"nobody_{i}" for i in range(k - len(names)))]
-        return f"ANY {k} ({', '.join(listed)})" if k else ""
 
     def conninfo_to(self, upstream: RealServer | None) -> str:
         if upstream is None:
@@ -358,22 +278,7 @@ class RealServer:
             row = self.query(LOOK)[0]
         except (ConnectionLostError, StatementError):
             return None  # not up, or leaving recovery at this moment
-        return Look(
-            in_recovery=row[0] == "t",
-            replay=int(row[1] or 0),
-            received=int(row[2]) if row[2] is not None else None,
-            inserted=int(row[3] or 0),
-            flushed=int(row[4] or 0),
-            paused=row[5] or "",
-            control_tli=int(row[6] or 0),
-            receiver_pid=int(row[7]) if row[7] is not None else None,
-            received_tli=int(row[8] or 0),
-            receiver_status=row[9] or "",
-            startup_waits=row[10] or "",
-            tli=int(row[11] or 0),
-            senders=_senders(self.name, row[12]),
-            sync_waiters=frozenset(int(pid) for pid in (row[13] or "").split()),
-        )
+        return look_of(self.name, row)
 
     def rows(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Return what a new snapshot sees: each key with its values, all sorted."""

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from differential.look import Look, SenderRow
 from differential.programs import POLL_S, StoppedError
-from differential.server import Look, RealServer, SenderRow
+from differential.server import RealServer
 
 SETTLE_S = 25.0
 FAILED_TRIES = 4

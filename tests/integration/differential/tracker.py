@@ -42,6 +42,8 @@ Chain = tuple[str, ...]
 
 FIRST: Chain = ("r2",)
 CHAINS_MAX = 8
+CASCADING = False
+"""Whether a standby may stream from a standby. The model lets none, and metako asks for none."""
 FROZEN_MAX = 4
 """Commands while a process is frozen: in virtual time each takes more than a second, and after ten
 the upstream gives the standby up."""
@@ -59,8 +61,12 @@ class Status:
     sync: tuple[str, ...] = ()  # listed
     # Every history that its data may be on: whether a standby could follow is not known here.
     chains: set[Chain] = field(default_factory=lambda: {FIRST})
-    # Its data came from pg_rewind where the timelines may be equal: only a clone makes it usable.
+    # Its data came from pg_rewind where the timelines may be equal, or after a recovery that gave a
+    # standby WAL of its own on its upstream's timeline: only a clone makes it usable.
     suspect: bool = False
+    crashed_standby: bool = False  # it was a standby and did not end in order
+    # WAL that somebody may need was removed from it, or from what it was rewound to.
+    removed: bool = False
 
 
 @dataclass(slots=True)
@@ -101,7 +107,9 @@ class Tracker:
                 here = self.servers[name]
                 return here.running and (how == "kill" or not here.frozen)
             case Start(server=name, upstream=upstream):
-                return not self.servers[name].running and self._may_follow(name, upstream)
+                if self.servers[name].running or not (CASCADING or self._is_alone(name)):
+                    return False
+                return self._may_follow(name, upstream)
             case Rewind(server=name, source=source):
                 stopped = not self.servers[name].running and not self.servers[name].suspect
                 return stopped and self._is_primary(source)
@@ -143,6 +151,10 @@ class Tracker:
     def _is_primary(self, name: str) -> bool:
         return self._answers(name) and self.servers[name].primary
 
+    def _is_alone(self, name: str) -> bool:
+        """Return whether no standby that runs would stream from this server."""
+        return not any(s.running and s.upstream == name for s in self.servers.values())
+
     def upstreams(self) -> dict[str, str]:
         """Return whom the settings of each server name."""
         return {name: here.upstream for name, here in self.servers.items()}
@@ -151,6 +163,9 @@ class Tracker:
         if not upstream:
             return True
         if upstream == name or self.servers[upstream].frozen == "server":
+            return False
+        other = self.servers[upstream]
+        if other.running and not other.primary and not CASCADING:
             return False
         above = upstream
         while above:  # no circles
@@ -174,8 +189,9 @@ class Tracker:
         match command:
             case Commit(server=name, value=value):
                 self.commits[value] = name
-            case Stop(server=name):
+            case Stop(server=name, how=how):
                 here = self.servers[name]
+                here.crashed_standby = how != "fast" and not here.primary
                 here.running = here.primary = here.paused = False
                 here.frozen = here.upstream = ""
             case Start(server=name, upstream=upstream):
@@ -199,11 +215,15 @@ class Tracker:
                 self._promoted(self.servers[name], tli)
             case Rewind(server=name, source=source):
                 here = self.servers[name]
-                here.suspect = self._may_be_twins(name, source)
+                here.suspect = here.crashed_standby or self._may_be_twins(name, source)
                 here.chains = set(self.servers[source].chains)
+                here.removed = here.removed or self.servers[source].removed
             case Clone(server=name, source=source):
                 here = self.servers[name]
                 here.suspect, here.chains = False, set(self.servers[source].chains)
+                here.removed = False
+            case RemoveWal(server=name):
+                self.servers[name].removed = True
             case _:
                 pass
         frozen = any(here.frozen for here in self.servers.values())
