@@ -146,7 +146,6 @@ class Processes:
             return
         if loaded.note:
             self.world.note(self.name, "older_slot_used", loaded.note)
-        fresh = loaded.record is None
         if loaded.record is None:
             hard = blank_hard_state(self.name, self.clock.wall_ms(self.heap.now_ns) // 1000)
         else:
@@ -160,11 +159,11 @@ class Processes:
             if error is not None:
                 self.world.note(self.name, "agent_refused_to_start", str(error))
                 return
-            self._run(hard, fresh=fresh)
+            self._run(hard)
 
         store.persist(hard, persisted)
 
-    def _run(self, hard: HardState, *, fresh: bool) -> None:
+    def _run(self, hard: HardState) -> None:
         world, now = self.world, self.heap.now_ns
         self.boots += 1
         self.lease = None
@@ -174,7 +173,6 @@ class Processes:
             hard=hard,
             rng=world.rng(self.name, f"{self.boots}/engine"),
             now=self.clock.instant(now),
-            fresh=fresh,
             armed=armed,
         )
         world.watch.booted(self, self.hard, hard)

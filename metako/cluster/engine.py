@@ -71,7 +71,6 @@ class Engine:
         hard: HardState,
         rng: random.Random,
         now: Instant,
-        fresh: bool = False,
         armed: GuardDeadline | None = None,
     ) -> None:
         """Make the engine of one start of the agent.
@@ -81,7 +80,6 @@ class Engine:
             hard: its durable record, with this start's boot epoch.
             rng: spreads candidacies and probes.
             now: the time of the start.
-            fresh: there was no durable record.
             armed: the deadline of a guard that an earlier agent left behind; None if there is none.
         """
         self.node = hard.node_id
@@ -95,7 +93,6 @@ class Engine:
             hard=hard,
             rng=rng,
             now=now,
-            fresh=fresh,
             armed=armed,
         )
         self._membership = Membership(

@@ -35,9 +35,6 @@ class Core:
     rng: random.Random
     observed: PostgresObserved = field(default_factory=PostgresObserved)
     members: dict[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
-    voting: bool = True  # False after a lost durable record, until re-admitted
-    fresh: bool = False  # there was no durable record when this agent started
-    inquired: bool = False  # the bootstrap node was told in this boot that we are blank
     upstream: tuple[ClusterDocument, Upstream] | None = None  # newest one made, and from what
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
@@ -79,6 +76,8 @@ class Core:
         assert hard.promised_term >= old.promised_term
         assert hard.released_term >= old.released_term
         assert hard.max_hold_ms >= old.max_hold_ms
+        assert hard.asked >= old.asked
+        assert hard.lost >= old.lost
         assert hard.document_ref >= old.document_ref
         if hard.term == old.term and old.voted_for is not None:
             assert hard.voted_for == old.voted_for, "a vote is given once per term"
@@ -102,11 +101,12 @@ class Core:
         known = self.hard.document
         if known is not None and known.cluster_id != document.cluster_id:
             return False
-        lost = self.fresh and known is None and not self.inquired
-        if lost and document.phase is not Phase.INITIALIZING and self.node in document.voters:
+        unknown = known is None and not self.hard.asked
+        lost = unknown and document.phase is not Phase.INITIALIZING
+        if lost and self.node in document.voters:
             # Every voter had a record when the cluster was created, so ours was lost, and with it
             # the votes and promises that others count on. A second vote could elect two leaders.
-            self.voting = False
+            self.record(replace(self.hard, lost=True))
             self.emit(
                 EventName.VOTE_REFUSED,
                 "this node is a voter of the cluster but has no durable record: it does not vote",
@@ -118,14 +118,18 @@ class Core:
     # ------------------------------------------------------------ views
 
     @property
+    def voting(self) -> bool:
+        """Return whether this node may stand and vote, as far as its own record goes."""
+        return not self.hard.lost
+
+    @property
     def may_vote(self) -> bool:
         """Return whether this node counts in any quorum.
 
-        One that starts without a record cannot know yet whether it ever had one, hence what it has
-        promised, until the bootstrap node has asked it or a document says what the cluster is.
+        One that has seen no document cannot know yet whether it ever had another record, hence what
+        it has promised, until the bootstrap node has asked it.
         """
-        unsure = self.fresh and self.document is None and not self.inquired
-        return self.voting and not unsure
+        return self.voting and (self.document is not None or self.hard.asked)
 
     @property
     def document(self) -> ClusterDocument | None:

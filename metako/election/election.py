@@ -68,10 +68,9 @@ class Election:
         hard: HardState,
         rng: random.Random,
         now: Instant,
-        fresh: bool = False,
         armed: GuardDeadline | None = None,
     ) -> None:
-        self.core = Core(settings, cluster, hard.node_id, hard, rng, fresh=fresh)
+        self.core = Core(settings, cluster, hard.node_id, hard, rng)
         self.voter = Voter(self.core, now)
         self.candidate = Candidate(self.core)
         self.bootstrap = Bootstrap(self.core)

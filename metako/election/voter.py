@@ -118,7 +118,8 @@ class Voter:
 
     def heard_inquiry(self, sender: NodeId, inquiry: Inquiry) -> None:
         core = self._core
-        core.inquired = core.document is None
+        if core.document is None:
+            core.record(replace(core.hard, asked=True))
         core.send(sender, InquiryReply(inquiry.nonce, core.has_data(), core.document_ref))
         self._copy_document(sender)
 

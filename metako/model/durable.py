@@ -10,7 +10,7 @@ from metako.model.ids import NodeId, Term
 
 @dataclass(frozen=True, slots=True)
 class HardState:
-    """The durable record of one node. Every field only ever grows, `voted_for` within a term."""
+    """The durable record of one node. No field ever goes back; `voted_for` stays within a term."""
 
     node_id: NodeId
     boot_epoch: int  # starts of this agent, 1 for the first; identity is (node_id, boot_epoch)
@@ -20,6 +20,8 @@ class HardState:
     released_term: Term = Term(0)  # this node never leads again in this or a lower term
     max_hold_ms: int = 0  # largest hold ever acknowledged; held in full after a restart
     document: ClusterDocument | None = None
+    asked: bool = False  # the bootstrap node was told that this node is blank
+    lost: bool = False  # made anew after a record was lost: counts in no quorum
 
     @property
     def document_ref(self) -> DocumentRef:

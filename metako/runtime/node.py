@@ -168,7 +168,7 @@ class Node:
             stack.callback(store.close)
             if loaded.note:
                 log(Severity.WARNING, loaded.note)
-            hard, fresh = begin_record(loaded.record, config)
+            hard = begin_record(loaded.record, config)
             inbox, received = trio.open_memory_channel[Received](1024)
             transport = Transport(
                 sockets,
@@ -191,7 +191,7 @@ class Node:
                 await store.persist(hard)
                 async with self._postgres() as (postgres, guard):
                     parts = Parts(store, transport, received, postgres, guard)
-                    await self._run_cluster(parts, hard, fresh=fresh)
+                    await self._run_cluster(parts, hard)
                 network.cancel_scope.cancel()
 
     @asynccontextmanager
@@ -221,7 +221,7 @@ class Node:
             with contextlib.suppress(MetakoError):
                 await guard.shutdown()
 
-    async def _run_cluster(self, parts: Parts, hard: HardState, *, fresh: bool) -> None:
+    async def _run_cluster(self, parts: Parts, hard: HardState) -> None:
         postgres, guard = parts.postgres, parts.guard
         fence = FenceKeeper(guard) if guard is not None else None
         if hard.document is not None:
@@ -239,7 +239,6 @@ class Node:
             hard=hard,
             rng=random.Random(secrets.randbits(128)),  # noqa: S311 - spreads candidacies
             now=self._clock.now(),
-            fresh=fresh,
             armed=_armed(guard),
         )
         driver = self._driver = EngineDriver(engine, effects, self._clock)

@@ -120,17 +120,15 @@ async def _mismatches(transport: Transport, config: NodeConfig) -> list[HelloMis
     return found
 
 
-def begin_record(
-    record: HardState | CorruptRecord | None, config: NodeConfig
-) -> tuple[HardState, bool]:
-    """Return the record that this start of the agent begins with, and whether it is new.
+def begin_record(record: HardState | CorruptRecord | None, config: NodeConfig) -> HardState:
+    """Return the record that this start of the agent begins with.
 
     The first boot epoch is the wall clock's: a node whose record was lost must not come back with
     an epoch that its peers take for an old one.
     """
     match record:
         case None:
-            return blank_hard_state(config.node.name, wall_clock_ms() // 1000), True
+            return blank_hard_state(config.node.name, wall_clock_ms() // 1000)
         case CorruptRecord():
             log(Severity.ERROR, str(record.error()))
             raise record.error()
@@ -142,4 +140,4 @@ def begin_record(
                     f"configuration says {config.cluster.name!r}: give this node a state "
                     "directory of its own"
                 )
-            return next_boot(record), False
+            return next_boot(record)

@@ -100,7 +100,7 @@ KEYS: Mapping[type, str] = MappingProxyType(
         " d=primary_data_id ph=phase vo=voters le=learners wi=witnesses s=sync du=durability"
         " tl=timelines h=hold_ms pause=paused",
         HardState: "node=node_id boot=boot_epoch t=term vote=voted_for prom=promised_term"
-        " rel=released_term hold=max_hold_ms doc=document",
+        " rel=released_term hold=max_hold_ms doc=document asked=asked lost=lost",
     }
 )
 """For each class that is encoded: `key=field` for every field."""

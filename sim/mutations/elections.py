@@ -191,10 +191,11 @@ def _lost_record_votes(patch: Patch) -> None:
 
     def careless(self: Core, document: ClusterDocument) -> bool:
         adopted = honest(self, document)
-        self.voting = True
+        self.hard = replace(self.hard, lost=False)
         return adopted
 
     patch.set(Core, "adopt", careless)
+    patch.set(Core, "may_vote", property(lambda _: True))
 
 
 def _diverged_counts(patch: Patch) -> None:

@@ -289,7 +289,7 @@ async def test_real_engine_bootstraps_its_cluster_and_stops(
     )
     hard, rng = next_boot(blank_hard_state(A, 0)), random.Random(1)
     now = VirtualClock().now()
-    engine = Engine(settings=settings, hard=hard, rng=rng, now=now, fresh=True)
+    engine = Engine(settings=settings, hard=hard, rng=rng, now=now)
     effects = FakeEffects(persist_s=0.01)
     driver = EngineDriver(engine, effects, VirtualClock())
     from_supervisor = PostgresObserved(data=DataState.EMPTY, process=ProcessState.STOPPED)

@@ -97,7 +97,6 @@ class Node:
         *,
         now: Instant = at(0),  # noqa: B008 - a frozen value
         observed: PostgresObserved = STREAMING,
-        fresh: bool = False,
     ) -> None:
         self.core = Election(
             settings=SETTINGS,
@@ -105,7 +104,6 @@ class Node:
             hard=hard,
             rng=random.Random(1),
             now=now,
-            fresh=fresh,
         )
         self.hard = hard
         self.persisted: HardState | None = None  # by the last input
@@ -289,14 +287,14 @@ def test_release_ends_the_hold_unless_a_later_round_was_heard() -> None:
 
 
 def test_node_without_its_record_neither_votes_nor_acknowledges() -> None:
-    node = Node(HardState(C, 1), fresh=True)
+    node = Node(HardState(C, 1))
     node.hear(0, A, DocumentOffer(Term(3), DOCUMENT))
     assert reply_to(node.hear(60_000, B, vote())).refusal is Refusal.NOT_VOTING
     assert node.hear(60_001, A, beat()) == []
 
 
 def test_new_node_that_was_asked_at_the_bootstrap_does_vote() -> None:
-    node = Node(HardState(C, 1), fresh=True, observed=PostgresObserved(data=DataState.EMPTY))
+    node = Node(HardState(C, 1), observed=PostgresObserved(data=DataState.EMPTY))
     (answer,) = node.hear(0, A, Inquiry(5))
     assert answer == InquiryReply(5, False, DocumentRef(Term(0), 0))
     node.hear(1, A, DocumentOffer(Term(3), DOCUMENT))
@@ -305,7 +303,7 @@ def test_new_node_that_was_asked_at_the_bootstrap_does_vote() -> None:
 
 def test_node_without_a_record_counts_nowhere_before_it_knows_that_it_is_new() -> None:
     """Its record may be lost: then it has forgotten what it voted and promised."""
-    node = Node(HardState(C, 1), fresh=True)
+    node = Node(HardState(C, 1))
     assert reply_to(node.hear(0, B, vote())).refusal is Refusal.NOT_VOTING
     assert not any(isinstance(a, HeartbeatAck) for a in node.hear(1, A, beat()))
     # The document that tells it so is kept, and does not count as acknowledged.

@@ -10,7 +10,6 @@ from sim.scenario import library_names, load_run, load_scenario, save_run
 
 DEFAULT_SEED = 1
 NOT_YET = {
-    "lost-record-restarted": "a voter that lost its record votes again after its second start",
     "postgres-hung": "a leader whose PostgreSQL hangs keeps the lease (DESIGN §4.4, §5.6)",
 }
 """Scenarios whose expectation is right and that the engine does not meet yet."""

@@ -154,7 +154,7 @@ def _diverged_standby_blocks_a_stop(m: Moment) -> bool:
 def _rewind_misses_removed_wal(m: Moment) -> bool:
     if not isinstance(m.command, Rewind | Start) or m.name != "outcome":
         return False
-    ended = (m.real, m.model) in (("failed", "done"), ("starting", "ok"))
+    ended = (m.real, m.model) in (("failed", "done"), ("done", "failed"), ("starting", "ok"))
     return ended and m.tracker.servers[m.command.server].removed
 
 
@@ -188,9 +188,9 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         "in the snapshot of a checkpoint",
-        "A checkpoint records which transactions run, and one whose commit waits for a standby "
-        "still does. A standby that starts from there takes it for running until the next such "
-        "record, although its commit is in the WAL; the model knows no snapshots.",
+        "A checkpoint records the newest transaction that has ended, and one whose commit waits for "
+        "a standby has not. A standby that starts from there does not show its rows, although it "
+        "has replayed the commit, until it replays a later one; the model knows no snapshots.",
         _in_the_snapshot_of_a_checkpoint,
         final=False,
     ),
