@@ -64,7 +64,8 @@ class Roster:
         self._entries: dict[NodeId, Entry] = {}
         self._active: list[NodeId] = []
         self._version = 0
-        self._snapshot: tuple[Member, ...] = ()  # the newest one, for as long as it is true
+        self._snapshot: tuple[Member, ...] = ()  # the newest one
+        self._touched = True  # some entry has changed since
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -98,10 +99,12 @@ class Roster:
         assert entry.node not in self._entries, entry
         assert not self.full
         self._entries[entry.node] = entry
+        self._touched = True
         self._sort_in(entry)
 
     def remove(self, node: NodeId) -> None:
         entry = self._entries.pop(node)
+        self._touched = True
         assert entry.state not in ACTIVE_STATES, entry
 
     def set_state(self, entry: Entry, state: MemberState, now_ns: int) -> None:
@@ -109,6 +112,7 @@ class Roster:
         if entry.state is not state:
             entry.state = state
             entry.changed_ns = now_ns
+            self._touched = True
             self._sort_in(entry)
 
     def snapshot(self) -> tuple[Member, ...]:
@@ -116,30 +120,28 @@ class Roster:
 
         It is asked for at every message, and changes seldom.
         """
-        if not self._is_current():
+        if self._touched:
+            self._touched = False
+            known = {member.node: member for member in self._snapshot}
             self._snapshot = tuple(
-                Member(e.node, e.boot_epoch, e.incarnation, e.state, e.address, e.meta)
-                for _, e in sorted(self._entries.items())
+                _shown(entry, known.get(node)) for node, entry in sorted(self._entries.items())
             )
         return self._snapshot
 
-    def _is_current(self) -> bool:
-        """Return whether the newest snapshot shows every entry as it is now."""
+    def touch(self) -> None:
+        """Take note that an entry has changed: whoever changes one says so."""
+        self._touched = True
+
+    def is_current(self) -> bool:
+        """Return whether the snapshot shows every entry as it is now; for tests."""
+        self.snapshot()
         entries = self._entries
         if len(self._snapshot) != len(entries):
             return False
-        for member in self._snapshot:
-            entry = entries.get(member.node)
-            if (
-                entry is None
-                or entry.meta is not member.meta
-                or entry.state is not member.state
-                or entry.incarnation != member.incarnation
-                or entry.boot_epoch != member.boot_epoch
-                or entry.address != member.address
-            ):
-                return False
-        return True
+        return all(
+            member.node in entries and _shown(entries[member.node], member) is member
+            for member in self._snapshot
+        )
 
     def _sort_in(self, entry: Entry) -> None:
         if entry.node == self._node:
@@ -153,3 +155,19 @@ class Roster:
         elif present and not wanted:
             del self._active[index]
             self._version += 1
+
+
+def _shown(entry: Entry, known: Member | None) -> Member:
+    """Return an entry as a value: the one that is known if it shows the entry as it is."""
+    if (
+        known is not None
+        and entry.meta is known.meta
+        and entry.state is known.state
+        and entry.incarnation == known.incarnation
+        and entry.boot_epoch == known.boot_epoch
+        and entry.address == known.address
+    ):
+        return known
+    return Member(
+        entry.node, entry.boot_epoch, entry.incarnation, entry.state, entry.address, entry.meta
+    )

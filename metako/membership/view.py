@@ -116,6 +116,7 @@ class View:
                     self._confirm(entry, accuser, condemned=verdict is Verdict.CONDEMN)
             case Verdict.RAISE:
                 entry.incarnation = update.incarnation
+                self._roster.touch()
             case Verdict.LEAVE:
                 self._leave(now_ns, entry, update)
             case Verdict.CONFLICT:
@@ -222,7 +223,8 @@ class View:
         return changed
 
     def announce(self) -> None:
-        """Spread this node's own entry."""
+        """Spread this node's own entry, which has changed."""
+        self._roster.touch()
         self._spread(self.identity.own.update())
 
     def say_goodbye(self, now_ns: int) -> MemberUpdate:
@@ -267,6 +269,7 @@ class View:
 
     def _begin_life(self, entry: Entry, boot_epoch: int) -> None:
         """Drop all that was known of an older life but the address, which is our best guess."""
+        self._roster.touch()
         entry.boot_epoch = boot_epoch
         entry.incarnation = 0
         entry.address_learned = False
@@ -276,6 +279,7 @@ class View:
         self.suspicions.pop(entry.node, None)
 
     def _fill(self, entry: Entry, update: MemberUpdate) -> None:
+        self._roster.touch()
         if update.address is not None and not entry.address_learned:
             entry.address = update.address
             entry.address_learned = True
@@ -311,6 +315,7 @@ class View:
             self._begin_life(entry, update.boot_epoch)
             self._fill(entry, update)
         entry.incarnation = update.incarnation
+        self._roster.touch()
         self._roster.set_state(entry, MemberState.SUSPECT, now_ns)
         window = window_for(self._config, self._roster.size)
         suspicion = Suspicion(now_ns=now_ns, window=window, accuser=accuser)
@@ -338,6 +343,7 @@ class View:
         if update.boot_epoch > entry.boot_epoch:
             self._begin_life(entry, update.boot_epoch)
         entry.incarnation = max(entry.incarnation, update.incarnation)
+        self._roster.touch()
         self.suspicions.pop(entry.node, None)
         self.to_tell.pop(entry.node, None)
         self._roster.set_state(entry, MemberState.LEFT, now_ns)

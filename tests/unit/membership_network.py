@@ -162,11 +162,12 @@ class Network:
 
     def do(self, host: Host, output: MembershipOutput) -> None:
         """Carry an output out and schedule the host's next tick."""
+        assert host.core is not None
+        assert host.core._roster.is_current(), "an entry was changed without a word"
         for event in output.events:
             self.happened.append(Happened(self.now_s, host.node, event))
         for outbound in output.outbound:
             self._transmit(host, outbound)
-        assert host.core is not None
         due_ns = host.core.wakeup()
         host.ticket += 1
         if due_ns is not None:
