@@ -158,6 +158,12 @@ def _rewind_misses_removed_wal(m: Moment) -> bool:
     return ended and m.tracker.servers[m.command.server].removed
 
 
+def _rewound_from_a_quiet_source(m: Moment) -> bool:
+    if not isinstance(m.command, Start) or (m.real, m.model) != ("ok", "starting"):
+        return False
+    return m.tracker.servers[m.command.server].rewound
+
+
 def _written_from_beyond(m: Moment) -> bool:
     level = m.command.level if isinstance(m.command, Commit) else ""
     return level == "remote_write" and _believed_from_beyond(m)
@@ -188,9 +194,9 @@ EXPLANATIONS: tuple[Explanation, ...] = (
     ),
     Explanation(
         "in the snapshot of a checkpoint",
-        "A checkpoint records the newest transaction that has ended, and one whose commit waits for "
-        "a standby has not. A standby that starts from there does not show its rows, although it "
-        "has replayed the commit, until it replays a later one; the model knows no snapshots.",
+        "A checkpoint records the newest transaction that has ended, and one whose commit waits "
+        "has not. A standby that starts from there does not show its rows, although it has "
+        "replayed the commit, until it replays a later one; the model knows no snapshots.",
         _in_the_snapshot_of_a_checkpoint,
         final=False,
     ),
@@ -237,6 +243,14 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "pg_rewind fails if the target's WAL from the last common checkpoint on was removed; if "
         "the source's was, the rewound server never becomes consistent.",
         _rewind_misses_removed_wal,
+        final=True,
+        gap=True,
+    ),
+    Explanation(
+        "rewound from a quiet source",
+        "pg_rewind copies all WAL of a source that writes nothing meanwhile, so the server becomes "
+        "consistent without an upstream; the model draws how much it misses.",
+        _rewound_from_a_quiet_source,
         final=True,
         gap=True,
     ),

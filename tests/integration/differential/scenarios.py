@@ -143,4 +143,66 @@ _TEXTS = {
     """,
 }
 
+_GAPS = {
+    "received nothing new": """
+        KillReceiver('b')
+    """,
+    "received before connecting": """
+        Stop('a', 'kill')
+        Stop('b', 'fast')
+        Start('b', 'a')
+    """,
+    "read after the thaw": """
+        Freeze('b', 'receiver')
+        Commit('a', 'k1', 'v1')
+        Stop('a', 'kill')
+        Thaw('b')
+    """,
+    "frozen standby is listed late": """
+        Freeze('b', 'server')
+        SetSync('a', ('b',), 1)
+    """,
+    "diverged standby blocks a stop": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        Attach('c', 'b')
+        Stop('b', 'fast')
+    """,
+    "rewind misses removed WAL": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        RemoveWal('a')
+        Stop('a', 'fast')
+        Rewind('a', 'b')
+    """,
+    "rewound from a quiet source": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        Stop('a', 'kill')
+        Rewind('a', 'b')
+        Start('a', '')
+    """,
+    "written from beyond": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Commit('a', 'k1', 'v2')
+        Commit('a', 'k1', 'v3')
+        Commit('a', 'k1', 'v4')
+        Commit('a', 'k1', 'v5')
+        Commit('a', 'k1', 'v6')
+        Promote('b', 4)
+        SetSync('b', ('c',), 1)
+        Attach('c', 'b')
+        Commit('b', 'k1', 'w1', 'remote_write')
+    """,
+}
+"""The shortest sequence that shows what the model does wrong, by the name of its explanation."""
+
 SCENARIOS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _TEXTS.items()}
+GAPS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _GAPS.items()}

@@ -9,7 +9,6 @@ seed, the commands, and the first observable that differs. To look closer:
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -21,7 +20,7 @@ from differential.generate import PLOTS, generate
 from differential.model import Model
 from differential.pool import compare_all
 from differential.programs import Programs
-from differential.scenarios import SCENARIOS
+from differential.scenarios import GAPS, SCENARIOS
 from differential.tracker import applicable
 from differential.vocabulary import Commit, Rewind, parse, render
 
@@ -29,6 +28,22 @@ pytestmark = pytest.mark.integration
 
 FULL = os.environ.get("METAKO_TEST_FULL", "") not in ("", "0")
 SEEDS_FULL = 240
+INTERESTING = {
+    "CancelCommit: ok",
+    "Clone: ok",
+    "Commit: acknowledged",
+    "Commit: not acknowledged",
+    "Promote: reserved",
+    "Rewind: done",
+    "Rewind: failed",
+    "Rewind: not required",
+    "Stop: blocked",
+    "commit lost",
+    "commit refused 25006",
+    "commit waiting",
+    "commit warned",
+}
+"""What the seeds together have to bring about on the real servers."""
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +70,25 @@ def test_scenarios_show_no_unexplained_difference(programs):
     assert all(report.done == len(report.commands) for report in reports if not report.explained)
 
 
+def test_known_gaps_of_the_model_are_still_there(programs):
+    # Once the model has learned one, its explanation must go, lest it hide something else.
+    assert GAPS.keys() == {each.name for each in EXPLANATIONS if each.gap}
+    reports = compare_all(programs, enumerate(GAPS.values()))
+    assert not failures(reports), failures(reports)
+    closed = [
+        name for name, report in zip(GAPS, reports, strict=True) if name not in report.explained
+    ]
+    assert not closed, f"remove the explanations of these: {closed}"
+
+
 @pytest.mark.skipif(not FULL, reason="METAKO_TEST_FULL is not set")
 def test_many_seeds_show_no_unexplained_difference(programs):
     reports = compare_all(programs, ((seed, generate(seed)) for seed in range(SEEDS_FULL)))
     assert not failures(reports), failures(reports)
-    explained = Counter(name for report in reports for name in report.explained)
-    # An explanation that is never needed would hide a difference that comes back.
-    assert set(explained) == {explanation.name for explanation in EXPLANATIONS}
+    reached = set().union(*(report.reached for report in reports))
+    assert not INTERESTING - reached
+    complete = sum(report.done == len(report.commands) for report in reports)
+    assert complete > 0.8 * SEEDS_FULL
 
 
 def test_sequences_are_the_same_for_the_same_seed_and_survive_their_text():

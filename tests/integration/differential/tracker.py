@@ -67,6 +67,7 @@ class Status:
     crashed_standby: bool = False  # it was a standby and did not end in order
     # WAL that somebody may need was removed from it, or from what it was rewound to.
     removed: bool = False
+    rewound: bool = False  # and not attached since
 
 
 @dataclass(slots=True)
@@ -197,6 +198,8 @@ class Tracker:
             case Start(server=name, upstream=upstream):
                 here = self.servers[name]
                 here.running, here.upstream = True, upstream
+                connects = bool(upstream) and self.servers[upstream].running
+                here.rewound = here.rewound and not connects
             case SetSync(server=name, names=names):
                 self.servers[name].sync = names
             case Attach(server=name, upstream=upstream):
@@ -218,10 +221,11 @@ class Tracker:
                 here.suspect = here.crashed_standby or self._may_be_twins(name, source)
                 here.chains = set(self.servers[source].chains)
                 here.removed = here.removed or self.servers[source].removed
+                here.rewound = True
             case Clone(server=name, source=source):
                 here = self.servers[name]
                 here.suspect, here.chains = False, set(self.servers[source].chains)
-                here.removed = False
+                here.removed = here.rewound = False
             case RemoveWal(server=name):
                 self.servers[name].removed = True
             case _:
