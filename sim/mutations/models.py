@@ -11,12 +11,13 @@ from typing import Any
 
 from metako.model.ids import DataId
 from metako.model.lsn import Lsn, WalPosition
-from metako.model.postgres import ProcessState
+from metako.model.postgres import ProcessState, ReceiverState
 from metako.model.timeline import owner_of
 from metako.postgres import plan as planner
 from sim.mutations.base import Mutation, Patch
 from sim.postgres.data import Data
 from sim.postgres.leading import Replies
+from sim.postgres.observe import Observer
 from sim.postgres.rebuild import Rebuilder
 from sim.postgres.server import SimServer
 from sim.postgres.steps import Executor
@@ -27,6 +28,13 @@ LAGS_RECORDS = 2
 
 def _detach_unverified(patch: Patch) -> None:
     """Reload the empty setting and take the receiver for gone."""
+    honest = Observer._receiver
+
+    def assumed(self: Observer) -> ReceiverState:
+        written = self._facts.written
+        if written is not None and written.upstream is None:
+            return ReceiverState.GONE
+        return honest(self)
 
     def nothing(_: Executor) -> Any:
         return
@@ -41,6 +49,7 @@ def _detach_unverified(patch: Patch) -> None:
 
     patch.set(Executor, "_receiver_gone", nothing)
     patch.set(Executor, "_find_position", hasty)
+    patch.set(Observer, "_receiver", assumed)
 
 
 def _replay_position(patch: Patch) -> None:
@@ -55,14 +64,22 @@ def _replay_position(patch: Patch) -> None:
 
 def _old_primary_starts_writable(patch: Patch) -> None:
     """Start a server that was a primary without standby.signal: it comes up as one."""
-    honest = SimServer.came_up
+    start, came_up = SimServer.start, SimServer.came_up
+    primaries: set[int] = set()  # by identity: the servers whose last stop was as a primary
+
+    def noting(self: SimServer, config: Any) -> None:
+        data = self.data
+        primaries.discard(id(self))
+        if data is not None and not data.control.min_recovery_tli and len(data.history) > 1:
+            primaries.add(id(self))
+        start(self, config)
 
     def writable(self: SimServer) -> None:
-        was_primary = self.data is not None and not self.data.control.min_recovery_tli
-        honest(self)
-        if was_primary and self.is_up:
+        came_up(self)
+        if id(self) in primaries and self.is_up:
             self.promote(lambda: None)
 
+    patch.set(SimServer, "start", noting)
     patch.set(SimServer, "came_up", writable)
 
 

@@ -114,16 +114,17 @@ def _values(rows: object) -> set[str]:
     return {value for _, values in rows for value in values} if isinstance(rows, tuple) else set()
 
 
+def _rewound_from_a_quiet_source(m: Moment) -> bool:
+    if not isinstance(m.command, Start) or (m.real, m.model) != ("ok", "starting"):
+        return False
+    return m.tracker.servers[m.command.server].rewound
+
+
 # -------------------------------------------------------------------- where the model is wrong
 
 
 def _received_nothing_new(m: Moment) -> bool:
     return m.name.endswith(".received") and (m.real, m.model) == ("segment", "position")
-
-
-def _received_before_connecting(m: Moment) -> bool:
-    upstream = m.tracker.servers[m.server].upstream if m.name.endswith(".received") else ""
-    return bool(upstream) and (m.real, m.model) == ("segment", "null")
 
 
 def _read_after_the_thaw(m: Moment) -> bool:
@@ -156,12 +157,6 @@ def _rewind_misses_removed_wal(m: Moment) -> bool:
         return False
     ended = (m.real, m.model) in (("failed", "done"), ("done", "failed"), ("starting", "ok"))
     return ended and m.tracker.servers[m.command.server].removed
-
-
-def _rewound_from_a_quiet_source(m: Moment) -> bool:
-    if not isinstance(m.command, Start) or (m.real, m.model) != ("ok", "starting"):
-        return False
-    return m.tracker.servers[m.command.server].rewound
 
 
 def _written_from_beyond(m: Moment) -> bool:
@@ -201,18 +196,17 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         final=False,
     ),
     Explanation(
+        "rewound from a quiet source",
+        "pg_rewind copies all WAL of a source that writes nothing meanwhile, so the server becomes "
+        "consistent without an upstream; the model always lets it write a little.",
+        _rewound_from_a_quiet_source,
+        final=True,
+    ),
+    Explanation(
         "received nothing new",
         "pg_last_wal_receive_lsn() counts only WAL beyond what was replayed when the receiver "
         "began; the model also counts what was there already.",
         _received_nothing_new,
-        final=False,
-        gap=True,
-    ),
-    Explanation(
-        "received before connecting",
-        "pg_last_wal_receive_lsn() is the start of the segment as soon as a receiver is started, "
-        "also if it never gets a connection.",
-        _received_before_connecting,
         final=False,
         gap=True,
     ),
@@ -243,14 +237,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "pg_rewind fails if the target's WAL from the last common checkpoint on was removed; if "
         "the source's was, the rewound server never becomes consistent.",
         _rewind_misses_removed_wal,
-        final=True,
-        gap=True,
-    ),
-    Explanation(
-        "rewound from a quiet source",
-        "pg_rewind copies all WAL of a source that writes nothing meanwhile, so the server becomes "
-        "consistent without an upstream; the model draws how much it misses.",
-        _rewound_from_a_quiet_source,
         final=True,
         gap=True,
     ),

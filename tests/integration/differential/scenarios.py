@@ -147,11 +147,6 @@ _GAPS = {
     "received nothing new": """
         KillReceiver('b')
     """,
-    "received before connecting": """
-        Stop('a', 'kill')
-        Stop('b', 'fast')
-        Start('b', 'a')
-    """,
     "read after the thaw": """
         Freeze('b', 'receiver')
         Commit('a', 'k1', 'v1')
@@ -178,15 +173,6 @@ _GAPS = {
         RemoveWal('a')
         Stop('a', 'fast')
         Rewind('a', 'b')
-    """,
-    "rewound from a quiet source": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
-        Stop('a', 'kill')
-        Rewind('a', 'b')
-        Start('a', '')
     """,
     "written from beyond": """
         Detach('b')

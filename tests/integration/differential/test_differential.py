@@ -106,7 +106,7 @@ def test_commands_that_no_longer_apply_are_left_out():
 
 
 def test_a_changed_model_is_noticed(programs, monkeypatch):
-    def forgetful(self: Model, value: str) -> str:
+    def forgetful(self: Model, value: str, _how: str) -> str:
         return "ok" if value in self._waiting else "nothing to cancel"
 
     monkeypatch.setattr(Model, "_cancel", forgetful)
