@@ -108,6 +108,8 @@ def _judge(report: Report, moments: list[Moment]) -> bool:
             return False
         report.explained[explanation.name] = report.explained.get(explanation.name, 0) + 1
         go_on = go_on and not explanation.final
+        if explanation.final and moment.name == "outcome":
+            return False  # the command went differently: so does everything that it brought about
     return go_on
 
 
