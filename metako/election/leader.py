@@ -100,6 +100,7 @@ class Leader:
         self.proposal = document
         self._offer(now)
         self._beat(now)
+        self._check_committed(now)  # a node that is its own majority has nobody to wait for
 
     def take_office(
         self, now: Instant, base: ClusterDocument, promises: Mapping[NodeId, Promise], reason: str

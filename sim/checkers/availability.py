@@ -136,7 +136,8 @@ class Availability(Watcher):
         world = self._world
         if any(n.leads(world.heap.now_ns) and n.server.ill for n in world.nodes.values()):
             return False  # an elected server that hangs has its own, longer limit
-        group = self.monitor.clique(document.voters, 0)
+        voters = [name for name in document.voters if self._votes(world.nodes[name])]
+        group = self.monitor.clique(voters, 0)
         enough = len(group) >= majority_of(len(document.voters))
         if not enough or world.copies_lost:
             return False
@@ -164,6 +165,13 @@ class Availability(Watcher):
         ]
         quorum = len(listed) >= document.sync.read_quorum and bool(document.sync.members)
         return quorum and any(name in holding for name in listed)
+
+    @staticmethod
+    def _votes(node: SimNode) -> bool:
+        """Return whether the record of a node lets it vote: one that a fault has taken does not."""
+        hard = node.hard
+        gone = hard is None or hard.lost or hard.document is None
+        return not (node.wiped and gone)
 
     def _usable(self, node: SimNode) -> bool:
         server = node.server

@@ -17,7 +17,7 @@ from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn
-from metako.model.postgres import PostgresObserved, ProcessState, Untouched
+from metako.model.postgres import Leading, PostgresObserved, ProcessState, Untouched
 from metako.model.timeline import TimelineEntry
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -86,3 +86,11 @@ def test_server_that_is_found_gone_ends_the_leadership_that_was_resumed() -> Non
     assert leader.over(NOW) is None
     core.observed = PostgresObserved(process=ProcessState.STOPPED)
     assert leader.over(NOW) is End.SERVER
+
+
+def test_node_that_is_its_own_majority_leads_on_at_once() -> None:
+    alone = replace(DOCUMENT, voters=(A,))
+    leader = resumed(core_of(replace(HARD, document=alone)), NOW, ALIVE)
+    assert leader is not None
+    assert leader.committed == alone
+    assert isinstance(leader.target(), Leading)
