@@ -25,6 +25,7 @@ CHECKS = {
     "one_acknowledger": "at most one server acknowledges: never two lines of WAL at a time",
     "one_writable": "at most one server is writable while clocks keep within 1 % and guards work",
     "one_timeline": "every timeline number is promoted to once",
+    "guarded_promotion": "no server is promoted without a guard that is armed to end it",
     "standby_first": "no server becomes writable but by a promotion",
     "lost_write": "every acknowledged value is in the next primary's WAL, once",
     "failed_present": "what was reported as failed is not there",

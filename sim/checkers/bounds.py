@@ -115,7 +115,7 @@ class Bounds(Watcher):
         data = server.data
         if data is None or server.process is not ProcessState.RUNNING:
             return
-        if server.data_state is DataState.TAINTED:
+        if data.mixed or server.data_state is DataState.TAINTED:
             raise ViolationError(
                 "foreign_served", f"{server.node} runs on a half-rewound directory", (server.node,)
             )

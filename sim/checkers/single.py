@@ -1,4 +1,4 @@
-"""One server at a time: acknowledging, writable, and each timeline number minted once."""
+"""One server at a time: acknowledging, writable, guarded; each timeline number minted once."""
 
 from __future__ import annotations
 
@@ -59,7 +59,13 @@ class Single(Watcher):
         return data is not None and data.holds(commit.record)
 
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
-        """Every timeline number is promoted to once, by whomever."""
+        """Every timeline number is promoted to once, by whomever, under an armed guard."""
+        if not server.guard.armed_term:
+            raise ViolationError(
+                "guarded_promotion",
+                f"{server.node} was promoted to timeline {tli} although no guard would end it",
+                (server.node,),
+            )
         if tli in self._minted:
             raise ViolationError(
                 "one_timeline",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from metako.model.ids import DataId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import ProcessState, ReceiverState
 from metako.model.timeline import owner_of
@@ -113,22 +112,16 @@ def _repointed_blindly(patch: Patch) -> None:
 
 
 def _failed_rewind_is_success(patch: Patch) -> None:
-    """Go on with the directory that a failed rewind leaves: half of it is the source's."""
+    """Take the mark off the directory that a failed rewind leaves: half of it is the source's."""
     honest = Rebuilder.rewind
 
     def careless(self: Rebuilder, upstream: Any) -> Any:
         try:
             yield from honest(self, upstream)
         except StepError:
-            server = self._server
-            data, source = server.data, server.env.server(upstream.node)
-            if data is None or source is None or source.data is None:
+            if self._server.data is None:
                 raise
-            data.tainted = False
-            data.history, data.history_files = source.data.history, dict(source.data.history_files)
-            data.control = replace(source.data.control, clean=False)
-            data.data_id = DataId(server.env.new_id("data"))
-            self._facts.data_replaced()
+            self._server.data.tainted = False
             self._facts.rewind_failed = False
 
     patch.set(Rebuilder, "rewind", careless)

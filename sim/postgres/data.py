@@ -46,7 +46,7 @@ class Data:
 
     __slots__ = (
         *("branch", "control", "data_id", "durable", "flushed", "history", "history_files"),
-        *("standby_signal", "system_id", "tainted", "wal", "wal_begin", "written"),
+        *("mixed", "standby_signal", "system_id", "tainted", "wal", "wal_begin", "written"),
     )
 
     def __init__(
@@ -70,7 +70,8 @@ class Data:
         self.wal_begin = wal_begin  # older WAL was removed; the list keeps what it did to tables
         self.branch = wal[-1].branch if wal else ""  # on which a primary writes
         self.standby_signal = True
-        self.tainted = False  # a rewind was begun and not finished
+        self.tainted = False  # marked as: a rewind was begun and not finished
+        self.mixed = False  # the truth, which no mark shows: pages of two histories
 
     @property
     def end(self) -> Lsn:

@@ -125,7 +125,7 @@ class Rebuilder:
         if not data.control.clean:
             yield from self._recover_alone(data)
         yield from executor.sleep(FILE_MS)
-        data.tainted = True
+        data.tainted = data.mixed = True
         server.changed()
         results: list[Data | str] = []
         behind = executor.draw(BEHIND_MAX)
@@ -188,7 +188,7 @@ def copy_of(source: SimServer, data_id: DataId) -> Data:
         control=Control(timeline_at(held.history, redo - 1), redo, tli, end, clean=False),
         wal_begin=max(held.wal_begin, redo),
     )
-    copied.tainted = held.tainted
+    copied.tainted, copied.mixed = held.tainted, held.mixed
     return copied
 
 

@@ -72,6 +72,16 @@ def tell(world: Stage, node: NodeId, message: Message, to: NodeId = A) -> None:
     world.watch.sent(world.nodes[node], Outbound(to, Address(to, 1), message), None)
 
 
+def promote_by_hand(world: Stage) -> None:
+    """Promote the server of B as somebody may who arms its guard first."""
+    guard = world.nodes[B].guard
+    assert guard is not None
+    guard.request("arm", 9, world.nodes[B].clock.instant(world.heap.now_ns).boot_ns + 10**10)
+    world.run(0.01)
+    world.nodes[B].server.promote(lambda: None)
+    world.run(1)
+
+
 def a_vote(term: int, *, detached: bool = False) -> VoteReply:
     return VoteReply(
         term=Term(term),
@@ -132,14 +142,22 @@ def two_branches_of_one_number_acknowledge() -> None:
 @breaks("one_writable")
 def a_standby_is_promoted_by_hand() -> None:
     world = settled()
-    world.nodes[B].server.promote(lambda: None)
-    world.run(1)
+    promote_by_hand(world)
 
 
 @breaks("one_timeline")
 def a_timeline_is_made_twice() -> None:
     world = settled()
     world.promoted(world.nodes[A].server, TimelineId(2))
+
+
+@breaks("guarded_promotion")
+def a_server_is_promoted_without_a_guard() -> None:
+    world = settled()
+    guard = world.nodes[B].guard
+    assert guard is not None
+    assert guard.armed_term == 0
+    world.promoted(world.nodes[B].server, TimelineId(3))
 
 
 @breaks("standby_first")
@@ -158,8 +176,7 @@ def a_standby_that_lacks_a_write_is_promoted() -> None:
     world = settled()
     world.network.cut("*", B, Traffic.REPLICATION)
     world.write_everywhere(0.1)
-    world.nodes[B].server.promote(lambda: None)
-    world.run(1)
+    promote_by_hand(world)
 
 
 @breaks("lost_write")
@@ -332,6 +349,14 @@ def a_half_rewound_directory_serves() -> None:
     server = settled().nodes[B].server
     assert server.data is not None
     server.data.tainted = True
+    server.changed()
+
+
+@breaks("foreign_served")
+def a_half_rewound_directory_without_its_mark_serves() -> None:
+    server = settled().nodes[B].server
+    assert server.data is not None
+    server.data.mixed = True
     server.changed()
 
 
