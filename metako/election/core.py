@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.model.document import ClusterDocument, DocumentRef, Phase
-from metako.model.durable import HardState
+from metako.model.durable import HardState, assert_not_older
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition, WalPosition
@@ -70,17 +70,8 @@ class Core:
     def record(self, hard: HardState) -> None:
         """Replace the durable record; nothing in it may go back."""
         old = self.hard
-        assert hard.node_id == old.node_id
         assert hard.boot_epoch == old.boot_epoch
-        assert hard.term >= old.term, (old.term, hard.term)
-        assert hard.promised_term >= old.promised_term
-        assert hard.released_term >= old.released_term
-        assert hard.max_hold_ms >= old.max_hold_ms
-        assert hard.asked >= old.asked
-        assert hard.lost >= old.lost
-        assert hard.document_ref >= old.document_ref
-        if hard.term == old.term and old.voted_for is not None:
-            assert hard.voted_for == old.voted_for, "a vote is given once per term"
+        assert_not_older(old, hard)
         if hard != old:
             self.hard = hard
             self._dirty = True

@@ -29,3 +29,22 @@ class HardState:
 
     def with_document(self, document: ClusterDocument) -> HardState:
         return replace(self, document=document)
+
+
+def assert_not_older(old: HardState, new: HardState) -> None:
+    """Check that nothing which was promised is taken back.
+
+    Raises:
+        AssertionError: some field of `new` is behind that of `old`.
+    """
+    assert new.node_id == old.node_id, (old.node_id, new.node_id)
+    assert new.boot_epoch >= old.boot_epoch, (old.boot_epoch, new.boot_epoch)
+    assert new.term >= old.term, (old.term, new.term)
+    assert new.promised_term >= old.promised_term, (old.promised_term, new.promised_term)
+    assert new.released_term >= old.released_term, (old.released_term, new.released_term)
+    assert new.max_hold_ms >= old.max_hold_ms, (old.max_hold_ms, new.max_hold_ms)
+    assert new.asked >= old.asked, "being asked is not forgotten"
+    assert new.lost >= old.lost, "a lost record stays lost"
+    assert new.document_ref >= old.document_ref, (old.document_ref, new.document_ref)
+    if new.term == old.term and old.voted_for is not None:
+        assert new.voted_for == old.voted_for, (old.voted_for, new.voted_for)

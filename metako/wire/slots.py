@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metako.model.durable import HardState
+from metako.model.durable import HardState, assert_not_older
 from metako.model.errors import StateError
 from metako.model.ids import NodeId
 from metako.wire.codec import decode_hard_state, encode_hard_state
@@ -191,22 +191,6 @@ def newest_slot(whole: Sequence[Slot]) -> Slot | None:
     if not whole or len({slot.sequence for slot in whole}) != len(whole):
         return None
     return max(whole, key=lambda slot: slot.sequence)
-
-
-def assert_not_older(old: HardState, new: HardState) -> None:
-    """Check that nothing which was promised is taken back.
-
-    Raises:
-        AssertionError: some field of `new` is behind that of `old`.
-    """
-    assert new.boot_epoch >= old.boot_epoch, (old.boot_epoch, new.boot_epoch)
-    assert new.term >= old.term, (old.term, new.term)
-    assert new.promised_term >= old.promised_term, (old.promised_term, new.promised_term)
-    assert new.released_term >= old.released_term, (old.released_term, new.released_term)
-    assert new.max_hold_ms >= old.max_hold_ms, (old.max_hold_ms, new.max_hold_ms)
-    assert new.document_ref >= old.document_ref, (old.document_ref, new.document_ref)
-    if new.term == old.term and old.voted_for is not None:
-        assert new.voted_for == old.voted_for, (old.voted_for, new.voted_for)
 
 
 def _decode(payload: bytes, where: str) -> HardState:

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from sim.processes import Processes
     from sim.world import World
 
+NEVER_BACK = (
+    *("boot_epoch", "term", "promised_term", "released_term", "max_hold_ms"),
+    *("asked", "lost"),
+)
+"""Fields of a durable record that only grow; vote and document have an order of their own."""
+
 
 class Agreement(Watcher):
     """See the module's docstring."""
@@ -48,11 +54,7 @@ class Agreement(Watcher):
         self._learn(node, hard)
 
     def _not_back(self, node: Processes, old: HardState, new: HardState) -> None:
-        wrong = [
-            field
-            for field in ("boot_epoch", "term", "promised_term", "released_term", "max_hold_ms")
-            if getattr(new, field) < getattr(old, field)
-        ]
+        wrong = [field for field in NEVER_BACK if getattr(new, field) < getattr(old, field)]
         if new.document_ref < old.document_ref:
             wrong.append("document")
         if new.term == old.term and old.voted_for not in (None, new.voted_for):
