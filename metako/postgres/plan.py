@@ -57,7 +57,7 @@ from metako.postgres.steps import (
     UpstreamAddress,
 )
 
-__all__ = ["DETACHED", "LocalState", "StepFailed", "StepFinished", "plan"]
+__all__ = ["DETACHED", "LocalState", "StepFailed", "StepFinished", "is_pointless", "plan"]
 
 DETACHED = ServerConfig()
 """A standby without upstream, open for reads."""
@@ -100,6 +100,21 @@ def plan(
             return _initialize(observed)
         case _:
             assert_never(target)
+
+
+def is_pointless(
+    step: Step, observed: PostgresObserved, target: PostgresTarget, local: LocalState
+) -> bool:
+    """Return whether a step that runs is no longer what is to be done, and is to be abandoned."""
+    if isinstance(step, Clone | Rewind):
+        # What the planner sees changes while these run (the data are tainted), so only the target
+        # can make them pointless.
+        if not isinstance(target, Following):
+            return True
+        upstream, wanted = target.upstream, step.upstream
+        return (upstream.node, upstream.address) != (wanted.node, wanted.address)
+    ending = isinstance(step, Stop) and observed.process is ProcessState.STOPPED
+    return not ending and plan(observed, target, local) != step
 
 
 def _stop(observed: PostgresObserved, fast: bool) -> Step | None:

@@ -39,7 +39,7 @@ from metako.postgres.files import ServerFiles
 from metako.postgres.install import Installation
 from metako.postgres.observe import Observer
 from metako.postgres.osuser import OsUser
-from metako.postgres.plan import LocalState, plan
+from metako.postgres.plan import LocalState, is_pointless, plan
 from metako.postgres.position import WalReader
 from metako.postgres.process import Fenced, Guard, server_processes
 from metako.postgres.rebuild import Rebuilder
@@ -307,23 +307,11 @@ class PostgresSupervisor:
             while True:
                 await self._sleep(self._interval())
                 await self._look()
-                if not isinstance(step, steps.Clone | steps.Rewind) or self._target_differs(step):
-                    stopped = self._observed.process is ProcessState.STOPPED
-                    ending = isinstance(step, steps.Stop) and stopped
-                    if self._plan() != step and not ending:
-                        nursery.cancel_scope.cancel()
+                if is_pointless(step, self._observed, self._target, self._local()):
+                    nursery.cancel_scope.cancel()
         if outcome:
             raise outcome[0]
         return not done
-
-    def _target_differs(self, step: steps.Clone | steps.Rewind) -> bool:
-        # A rewind changes what the planner sees while it runs (the data are tainted), so only
-        # the target can make it pointless.
-        if not isinstance(self._target, Following):
-            return True
-        upstream = self._target.upstream
-        wanted = step.upstream
-        return (upstream.node, upstream.address) != (wanted.node, wanted.address)
 
     async def _do(self, step: steps.Step) -> None:
         execute, rebuild = self._executor, self._rebuilder

@@ -26,7 +26,7 @@ from sim.postgres.server import SimServer
 from sim.postgres.wal import SEGMENT_BYTES, chain_of
 
 SERVER_VERSION = 150000
-NOBODY = DataId("")
+NO_DATA = DataId("")
 
 
 def control_of(data: Data) -> ControlData:
@@ -112,7 +112,7 @@ class Observer:
             data=self._server.data_state,
             process=process,
             system_id=control.system_id if control is not None else 0,
-            data_id=data.data_id if data is not None else NOBODY,
+            data_id=data.data_id if data is not None else NO_DATA,
             timeline=known,
             history=chain_of(known, data.history_files if data is not None else {}),
             max_tli=data.max_tli if data is not None else TimelineId(0),

@@ -24,7 +24,7 @@ from metako.model.postgres import (
 )
 from metako.postgres import steps
 from metako.postgres.facts import Facts
-from metako.postgres.plan import LocalState, plan
+from metako.postgres.plan import LocalState, is_pointless, plan
 from metako.postgres.steps import Step, step_name
 from sim.heap import NS_PER_MS, NS_PER_S, Heap
 from sim.postgres.leading import Leading
@@ -146,16 +146,7 @@ class SimSupervisor:
         return POLL_CHANGING_NS if self.heap.now_ns < self._changing_until else POLL_STEADY_NS
 
     def _plan(self) -> Step | None:
-        facts = self._facts
-        written = facts.written
-        runs = self.observed.process is ProcessState.RUNNING
-        upstream = written.upstream if written is not None else None
-        local = LocalState(
-            upstream_address=upstream.address if upstream is not None else None,
-            wal_lost=facts.wal_lost,
-            start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
-            settings_stale=written is not None and runs and not facts.verified,
-        )
+        local = self._local()
         was = self._planned
         same = (
             was is not None
@@ -167,6 +158,18 @@ class SimSupervisor:
             self._plan_was = plan(self.observed, self.target, local)
             self._planned = (self.observed, self.target, local)
         return self._plan_was
+
+    def _local(self) -> LocalState:
+        facts = self._facts
+        written = facts.written
+        runs = self.observed.process is ProcessState.RUNNING
+        upstream = written.upstream if written is not None else None
+        return LocalState(
+            upstream_address=upstream.address if upstream is not None else None,
+            wal_lost=facts.wal_lost,
+            start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
+            settings_stale=written is not None and runs and not facts.verified,
+        )
 
     def _state(self) -> tuple[int, bool, bool]:
         guard = self.server.guard
@@ -230,7 +233,7 @@ class SimSupervisor:
             if work.over:
                 break
             yield from self._look()
-            if not work.over and self._is_pointless(step):
+            if not work.over and is_pointless(step, self.observed, self.target, self._local()):
                 work.cancel()
                 abandoned = True
         self.step = self._work = None
@@ -245,18 +248,6 @@ class SimSupervisor:
 
     def _ended(self, _task: Task) -> None:
         self._main.wake()
-
-    def _is_pointless(self, step: Step) -> bool:
-        """Return whether a running step is no longer what is to be done."""
-        if isinstance(step, steps.Clone | steps.Rewind):
-            # What the planner sees changes while these run, so only the target counts.
-            if not isinstance(self.target, Following):
-                return True
-            upstream, wanted = self.target.upstream, step.upstream
-            return (upstream.node, upstream.address) != (wanted.node, wanted.address)
-        stopped = self.observed.process is ProcessState.STOPPED
-        ending = isinstance(step, steps.Stop) and stopped
-        return self._plan() != step and not ending
 
     def _do(self, step: Step) -> Steps:
         execute, rebuild, leading = self._executor, self._rebuilder, self._leading
