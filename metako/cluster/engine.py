@@ -16,7 +16,7 @@ from typing import assert_never
 from metako.cluster.narrate import server_events
 from metako.cluster.projection import project, worth_telling
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
-from metako.cluster.routing import build_table, current_primary
+from metako.cluster.routing import Replicas, build_table, current_primary
 from metako.election.election import Election
 from metako.election.explain import blocked
 from metako.election.output import ElectionOutput, Role
@@ -105,10 +105,10 @@ class Engine:
             rng=rng,
         )
         self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
-        self._members: dict[NodeId, Member] = {}
         # What the metadata were last made from, and whether they wait for their interval.
         self._shown: tuple[PostgresObserved, DocumentRef, int] | None = None
         self._withheld = False
+        self._replicas = Replicas(hard.node_id)
         self._routed: tuple[object, ...] = ()  # what the newest table was made from
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
@@ -230,7 +230,6 @@ class Engine:
         members = self._membership.members()
         if members is not self._roster:
             self._roster = members
-            self._members = {member.node: member for member in members}
             self._election.roster(now, members)
 
     def _tell(self, now: Instant) -> None:
@@ -286,7 +285,7 @@ class Engine:
         ):
             return None
         self._routed = made_from
-        table = build_table(self._election, self._members, primary, until)
+        table = build_table(self._election, self._replicas.among(self._roster), primary, until)
         old = self._routing
         if table == old:
             return None

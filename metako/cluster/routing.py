@@ -6,8 +6,6 @@ as long as its lease can run. Gossip only contributes addresses and the list of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from metako.election.election import Election
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -39,28 +37,61 @@ def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, in
     return (voter.leader, until) if now.boot_ns < until else (None, 0)
 
 
+class Replicas:
+    """The standbys that serve reads, as of the newest roster.
+
+    Positions change all the time and lead nowhere else: the routes are made again only when a
+    member changed in what a route depends on.
+    """
+
+    def __init__(self, me: NodeId) -> None:
+        self._me = me
+        self._roster: tuple[Member, ...] = ()  # that the routes below were made from
+        self._routes: tuple[RouteTarget, ...] = ()
+
+    def among(self, roster: tuple[Member, ...]) -> tuple[RouteTarget, ...]:
+        """Return the routes to those members that serve reads, in order of their names.
+
+        Args:
+            roster: in order of names; a member that has not changed is the same object as before.
+        """
+        before, self._roster = self._roster, roster
+        if len(before) != len(roster) or not all(map(_alike, before, roster)):
+            routes = (_target(member, self._me) for member in roster if _serves_reads(member))
+            self._routes = tuple(route for route in routes if route is not None)
+        return self._routes
+
+
 def build_table(
-    election: Election, members: Mapping[NodeId, Member], primary: NodeId | None, until: int
+    election: Election, replicas: tuple[RouteTarget, ...], primary: NodeId | None, until: int
 ) -> RoutingTable:
     """Return the routes to `primary`, as `current_primary` names it, and to the replicas."""
-    me = election.core.node
-    target = _target(members.get(primary), me) if primary is not None else None
-    replicas = [
-        route
-        for member in members.values()
-        if member.node != primary and _serves_reads(member)
-        if (route := _target(member, me)) is not None
-    ]
+    core = election.core
+    target = _target(core.members.get(primary), core.node) if primary is not None else None
     # The term in which the present timeline was begun, not the newest one: proxies cut sessions
     # when it rises. A vote for somebody who then fails deposes nobody, and a primary that is
     # elected again in a higher term is still the server that the sessions are connected to.
-    document = election.core.document
+    document = core.document
     term = document.timelines[-1].term if document and document.timelines else Term(0)
     return RoutingTable(
         term=term,
         primary=target,
-        replicas=tuple(sorted(replicas, key=lambda r: r.node)),
+        replicas=tuple(route for route in replicas if route.node != primary),
         valid_until_boot_ns=until if target is not None else 0,
+    )
+
+
+def _alike(before: Member, now: Member) -> bool:
+    """Return whether a member has not changed in anything that a route depends on."""
+    if before is now:
+        return True
+    old, new = before.meta, now.meta
+    if before.node != now.node or before.state is not now.state or old is None or new is None:
+        return False
+    return (
+        old.role is new.role
+        and old.state is new.state
+        and old.postgres_address == new.postgres_address
     )
 
 

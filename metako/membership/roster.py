@@ -65,7 +65,8 @@ class Roster:
         self._active: list[NodeId] = []
         self._version = 0
         self._snapshot: tuple[Member, ...] = ()  # the newest one
-        self._touched = True  # some entry has changed since
+        self._shown: dict[NodeId, Member] = {}  # its members, in order
+        self._touched: set[NodeId] = set()  # names whose entries may have changed since
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -99,12 +100,12 @@ class Roster:
         assert entry.node not in self._entries, entry
         assert not self.full
         self._entries[entry.node] = entry
-        self._touched = True
+        self._touched.add(entry.node)
         self._sort_in(entry)
 
     def remove(self, node: NodeId) -> None:
         entry = self._entries.pop(node)
-        self._touched = True
+        self._touched.add(node)
         assert entry.state not in ACTIVE_STATES, entry
 
     def set_state(self, entry: Entry, state: MemberState, now_ns: int) -> None:
@@ -112,25 +113,25 @@ class Roster:
         if entry.state is not state:
             entry.state = state
             entry.changed_ns = now_ns
-            self._touched = True
+            self._touched.add(entry.node)
             self._sort_in(entry)
 
     def snapshot(self) -> tuple[Member, ...]:
         """Return all entries as values, sorted by name; the same tuple while nothing changes.
 
-        It is asked for at every message, and changes seldom.
+        It is asked for at every message, which in a large cluster tells of a few members among
+        many: only those are looked at, and a member that has not changed stays the same object.
         """
         if self._touched:
-            self._touched = False
-            known = {member.node: member for member in self._snapshot}
-            self._snapshot = tuple(
-                _shown(entry, known.get(node)) for node, entry in sorted(self._entries.items())
-            )
+            for node in self._touched:
+                self._show(node)
+            self._touched.clear()
+            self._snapshot = tuple(self._shown.values())
         return self._snapshot
 
-    def touch(self) -> None:
+    def touch(self, entry: Entry) -> None:
         """Take note that an entry has changed: whoever changes one says so."""
-        self._touched = True
+        self._touched.add(entry.node)
 
     def is_current(self) -> bool:
         """Return whether the snapshot shows every entry as it is now; for tests."""
@@ -142,6 +143,17 @@ class Roster:
             member.node in entries and _shown(entries[member.node], member) is member
             for member in self._snapshot
         )
+
+    def _show(self, node: NodeId) -> None:
+        """Bring what is shown of a name up to date."""
+        entry = self._entries.get(node)
+        if entry is None:
+            self._shown.pop(node, None)
+            return
+        known = self._shown.get(node)
+        self._shown[node] = _shown(entry, known)
+        if known is None:
+            self._shown = dict(sorted(self._shown.items()))
 
     def _sort_in(self, entry: Entry) -> None:
         if entry.node == self._node:

@@ -116,7 +116,7 @@ class View:
                     self._confirm(entry, accuser, condemned=verdict is Verdict.CONDEMN)
             case Verdict.RAISE:
                 entry.incarnation = update.incarnation
-                self._roster.touch()
+                self._roster.touch(entry)
             case Verdict.LEAVE:
                 self._leave(now_ns, entry, update)
             case Verdict.CONFLICT:
@@ -224,7 +224,7 @@ class View:
 
     def announce(self) -> None:
         """Spread this node's own entry, which has changed."""
-        self._roster.touch()
+        self._roster.touch(self.identity.own)
         self._spread(self.identity.own.update())
 
     def say_goodbye(self, now_ns: int) -> MemberUpdate:
@@ -269,7 +269,7 @@ class View:
 
     def _begin_life(self, entry: Entry, boot_epoch: int) -> None:
         """Drop all that was known of an older life but the address, which is our best guess."""
-        self._roster.touch()
+        self._roster.touch(entry)
         entry.boot_epoch = boot_epoch
         entry.incarnation = 0
         entry.address_learned = False
@@ -279,7 +279,7 @@ class View:
         self.suspicions.pop(entry.node, None)
 
     def _fill(self, entry: Entry, update: MemberUpdate) -> None:
-        self._roster.touch()
+        self._roster.touch(entry)
         if update.address is not None and not entry.address_learned:
             entry.address = update.address
             entry.address_learned = True
@@ -315,7 +315,7 @@ class View:
             self._begin_life(entry, update.boot_epoch)
             self._fill(entry, update)
         entry.incarnation = update.incarnation
-        self._roster.touch()
+        self._roster.touch(entry)
         self._roster.set_state(entry, MemberState.SUSPECT, now_ns)
         window = window_for(self._config, self._roster.size)
         suspicion = Suspicion(now_ns=now_ns, window=window, accuser=accuser)
@@ -343,7 +343,7 @@ class View:
         if update.boot_epoch > entry.boot_epoch:
             self._begin_life(entry, update.boot_epoch)
         entry.incarnation = max(entry.incarnation, update.incarnation)
-        self._roster.touch()
+        self._roster.touch(entry)
         self.suspicions.pop(entry.node, None)
         self.to_tell.pop(entry.node, None)
         self._roster.set_state(entry, MemberState.LEFT, now_ns)
