@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
@@ -35,9 +36,8 @@ class ProxyLoad:
 Input = Received | Tick | PostgresObserved | StopRequested | ProxyLoad
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
-    """Carry the fields out in this order."""
+class Ready(NamedTuple):
+    """Carry the fields out in this order. (A named tuple: see `Instant`.)"""
 
     persist: HardState | None = None  # durable before any message leaves
     messages: tuple[Outbound, ...] = ()  # best effort; loss is normal

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
@@ -22,8 +22,7 @@ class Role(enum.StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(frozen=True, slots=True)
-class ElectionOutput:
+class ElectionOutput(NamedTuple):
     """What one step produced; `persist` is made durable before `outbound` leaves."""
 
     persist: HardState | None

@@ -9,7 +9,7 @@ only it can refute. Deliberately unaware of why something is sent.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.membership.config import MembershipConfig
 from metako.membership.dissemination import update_bytes
@@ -21,8 +21,7 @@ from metako.model.member import MemberState
 from metako.wire.messages import MemberUpdate, Message, Outbound, PushPull
 
 
-@dataclass(frozen=True, slots=True)
-class MembershipOutput:
+class MembershipOutput(NamedTuple):
     """What a call wants done. Messages are best effort; losing any of them is normal."""
 
     outbound: tuple[Outbound, ...] = ()

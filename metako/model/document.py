@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.timeline import TimelineEntry, tip_of
@@ -31,8 +32,7 @@ class Durability(enum.StrEnum):
     STRICT = "strict"  # k of the listed standbys, always
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DocumentRef:
+class DocumentRef(NamedTuple):
     """Version of a document; the order is the order of replacement."""
 
     term: Term
@@ -45,8 +45,7 @@ class DocumentRef:
 NO_DOCUMENT = DocumentRef(Term(0), 0)
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class SyncMember:
+class SyncMember(NamedTuple):
     """A standby whose acknowledgement counts, together with the data that it acknowledged on."""
 
     node: NodeId

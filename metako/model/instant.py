@@ -7,15 +7,18 @@ make a hold longer and a lease shorter: both err on the safe side. Wall clocks a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Instant:
-    """One reading of both clocks, in nanoseconds since an arbitrary origin (the boot)."""
+class Instant(NamedTuple):
+    """One reading of both clocks, in nanoseconds since an arbitrary origin (the boot).
+
+    A named tuple, as are the other values that every step makes or compares: a frozen dataclass
+    assigns each of its fields by a call, and compares by making two tuples first.
+    """
 
     mono_ns: int
     boot_ns: int

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
 
 
-@dataclass(frozen=True, slots=True)
-class RouteTarget:
+class RouteTarget(NamedTuple):
     """One server that takes connections."""
 
     node: NodeId
@@ -18,8 +17,7 @@ class RouteTarget:
     local: bool = False  # runs on the proxy's own host
 
 
-@dataclass(frozen=True, slots=True)
-class RoutingTable:
+class RoutingTable(NamedTuple):
     """The routes of one node's proxy; each table replaces the one before it.
 
     A table whose `valid_until_boot_ns` has passed names no server: the proxy must then refuse

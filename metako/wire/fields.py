@@ -144,7 +144,7 @@ def record_codec(cls: type) -> Codec:
 
 def _plain(cls: type) -> Codec:
     hints = typing.get_type_hints(cls)
-    defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+    defaults = _defaults_of(cls)
     keys = {field.name: field.key for field in schema.fields_of(cls)}
     assert set(keys) == set(defaults), cls
     assert len(set(keys.values())) == len(keys), cls
@@ -186,6 +186,13 @@ def _plain(cls: type) -> Codec:
         return cls(*arguments)
 
     return Codec(encode_record, decode_record)
+
+
+def _defaults_of(cls: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass or a named tuple, each with its default, if it has one."""
+    if issubclass(cls, tuple):
+        return {name: cls._field_defaults.get(name, dataclasses.MISSING) for name in cls._fields}
+    return {field.name: field.default for field in dataclasses.fields(cls)}
 
 
 def _sync_set() -> Codec:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
@@ -254,8 +255,7 @@ AgreementMessage = (
 Message = GossipMessage | AgreementMessage | Hello
 
 
-@dataclass(frozen=True, slots=True)
-class Outbound:
+class Outbound(NamedTuple):
     """A message to be sent. `stream` asks for TCP; otherwise it must fit a datagram."""
 
     to: NodeId
@@ -264,8 +264,7 @@ class Outbound:
     stream: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """A message whose seal was verified. `boot_epoch` is the sender's."""
 
     sender: NodeId

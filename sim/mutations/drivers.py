@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from metako.membership.identity import Identity
@@ -32,8 +31,8 @@ def _messages_before_record(patch: Patch) -> None:
         def told(now: Any, given: Any) -> Any:
             ready = step(now, given)
             if ready.persist is not None:
-                self._host.carry_out(self, replace(ready, persist=None))
-                ready = replace(ready, messages=())
+                self._host.carry_out(self, ready._replace(persist=None))
+                ready = ready._replace(messages=())
             return ready
 
         vars(self.engine)["step"] = told

@@ -53,9 +53,11 @@ def instances(cls):
     if cls is SyncSet:
         return sync_sets()
     hints = typing.get_type_hints(cls)
-    fields = {
-        field.name: _value(hints[field.name], cls, field.name) for field in dataclasses.fields(cls)
-    }
+    if issubclass(cls, tuple):
+        names = cls._fields
+    else:
+        names = [field.name for field in dataclasses.fields(cls)]
+    fields = {name: _value(hints[name], cls, name) for name in names}
     return st.builds(cls, **fields)
 
 

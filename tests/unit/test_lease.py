@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -164,7 +164,7 @@ def test_suspend_ends_a_lease_and_not_a_hold() -> None:
     lease.begin_round(at(0))
     lease.renew(document(A), 2000)
     hold.extend(at(0), 2000, A, Term(1), 1, 1)
-    resumed = replace(at(100), boot_ns=at(5000).boot_ns)
+    resumed = at(100)._replace(boot_ns=at(5000).boot_ns)
     assert not lease.valid(resumed)
     assert hold.active(resumed)
 
