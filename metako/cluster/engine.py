@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from metako.cluster.narrate import server_events
-from metako.cluster.projection import project, worth_telling
+from metako.cluster.projection import project, same_standing, worth_telling
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import Replicas, build_table, current_primary
 from metako.election.election import Election
@@ -105,6 +105,7 @@ class Engine:
             rng=rng,
         )
         self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
+        self._standing: tuple[Member, ...] = ()  # the same, but for positions that may be older
         # What the metadata were last made from, and whether they wait for their interval.
         self._shown: tuple[PostgresObserved, DocumentRef, int] | None = None
         self._withheld = False
@@ -125,9 +126,9 @@ class Engine:
         if not self._started:
             self._started = True
             self._collect(self._membership.start(now), messages, events)
-        roster = self._roster
-        # Gossip and time concern agreement only when a member has changed or its own deadline has
-        # come, and most steps are neither.
+        roster, standing = self._roster, self._standing
+        # Gossip and time concern agreement only when a member has changed in more than positions,
+        # or when its own deadline has come, and most steps are neither.
         quiet = False
         match event:
             case Received():
@@ -149,7 +150,9 @@ class Engine:
         if wakeup is not None and now.mono_ns >= wakeup:
             self._collect(self._membership.tick(now), messages, events)
             self._refresh_roster(now)
-        if quiet and roster is self._roster and now.mono_ns < self._election_due_ns:
+        if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
+            if roster is not self._roster:
+                self._tell(now)
             return Ready(messages=tuple(messages), events=tuple(events))
         self._election.tick(now)
         output = self._election.output(now)
@@ -229,6 +232,8 @@ class Engine:
     def _refresh_roster(self, now: Instant) -> None:
         members = self._membership.members()
         if members is not self._roster:
+            if not same_standing(self._roster, members):
+                self._standing = members
             self._roster = members
             self._election.roster(now, members)
 
@@ -279,13 +284,13 @@ class Engine:
     def _route(self, now: Instant, events: list[Event]) -> RoutingTable | None:
         primary, until = current_primary(self._election, now)
         document = self._election.core.document
-        made_from = (primary, until, self._roster, document)
+        made_from = (primary, until, self._standing, document)
         if all(map(operator.is_, made_from[2:], self._routed[2:])) and (
             self._routed[:2] == made_from[:2]
         ):
             return None
         self._routed = made_from
-        table = build_table(self._election, self._replicas.among(self._roster), primary, until)
+        table = build_table(self._election, self._replicas.among(self._standing), primary, until)
         old = self._routing
         if table == old:
             return None

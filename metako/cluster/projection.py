@@ -7,10 +7,11 @@ from operator import attrgetter
 
 from metako.model.document import DocumentRef
 from metako.model.lsn import Lsn
-from metako.model.member import MemberMeta, ServerRole, ServerState
+from metako.model.member import Member, MemberMeta, ServerRole, ServerState
 from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
 
 POSITIONS = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions"})
+_entry = attrgetter("node", "boot_epoch", "state", "address")
 _standing = attrgetter(*(f.name for f in fields(MemberMeta) if f.name not in POSITIONS))
 
 
@@ -76,3 +77,27 @@ def _measured(observed: PostgresObserved) -> Lsn:
 def worth_telling(old: MemberMeta, new: MemberMeta) -> bool:
     """Return whether the difference is more than positions, which change all the time."""
     return _standing(old) != _standing(new)
+
+
+def same_standing(before: tuple[Member, ...], now: tuple[Member, ...]) -> bool:
+    """Return whether nobody came, went or changed in more than positions.
+
+    Args:
+        before: an earlier roster, in order of names.
+        now: a later one; a member that has not changed is the same object.
+    """
+    if len(before) != len(now):
+        return False
+    # Written out, because this is asked at nearly every message and looks at every member.
+    for old, new in zip(before, now, strict=True):
+        if old is not new and not _same_member(old, new):
+            return False
+    return True
+
+
+def _same_member(old: Member, new: Member) -> bool:
+    if _entry(old) != _entry(new):
+        return False
+    if old.meta is None or new.meta is None:
+        return old.meta is new.meta
+    return not worth_telling(old.meta, new.meta)

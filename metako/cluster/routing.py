@@ -38,11 +38,7 @@ def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, in
 
 
 class Replicas:
-    """The standbys that serve reads, as of the newest roster.
-
-    Positions change all the time and lead nowhere else: the routes are made again only when a
-    member changed in what a route depends on.
-    """
+    """The standbys that serve reads, made again only for another roster."""
 
     def __init__(self, me: NodeId) -> None:
         self._me = me
@@ -50,13 +46,9 @@ class Replicas:
         self._routes: tuple[RouteTarget, ...] = ()
 
     def among(self, roster: tuple[Member, ...]) -> tuple[RouteTarget, ...]:
-        """Return the routes to those members that serve reads, in order of their names.
-
-        Args:
-            roster: in order of names; a member that has not changed is the same object as before.
-        """
-        before, self._roster = self._roster, roster
-        if len(before) != len(roster) or not all(map(_alike, before, roster)):
+        """Return the routes to those members that serve reads, in order of their names."""
+        if roster is not self._roster:
+            self._roster = roster
             routes = (_target(member, self._me) for member in roster if _serves_reads(member))
             self._routes = tuple(route for route in routes if route is not None)
         return self._routes
@@ -78,20 +70,6 @@ def build_table(
         primary=target,
         replicas=tuple(route for route in replicas if route.node != primary),
         valid_until_boot_ns=until if target is not None else 0,
-    )
-
-
-def _alike(before: Member, now: Member) -> bool:
-    """Return whether a member has not changed in anything that a route depends on."""
-    if before is now:
-        return True
-    old, new = before.meta, now.meta
-    if before.node != now.node or before.state is not now.state or old is None or new is None:
-        return False
-    return (
-        old.role is new.role
-        and old.state is new.state
-        and old.postgres_address == new.postgres_address
     )
 
 
