@@ -264,7 +264,8 @@ class Engine:
             if address is not None:
                 messages.append(Outbound(to, address, message))
         events.extend(output.events)
-        target = output.target if output.target != self._target else None
+        wanted = output.target
+        target = wanted if wanted is not self._target and wanted != self._target else None
         self._target = output.target
         routing = self._route(now, events)
         stopped = self._election.stopped

@@ -19,7 +19,7 @@ from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition, WalPosition
 from metako.model.member import Member, MemberState
-from metako.model.postgres import DataState, PostgresObserved, ProcessState, Upstream
+from metako.model.postgres import DataState, Following, PostgresObserved, ProcessState
 from metako.model.timeline import is_diverged, owner_of, rank
 from metako.wire.messages import AgreementMessage
 
@@ -35,7 +35,7 @@ class Core:
     rng: random.Random
     observed: PostgresObserved = field(default_factory=PostgresObserved)
     members: dict[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
-    upstream: tuple[ClusterDocument, Upstream] | None = None  # newest one made, and from what
+    following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
@@ -70,6 +70,8 @@ class Core:
     def record(self, hard: HardState) -> None:
         """Replace the durable record; nothing in it may go back."""
         old = self.hard
+        if hard is old:
+            return
         assert hard.boot_epoch == old.boot_epoch
         assert_not_older(old, hard)
         if hard != old:

@@ -371,11 +371,11 @@ class Leader:
         core.broadcast(waiting, DocumentOffer(self.term, self.proposal))
 
     def _check_committed(self, now: Instant) -> None:
-        core = self._core
-        proposal = self.proposal
+        core, proposal = self._core, self.proposal
         if proposal is None:
             return
-        holders = {n for n, ref in self._refs.items() if ref >= proposal.ref} | {core.node}
+        wanted = proposal.ref
+        holders = {n for n, ref in self._refs.items() if ref >= wanted} | {core.node}
         if not proposal.has_majority(holders):
             return
         self.proposal, self.committed = None, proposal

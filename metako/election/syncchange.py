@@ -36,6 +36,7 @@ class SyncSetKeeper:
         self._change: SyncChange | None = None  # PostgreSQL-first change under way
         self._change_until_ns = 0  # it is given up then
         self._now_ns = 0
+        self._setting: tuple[SyncSet, SyncSetting] | None = None  # newest one made, and from what
         # What the newest decision was made from, and when time alone may call for another one;
         # it is asked for at every step and depends on nothing else.
         self._decided: tuple[object, object, object] | None = None
@@ -51,7 +52,10 @@ class SyncSetKeeper:
 
     def setting(self, document: ClusterDocument) -> SyncSetting:
         """Return what PostgreSQL's setting should be now."""
-        return sync_setting(self._change.new if self._change else document.sync)
+        sync = self._change.new if self._change else document.sync
+        if self._setting is None or self._setting[0] is not sync:
+            self._setting = (sync, sync_setting(sync))
+        return self._setting[1]
 
     def wakeup(self) -> int | None:
         """Return when the passing of time alone may call for a change."""

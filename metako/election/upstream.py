@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from metako.election.core import Core
 from metako.model.document import ClusterDocument
-from metako.model.postgres import Upstream
+from metako.model.postgres import Following, Upstream
 
 
-def upstream_of(core: Core, document: ClusterDocument) -> Upstream | None:
-    """Return the document's primary as an upstream; None while its address is unknown.
+def following(core: Core, document: ClusterDocument) -> Following | None:
+    """Return the wish to follow the document's primary; None while its address is unknown.
 
     The same object while document and member are the same: a target is compared with the one
     before it at every step.
@@ -19,8 +19,8 @@ def upstream_of(core: Core, document: ClusterDocument) -> Upstream | None:
     if not document.timelines:
         return None
     address = member.meta.postgres_address
-    known = core.upstream
-    if known is not None and known[0] is document and known[1].address == address:
+    known = core.following
+    if known is not None and known[0] is document and known[1].upstream.address == address:
         return known[1]
     upstream = Upstream(
         node=document.primary,
@@ -30,5 +30,6 @@ def upstream_of(core: Core, document: ClusterDocument) -> Upstream | None:
         tip=document.timelines[-1].tli,
         system_id=document.system_id,
     )
-    core.upstream = (document, upstream)
-    return upstream
+    wish = Following(upstream)
+    core.following = (document, wish)
+    return wish

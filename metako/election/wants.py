@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from metako.election.candidate import Candidate, Stage
 from metako.election.core import Core
 from metako.election.leader import Leader
-from metako.election.upstream import upstream_of
+from metako.election.upstream import following
 from metako.election.voter import Voter
 from metako.model.ids import Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.postgres import (
     Detached,
-    Following,
     PostgresTarget,
     ProcessState,
     Untouched,
@@ -36,21 +35,20 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     document = core.document
     if document is None or core.is_witness:
         return Untouched()
-    promised = Detached(core.hard.promised_term)
-    if core.hard.promised_term > document.term or candidate.stage is Stage.VOTE:
-        return promised
+    promised = core.hard.promised_term
+    if promised > document.term or candidate.stage is Stage.VOTE:
+        return Detached(promised)
     if core.observed.in_recovery is False or document.primary == core.node:
         # Nothing here may be writable, and it has to be known how far its WAL goes.
-        return promised
+        return Detached(promised)
     beat = voter.heartbeat
     if beat is not None and beat.term == document.term:
         if not beat.attachable:
-            return promised
-        upstream = upstream_of(core, document)
-        return Following(upstream) if upstream is not None else Untouched()
+            return Detached(promised)
+        return following(core, document) or Untouched()
     if not voter.hold.active(now) and core.observed.process is ProcessState.STOPPED:
         # Nobody leads: run, so that this node can stand or at least say how far it is.
-        return promised
+        return Detached(promised)
     return Untouched()
 
 

@@ -62,9 +62,14 @@ def update_bytes(update: MemberUpdate) -> int:
 
 
 def _meta(meta: MemberMeta) -> int:
-    addresses = (meta.postgres_address, meta.api_address, meta.proxy_address)
-    texts = (meta.data_id, meta.agent_version)
-    return _META_BYTES + sum(map(_address, addresses)) + sum(map(_text, texts))
+    return (
+        _META_BYTES
+        + _address(meta.postgres_address)
+        + _address(meta.api_address)
+        + _address(meta.proxy_address)
+        + _text(meta.data_id)
+        + _text(meta.agent_version)
+    )
 
 
 def _address(address: Address | None) -> int:
@@ -151,9 +156,12 @@ class Rumours:
 
     def _next_keys(self) -> list[_Key]:
         """Return the rumours that were told least often, the newest first among equals."""
-        levels = sorted(self._levels, reverse=True)
-        keys = (key for level in levels for key in reversed(self._levels[level]))
-        return list(itertools.islice(keys, UPDATES_MAX))
+        keys: list[_Key] = []
+        for level in sorted(self._levels, reverse=True):
+            keys += itertools.islice(reversed(self._levels[level]), UPDATES_MAX - len(keys))
+            if len(keys) == UPDATES_MAX:
+                break
+        return keys
 
     def _count_sent(self, key: _Key, rumour: _Rumour) -> None:
         if rumour.sends_left <= 1:

@@ -386,9 +386,13 @@ class Membership:
         return output
 
     def _finish_due(self, now_ns: int) -> None:
-        times = [self._prober.wakeup(), self._relays.wakeup(), self._contacts.wakeup()]
-        times += [suspicion.deadline_ns for suspicion in self._view.suspicions.values()]
-        if self._gossiper.has_news():
-            times.append(self._gossip_ns)
-        times.append(now_ns if self._view.to_ask else self._reclaim_ns)
-        self._pause.due_ns = max(now_ns, min(time for time in times if time is not None))
+        due = now_ns if self._view.to_ask else self._reclaim_ns
+        for at in (self._prober.wakeup(), self._relays.wakeup(), self._contacts.wakeup()):
+            if at is not None and at < due:
+                due = at
+        for suspicion in self._view.suspicions.values():
+            if suspicion.deadline_ns < due:
+                due = suspicion.deadline_ns
+        if self._gossip_ns < due and self._gossiper.has_news():
+            due = self._gossip_ns
+        self._pause.due_ns = max(now_ns, due)

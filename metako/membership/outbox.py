@@ -48,6 +48,8 @@ class Outbox:
 
     def take(self) -> tuple[Outbound, ...]:
         """Return what was sent since the last call."""
+        if not self._messages:
+            return ()
         messages = tuple(self._messages)
         self._messages.clear()
         return messages

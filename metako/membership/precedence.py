@@ -70,6 +70,7 @@ def _contradicts(entry: Entry, update: MemberUpdate) -> bool:
         update.state is MemberState.ALIVE
         and entry.address_learned
         and update.address is not None
+        and update.address is not entry.address
         and update.address != entry.address
     )
 

@@ -60,5 +60,7 @@ class Relays:
         return due
 
     def wakeup(self) -> int | None:
+        if not self._open:
+            return None
         times = (r.deadline_ns if r.nacked else r.nack_ns for r in self._open.values())
         return min(times, default=None)

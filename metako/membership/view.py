@@ -236,6 +236,8 @@ class View:
     # ------------------------------------------------------------ what goes out
 
     def take_events(self) -> tuple[Event, ...]:
+        if not self._events:
+            return ()
         events = tuple(self._events)
         self._events.clear()
         return events

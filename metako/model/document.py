@@ -123,7 +123,9 @@ class ClusterDocument:
 
     def has_majority(self, nodes: Collection[NodeId]) -> bool:
         """Return whether `nodes` contains a majority of the voters."""
-        return len(set(self.voters).intersection(nodes)) >= self.majority
+        # The first half of the answers to a round can be counted out without looking at them.
+        majority = self.majority
+        return len(nodes) >= majority and len(set(self.voters).intersection(nodes)) >= majority
 
     def members(self) -> tuple[NodeId, ...]:
         """Return voters and learners, each once, in the document's order."""
