@@ -38,7 +38,11 @@ def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, in
 
 
 class Replicas:
-    """The standbys that serve reads, made again only for another roster."""
+    """The standbys that serve reads.
+
+    While a large cluster starts, every message tells of somebody's new state: the routes are made
+    again only when a member changed in what a route depends on.
+    """
 
     def __init__(self, me: NodeId) -> None:
         self._me = me
@@ -46,9 +50,13 @@ class Replicas:
         self._routes: tuple[RouteTarget, ...] = ()
 
     def among(self, roster: tuple[Member, ...]) -> tuple[RouteTarget, ...]:
-        """Return the routes to those members that serve reads, in order of their names."""
-        if roster is not self._roster:
-            self._roster = roster
+        """Return the routes to those members that serve reads, in order of their names.
+
+        Args:
+            roster: in order of names; a member that has not changed is the same object as before.
+        """
+        before, self._roster = self._roster, roster
+        if not _lead_alike(before, roster):
             routes = (_target(member, self._me) for member in roster if _serves_reads(member))
             self._routes = tuple(route for route in routes if route is not None)
         return self._routes
@@ -71,6 +79,25 @@ def build_table(
         replicas=tuple(route for route in replicas if route.node != primary),
         valid_until_boot_ns=until if target is not None else 0,
     )
+
+
+def _lead_alike(before: tuple[Member, ...], now: tuple[Member, ...]) -> bool:
+    """Return whether two rosters differ in nothing that a route depends on."""
+    if before is now:
+        return True
+    if len(before) != len(now):
+        return False
+    for old, new in zip(before, now, strict=True):
+        if old is not new and _leads(old) != _leads(new):
+            return False
+    return True
+
+
+def _leads(member: Member) -> tuple[object, ...]:
+    meta = member.meta
+    if meta is None:
+        return (member.node,)
+    return (member.node, _serves_reads(member), meta.postgres_address)
 
 
 def _serves_reads(member: Member) -> bool:

@@ -63,14 +63,16 @@ class SyncSetKeeper:
         document = core.document
         if not self._began_ns or document is None:
             return None
+        settle = milliseconds(core.settings.standby_settle_ms)
+        grace = milliseconds(core.settings.standby_grace_ms)
         due = [
-            stream.since_ns + milliseconds(core.settings.standby_settle_ms)
+            stream.since_ns + settle
             for stream in self._streams.values()
             if stream.since_ns is not None
         ] + [
-            self._last_seen(node) + milliseconds(core.settings.standby_grace_ms)
-            for node in document.sync.nodes()
-            if self._away(node)
+            self._last_seen(member.node) + grace
+            for member in document.sync.members
+            if self._away(member.node)
         ]
         if self._change is not None:
             due.append(self._change_until_ns)

@@ -219,8 +219,15 @@ def _cluster_document() -> Codec:
     one peer's oversized document would stop every node that receives it.
     """
     plain = _plain(ClusterDocument)
+    # The newest document encoded, and as what: one that was received is then made durable, and
+    # one that is made durable is sent to everybody. Documents never change, so the object is enough
+    # to know it by.
+    newest: tuple[Any, Any] = (_MISSING, None)
 
     def encode_sized(value: Any) -> Any:
+        nonlocal newest
+        if value is newest[0]:
+            return newest[1]
         fields = plain.encode(value)
         frame = {"v": limits.PROTOCOL_VERSION, "k": schema.KIND_DOCUMENT, **fields}
         size = len(pack(frame))
@@ -228,6 +235,7 @@ def _cluster_document() -> Codec:
             raise BadValueError(
                 f"document: {size} bytes, at most {limits.DOCUMENT_MAX_BYTES} are allowed"
             )
+        newest = (value, fields)
         return fields
 
     def decode_sized(value: Any) -> ClusterDocument:
