@@ -58,13 +58,17 @@ class Heap:
         entries, pop = self._entries, heapq.heappop
         while entries and entries[0][0] <= when_ns:
             at, _, action, args = pop(entries)
-            if action is not None:
-                self._still = self._still + 1 if at == self.now_ns else 0
+            if action is None:
+                continue
+            if at != self.now_ns:
+                self.now_ns = at
+                self._still = 0
+            else:
+                self._still += 1
                 if self._still > STILL_MAX:
                     raise RuntimeError(f"time stands still at {at} ns, in {action}")
-                self.now_ns = at
-                self.executed += 1
-                action(*args)
+            self.executed += 1
+            action(*args)
         self.now_ns = max(self.now_ns, when_ns)
 
     def __len__(self) -> int:

@@ -24,11 +24,11 @@ from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
 from metako.membership import Membership, MembershipOutput
 from metako.membership.config import MembershipConfig
-from metako.model.document import DocumentRef
+from metako.model.document import ClusterDocument
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId
-from metako.model.instant import Instant, milliseconds
+from metako.model.instant import NS_PER_S, Instant
 from metako.model.member import Member, MemberMeta
 from metako.model.postgres import PostgresObserved, PostgresTarget
 from metako.model.routing import RoutingTable
@@ -45,7 +45,7 @@ from metako.wire.messages import (
     Received,
 )
 
-META_INTERVAL_MS = 1000
+META_INTERVAL_NS = NS_PER_S
 """Positions are gossiped at most this often; everything else at once."""
 
 
@@ -107,7 +107,7 @@ class Engine:
         self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
         self._standing: tuple[Member, ...] = ()  # the same, but for positions that may be older
         # What the metadata were last made from, and whether they wait for their interval.
-        self._shown: tuple[PostgresObserved, DocumentRef, int] | None = None
+        self._shown: tuple[PostgresObserved | None, ClusterDocument | None, int] = (None, None, 0)
         self._withheld = False
         self._replicas = Replicas(hard.node_id)
         self._routed: tuple[object, ...] = ()  # what the newest table was made from
@@ -240,11 +240,12 @@ class Engine:
     def _tell(self, now: Instant) -> None:
         """Gossip what changed about us: positions now and then, everything else at once."""
         core = self._election.core
-        shown = (core.observed, core.document_ref, self._sessions)
-        due = now.mono_ns - self._meta_at_ns >= milliseconds(META_INTERVAL_MS)
-        if shown == self._shown and not (self._withheld and due):
+        observed, document, sessions = self._shown
+        due = now.mono_ns - self._meta_at_ns >= META_INTERVAL_NS
+        same = core.observed is observed and core.document is document
+        if same and self._sessions == sessions and not (self._withheld and due):
             return
-        self._shown = shown
+        self._shown = (core.observed, core.document, self._sessions)
         meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
         self._withheld = meta != self._meta
         if self._withheld and (due or worth_telling(self._meta, meta)):
