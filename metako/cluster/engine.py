@@ -45,6 +45,7 @@ from metako.wire.messages import (
     Received,
 )
 
+NOTHING = Ready()
 META_INTERVAL_NS = NS_PER_S
 """Positions are gossiped at most this often; everything else at once."""
 
@@ -153,6 +154,8 @@ class Engine:
         if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
             if roster is not self._roster:
                 self._tell(now)
+            if not messages and not events:
+                return NOTHING
             return Ready(messages=tuple(messages), events=tuple(events))
         self._election.tick(now)
         output = self._election.output(now)
@@ -226,8 +229,10 @@ class Engine:
     def _collect(
         self, output: MembershipOutput, messages: list[Outbound], events: list[Event]
     ) -> None:
-        messages.extend(output.outbound)
-        events.extend(output.events)
+        if output.outbound:
+            messages.extend(output.outbound)
+        if output.events:
+            events.extend(output.events)
 
     def _refresh_roster(self, now: Instant) -> None:
         members = self._membership.members()

@@ -59,6 +59,8 @@ class Core:
         self,
     ) -> tuple[HardState | None, tuple[tuple[NodeId, AgreementMessage], ...], tuple[Event, ...]]:
         """Return and clear what this step produced."""
+        if not (self._dirty or self._outbound or self._events):
+            return None, (), ()
         hard = self.hard if self._dirty else None
         result = (hard, tuple(self._outbound), tuple(self._events))
         self._dirty = False

@@ -5,7 +5,7 @@ Pure functions of what voter and candidate know. A leader's wants are its own (`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.election.candidate import Candidate, Stage
 from metako.election.core import Core
@@ -22,8 +22,7 @@ from metako.model.postgres import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class GuardDeadline:
+class GuardDeadline(NamedTuple):
     """Until when this node's server may be writable; None withdraws the right."""
 
     term: Term
@@ -64,7 +63,10 @@ class FenceWish:
         wanted: GuardDeadline | None = None
         if leader is not None and leader.lease.until_boot_ns and leader.committed is not None:
             margin = milliseconds(self._core.settings.fence_margin_ms)
-            wanted = GuardDeadline(leader.term, leader.lease.until_boot_ns - margin)
+            until = leader.lease.until_boot_ns - margin
+            if self._sent == (leader.term, until):
+                return None
+            wanted = GuardDeadline(leader.term, until)
         elif self._sent is not None and self._sent.deadline_boot_ns is not None:
             # The fence stays armed until there is nothing left that could be writable.
             observed = self._core.observed

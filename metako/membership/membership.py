@@ -35,7 +35,7 @@ from metako.membership.contact import LOST_STATES, Contacts
 from metako.membership.counters import MembershipCounters
 from metako.membership.dissemination import updates_of
 from metako.membership.gossip import Gossiper
-from metako.membership.outbox import MembershipOutput, Outbox
+from metako.membership.outbox import NOTHING, MembershipOutput, Outbox
 from metako.membership.pause import PauseDetector
 from metako.membership.probe import Probe, Prober, sample
 from metako.membership.relay import Relay, Relays
@@ -129,7 +129,7 @@ class Membership:
         """Take in one message. What it makes due is done by the next `tick`, but for answers."""
         now_ns = now.mono_ns
         if self.has_left:
-            return MembershipOutput()
+            return NOTHING
         self._notice_pause(now)
         sender, message = received.sender, received.message
         if self._view.is_current(sender, received.boot_epoch):
@@ -149,7 +149,7 @@ class Membership:
         """Do everything that is due."""
         now_ns = now.mono_ns
         if self.has_left:
-            return MembershipOutput()
+            return NOTHING
         self._notice_pause(now)
         if now_ns >= self._reclaim_ns:
             self._reclaim_ns = now_ns + seconds(self._config.push_pull_interval_s)
@@ -173,7 +173,7 @@ class Membership:
     def leave(self, now: Instant) -> MembershipOutput:
         """Say goodbye to several members. Final for this boot epoch; everything stops."""
         if self.has_left:
-            return MembershipOutput()
+            return NOTHING
         goodbye = self._view.say_goodbye(now.mono_ns)
         for node in sample(self._rng, self._roster.active, self._config.leave_fanout):
             self._outbox.send(node, Gossip((goodbye,)))
@@ -381,9 +381,9 @@ class Membership:
         return self._sequence
 
     def _finish(self, now_ns: int) -> MembershipOutput:
-        output = MembershipOutput(self._outbox.take(), self._view.take_events())
+        messages, events = self._outbox.take(), self._view.take_events()
         self._finish_due(now_ns)
-        return output
+        return MembershipOutput(messages, events) if messages or events else NOTHING
 
     def _finish_due(self, now_ns: int) -> None:
         due = now_ns if self._view.to_ask else self._reclaim_ns

@@ -28,6 +28,9 @@ class MembershipOutput(NamedTuple):
     events: tuple[Event, ...] = ()
 
 
+NOTHING = MembershipOutput()
+
+
 class Outbox:
     """Messages of one call."""
 
