@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import assert_never
 
 from metako.cluster.narrate import server_events
-from metako.cluster.projection import project, same_standing, worth_telling
+from metako.cluster.projection import project, same_standing
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import Replicas, build_table, current_primary
 from metako.election.election import Election
@@ -29,8 +29,8 @@ from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId
 from metako.model.instant import NS_PER_S, Instant
-from metako.model.member import Member, MemberMeta
-from metako.model.postgres import PostgresObserved, PostgresTarget
+from metako.model.member import Member, MemberMeta, only_measures_differ
+from metako.model.postgres import PostgresObserved, PostgresTarget, only_moved
 from metako.model.routing import RoutingTable
 from metako.model.status import NodeStatus
 from metako.wire.messages import (
@@ -128,9 +128,9 @@ class Engine:
             self._started = True
             self._collect(self._membership.start(now), messages, events)
         roster, standing = self._roster, self._standing
-        # Gossip and time concern agreement only when a member has changed in more than positions,
-        # or when its own deadline has come, and most steps are neither.
-        quiet = False
+        # Gossip, time and WAL that grows concern agreement only when a member has changed in more
+        # than positions, or when its own deadline has come, and most steps are neither.
+        quiet = moved = False
         match event:
             case Received():
                 quiet = self._receive(now, event, messages, events)
@@ -138,9 +138,13 @@ class Engine:
                 quiet = True
             case PostgresObserved():
                 before = self._election.core.observed
-                events.extend(server_events(before, event, self._target))
-                self._refresh_roster(now)
-                self._election.observe(now, event)
+                quiet = moved = self._election.leader is None and only_moved(before, event)
+                if moved:
+                    self._election.moved(event)
+                else:
+                    events.extend(server_events(before, event, self._target))
+                    self._refresh_roster(now)
+                    self._election.observe(now, event)
             case StopRequested():
                 self._election.stop(now)
             case ProxyLoad(sessions):
@@ -152,7 +156,7 @@ class Engine:
             self._collect(self._membership.tick(now), messages, events)
             self._refresh_roster(now)
         if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
-            if roster is not self._roster:
+            if moved or roster is not self._roster:
                 self._tell(now)
             if not messages and not events:
                 return NOTHING
@@ -253,7 +257,7 @@ class Engine:
         self._shown = (core.observed, core.document, self._sessions)
         meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
         self._withheld = meta != self._meta
-        if self._withheld and (due or worth_telling(self._meta, meta)):
+        if self._withheld and (due or not only_measures_differ(self._meta, meta)):
             self._meta, self._meta_at_ns, self._withheld = meta, now.mono_ns, False
             self._membership.set_meta(now, meta)
             self._refresh_roster(now)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from operator import attrgetter
 
 from metako.model.document import DocumentRef
 from metako.model.lsn import Lsn
-from metako.model.member import Member, MemberMeta, ServerRole, ServerState
+from metako.model.member import Member, MemberMeta, ServerRole, ServerState, only_measures_differ
 from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
 
-POSITIONS = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions"})
 _entry = attrgetter("node", "boot_epoch", "state", "address")
-_standing = attrgetter(*(f.name for f in fields(MemberMeta) if f.name not in POSITIONS))
 
 
 def server_role(observed: PostgresObserved) -> ServerRole:
@@ -74,11 +71,6 @@ def _measured(observed: PostgresObserved) -> Lsn:
     return observed.position.lsn if observed.position else Lsn(0)
 
 
-def worth_telling(old: MemberMeta, new: MemberMeta) -> bool:
-    """Return whether the difference is more than positions, which change all the time."""
-    return _standing(old) != _standing(new)
-
-
 def same_standing(before: tuple[Member, ...], now: tuple[Member, ...]) -> bool:
     """Return whether nobody came, went or changed in more than positions.
 
@@ -100,4 +92,4 @@ def _same_member(old: Member, new: Member) -> bool:
         return False
     if old.meta is None or new.meta is None:
         return old.meta is new.meta
-    return not worth_telling(old.meta, new.meta)
+    return only_measures_differ(old.meta, new.meta)

@@ -132,6 +132,14 @@ class Election:
             self.leader.server_changed(now)
         self._advance(now)
 
+    def moved(self, observed: PostgresObserved) -> None:
+        """Take a picture in which the server of a node that does not lead has only moved on.
+
+        Nothing is decided by that: whoever waits for a position waits for one that stays.
+        """
+        assert self.leader is None
+        self.core.observed = observed
+
     def roster(self, now: Instant, members: tuple[Member, ...]) -> None:
         """Take gossip's view of the members. It only ever changes speed, never a verdict."""
         self.core.members = {member.node: member for member in members}

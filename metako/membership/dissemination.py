@@ -5,8 +5,12 @@ Invariant: at most `limit` rumours; about one member either one rumour, or only 
 same incarnation by different accusers (at most K + 1, as no more are passed on).
 Deliberately unaware of who gets a message, and of the real encoding: sizes are upper bounds.
 
-A rumour that was sent least often goes first, the newest among equals, so news overtakes what has
-nearly been told to everybody. Losses are covered by the count, and by push/pull after that.
+A rumour is *casual* if nobody waits for it: somebody's WAL has grown. It rides along on whatever is
+sent, and is no reason to send anything.
+
+Casual ones go last. Of the others the one that was sent least often goes first, the newest among
+equals, so news overtakes what has nearly been told to everybody. Losses are covered by the count,
+and by push/pull after that.
 """
 
 from __future__ import annotations
@@ -85,8 +89,14 @@ class _Rumour:
     update: MemberUpdate
     sends_left: int
     size: int  # bytes, upper bound
+    casual: bool
+
+    @property
+    def level(self) -> _Level:
+        return not self.casual, self.sends_left
 
 
+_Level = tuple[bool, int]  # whether it presses, how often it is to be sent: the highest goes first
 _Key = tuple[NodeId, NodeId | None]
 
 
@@ -97,28 +107,45 @@ class Rumours:
         self._limit = limit
         self._by_key: dict[_Key, _Rumour] = {}
         self._keys_of: dict[NodeId, set[_Key]] = {}
-        # The keys by sends left, oldest first. A message then costs what it carries and not what
-        # is queued, which after the start of a large cluster is the whole roster.
-        self._levels: dict[int, dict[_Key, None]] = {}
+        # The keys by their rumours' level, oldest first. A message then costs what it carries and
+        # not what is queued, which after the start of a large cluster is the whole roster.
+        self._levels: dict[_Level, dict[_Key, None]] = {}
+        self._pressing = 0  # of them, those that are not casual
         self.dropped = 0  # rumours pushed out by the limit
+
+    @property
+    def pressing(self) -> bool:
+        """Return whether there is a rumour that is worth a message of its own."""
+        return self._pressing > 0
 
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def put(self, update: MemberUpdate, *, sends: int) -> None:
-        """Queue a rumour. Older ones about the member go, except fellow suspicions."""
+    def put(self, update: MemberUpdate, *, sends: int, casual: bool = False) -> None:
+        """Queue a rumour. Older ones about the member go, except fellow suspicions.
+
+        A casual one that takes the place of one that is not tells its news as well: it presses as
+        long as that would have.
+        """
+        news_left = 0
         suspicion = update.state is MemberState.SUSPECT
         key = (update.node, update.accuser if suspicion else None)
         for other in tuple(self._keys_of.get(update.node, ())):
-            if other == key or not (suspicion and _is_fellow(self._by_key[other].update, update)):
+            told = self._by_key[other]
+            if other == key or not (suspicion and _is_fellow(told.update, update)):
+                if not told.casual:
+                    news_left = max(news_left, told.sends_left)
                 self._drop(other)
+        if casual and news_left:
+            casual, sends = False, news_left
         if len(self._by_key) >= self._limit:
             lowest = self._levels[min(self._levels)]
             self._drop(next(iter(lowest)))
             self.dropped += 1
-        self._by_key[key] = _Rumour(update, sends, update_bytes(update))
+        self._by_key[key] = _Rumour(update, sends, update_bytes(update), casual)
+        self._pressing += not casual
         self._keys_of.setdefault(update.node, set()).add(key)
-        self._levels.setdefault(sends, {})[key] = None
+        self._levels.setdefault(self._by_key[key].level, {})[key] = None
 
     def discard(self, node: NodeId) -> None:
         """Forget every rumour about the member."""
@@ -167,22 +194,24 @@ class Rumours:
         if rumour.sends_left <= 1:
             self._drop(key)
             return
-        self._leave_level(key, rumour.sends_left)
+        self._leave_level(key, rumour.level)
         rumour.sends_left -= 1
-        self._levels.setdefault(rumour.sends_left, {})[key] = None
+        self._levels.setdefault(rumour.level, {})[key] = None
 
     def _drop(self, key: _Key) -> None:
-        self._leave_level(key, self._by_key.pop(key).sends_left)
+        rumour = self._by_key.pop(key)
+        self._pressing -= not rumour.casual
+        self._leave_level(key, rumour.level)
         keys = self._keys_of[key[0]]
         keys.discard(key)
         if not keys:
             del self._keys_of[key[0]]
 
-    def _leave_level(self, key: _Key, sends_left: int) -> None:
-        level = self._levels[sends_left]
-        del level[key]
-        if not level:
-            del self._levels[sends_left]
+    def _leave_level(self, key: _Key, level: _Level) -> None:
+        keys = self._levels[level]
+        del keys[key]
+        if not keys:
+            del self._levels[level]
 
 
 def _is_fellow(told: MemberUpdate, update: MemberUpdate) -> bool:

@@ -1,4 +1,4 @@
-"""Whom to send rumours without a probe, five times a second while there are any.
+"""Whom to send rumours without a probe, five times a second while there are pressing ones.
 
 In: the roster and the wishes of the view. Out: names.
 Invariant: at most three fan-outs of names at one time. Deliberately unaware of what is told.
@@ -38,7 +38,7 @@ class Gossiper:
         view = self._view
         if view.to_tell or view.to_correct or view.suspicions:
             return True
-        return bool(view.rumours) and bool(self._roster.active)
+        return view.rumours.pressing and bool(self._roster.active)
 
     def take_targets(self, now_ns: int) -> tuple[NodeId, ...]:
         """Return the receivers of this round; the wishes to tell somebody are used up."""

@@ -32,7 +32,7 @@ from metako.membership.suspicion import Suspicion, window_for
 from metako.model.events import Event
 from metako.model.ids import NodeId
 from metako.model.instant import NS_PER_MS, seconds
-from metako.model.member import MemberMeta, MemberState
+from metako.model.member import MemberMeta, MemberState, only_measures_differ
 from metako.wire.messages import MemberUpdate
 
 INCARNATION_MAX = 1 << 62
@@ -217,15 +217,16 @@ class View:
 
     def set_meta(self, meta: MemberMeta) -> bool:
         """Publish new metadata; return False if nothing changed."""
+        before = self.identity.own.meta
         changed = self.identity.set_meta(meta)
         if changed:
-            self.announce()
+            self.announce(casual=before is not None and only_measures_differ(before, meta))
         return changed
 
-    def announce(self) -> None:
-        """Spread this node's own entry, which has changed."""
+    def announce(self, *, casual: bool = False) -> None:
+        """Spread this node's own entry, which has changed; `casual` if only in measures."""
         self._roster.touch(self.identity.own)
-        self._spread(self.identity.own.update())
+        self._spread(self.identity.own.update(), casual=casual)
 
     def say_goodbye(self, now_ns: int) -> MemberUpdate:
         """Leave for good in this life; return the rumour to send."""
@@ -298,6 +299,7 @@ class View:
         spread: bool = True,
     ) -> None:
         was = entry.state
+        casual = was is MemberState.ALIVE and not renewed and _only_measures(entry, update)
         if renewed:
             self._begin_life(entry, update.boot_epoch)
         entry.incarnation = update.incarnation
@@ -306,7 +308,7 @@ class View:
         self.to_tell.pop(entry.node, None)
         self._roster.set_state(entry, MemberState.ALIVE, now_ns)
         if spread:
-            self._spread(update)
+            self._spread(update, casual=casual)
         if renewed:
             self._events.append(report.joined(entry))
         elif was is not MemberState.ALIVE:
@@ -365,9 +367,9 @@ class View:
             # Whoever told us still believes it, and need not be among the few that gossip picks.
             _wish(self.to_correct, sender)
 
-    def _spread(self, update: MemberUpdate) -> None:
+    def _spread(self, update: MemberUpdate, *, casual: bool = False) -> None:
         sends = retransmit_limit(self._config.retransmit_mult, self._roster.size)
-        self.rumours.put(update, sends=sends)
+        self.rumours.put(update, sends=sends, casual=casual)
 
 
 def _is_sound(update: MemberUpdate) -> bool:
@@ -381,3 +383,12 @@ def _is_sound(update: MemberUpdate) -> bool:
 def _wish(wishes: dict[NodeId, None], node: NodeId) -> None:
     if len(wishes) < WISHES_MAX:
         wishes[node] = None
+
+
+def _only_measures(entry: Entry, update: MemberUpdate) -> bool:
+    """Return whether an update tells nothing new of a living member but its measures."""
+    return (
+        entry.meta is not None
+        and update.meta is not None
+        and only_measures_differ(entry.meta, update.meta)
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.ids import Address, DataId, NodeId, TimelineId
@@ -65,6 +66,17 @@ class MemberMeta:
     server_version: int = 0  # PostgreSQL's server_version_num; 0 when unknown
     agent_version: str = ""
     proxy_sessions: int = 0
+
+
+MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions"})
+"""Fields that change all the time while nothing happens."""
+
+_standing = attrgetter(*(f.name for f in fields(MemberMeta) if f.name not in MEASURES))
+
+
+def only_measures_differ(old: MemberMeta, new: MemberMeta) -> bool:
+    """Return whether two metadata say the same but for positions, lag and counts."""
+    return bool(_standing(old) == _standing(new))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ planner (`metako.postgres.plan`) turns a pair of them into the next step.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from metako.model.document import SyncSet
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
@@ -100,6 +101,15 @@ class PostgresObserved:
     marker_term: Term = Term(0)  # highest term whose WAL message k standbys acknowledged
     rewind_failed: bool = False  # pg_rewind was tried in vain since the last clone or start
     commit_blocked: bool = False  # the last commit probe did not return in time
+
+
+_MOVES = frozenset({"lsn", "replay_lsn", "lag_ms"})
+_still = attrgetter(*(f.name for f in fields(PostgresObserved) if f.name not in _MOVES))
+
+
+def only_moved(before: PostgresObserved, after: PostgresObserved) -> bool:
+    """Return whether a server with WAL did nothing in between but receive and replay more."""
+    return bool(before.lsn and after.lsn and _still(before) == _still(after))
 
 
 @dataclass(frozen=True, slots=True)

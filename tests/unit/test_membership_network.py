@@ -10,6 +10,7 @@ from metako.membership.suspicion import window_for
 from metako.model.events import EventName
 from metako.model.ids import DataId, NodeId
 from metako.model.instant import seconds
+from metako.model.lsn import Lsn
 from metako.model.member import MemberMeta, MemberState
 from metako.wire.codec import decode_untrusted, encode
 from metako.wire.limits import PAYLOAD_MAX
@@ -208,6 +209,26 @@ def test_metadata_reaches_everybody_within_a_second_in_spite_of_loss(size: int) 
     assert network.run(
         1, until=lambda: all(network.member(o, "n1").meta == meta for o in network.hosts)
     )
+
+
+@pytest.mark.parametrize(("size", "age_s"), [(2, 1), (3, 1), (9, 5), (30, 20)])
+def test_positions_ride_on_probes_alone_and_are_not_old(size: int, age_s: int) -> None:
+    network = joined(size)
+    seconds_run = 20
+    for second in range(-5, seconds_run + 1):
+        network.keep_sent = second > 0
+        for host in network.hosts.values():
+            assert host.core is not None
+            host.core.set_meta(network.now, MemberMeta(lsn=Lsn(100 + second)))
+            network.do(host, host.core.tick(network.now))
+        network.run(1)
+    rate = len(network.sent) / size / seconds_run
+    assert rate <= 2 * 1000 / network.config.probe_interval_ms + 0.5
+    for observer in network.hosts:
+        for member in network.hosts:
+            meta = network.member(observer, member).meta
+            assert meta is not None
+            assert meta.lsn >= 100 + seconds_run - age_s, (observer, member)
 
 
 def test_two_processes_of_one_name_are_reported() -> None:

@@ -198,6 +198,40 @@ def test_queue_is_bounded_and_drops_what_was_nearly_told() -> None:
     assert {update.node for update in take(rumours)} == {"m0", "m2", "m3"}
 
 
+def test_casual_rumour_presses_nobody_and_goes_last() -> None:
+    rumours = Rumours(limit=10)
+    rumours.put(MemberUpdate(Y, 1, 7, ALIVE), sends=4, casual=True)
+    assert not rumours.pressing
+    news = rumour(ALIVE, 1)
+    rumours.put(news, sends=2)
+    assert rumours.pressing
+    assert [update.node for update in take(rumours)] == [X, Y]
+    assert [update.node for update in take(rumours)] == [X, Y]
+    assert not rumours.pressing
+    assert [update.node for update in take(rumours)] == [Y]
+
+
+def test_casual_rumour_in_the_place_of_news_is_news() -> None:
+    rumours = Rumours(limit=10)
+    rumours.put(rumour(ALIVE, 1), sends=4)
+    assert take(rumours) == [rumour(ALIVE, 1)]
+    rumours.put(rumour(ALIVE, 2), sends=4, casual=True)
+    for _ in range(3):
+        assert rumours.pressing
+        assert take(rumours) == [rumour(ALIVE, 2)]
+    assert not rumours.pressing
+    rumours.put(rumour(ALIVE, 3), sends=4, casual=True)
+    assert not rumours.pressing
+
+
+def test_full_queue_drops_casual_rumours_first() -> None:
+    rumours = Rumours(limit=2)
+    rumours.put(MemberUpdate(Y, 1, 1, ALIVE), sends=4, casual=True)
+    rumours.put(rumour(ALIVE, 1), sends=1)
+    rumours.put(MemberUpdate(NodeId("m"), 1, 1, ALIVE), sends=4)
+    assert {update.node for update in take(rumours)} == {X, "m"}
+
+
 def test_message_stays_within_bytes_and_count() -> None:
     rumours = Rumours(limit=1000)
     for i in range(500):

@@ -19,6 +19,7 @@ const CHECKS = {
   one_document: "Two cluster documents have the same number.",
   one_leader: "Two nodes led in the same term.",
   one_timeline: "Two promotions took the same timeline number.",
+  guarded_promotion: "A server was promoted while no guard was armed to end it.",
   one_vote: "A node voted twice in one term.",
   one_writable: "Two servers were writable at the same time.",
   promise_broken: "A node broke a promise to an earlier candidate.",
