@@ -117,10 +117,13 @@ def _descending(promise: Promise) -> tuple[int, int, int]:
 
 
 def _missing_data(document: ClusterDocument, promises: Mapping[NodeId, Promise]) -> str:
-    detached = [p.node for p in promises.values() if p.detached and p.position is not None]
     if not document.sync.members:
         return f"data: the promise of {document.primary}, whose acknowledgements stood alone"
-    counted = sorted(n for n in document.sync.nodes() if n in detached)
+    counted = [
+        p.node
+        for p in promises.values()
+        if p.detached and p.position is not None and document.sync.data_id_of(p.node) == p.data_id
+    ]
     return (
         f"data: {len(counted)} of {document.sync.read_quorum} promises of "
         f"{', '.join(sorted(document.sync.nodes()))}, or that of {document.primary}"

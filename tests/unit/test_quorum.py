@@ -87,6 +87,13 @@ def test_member_that_is_ahead_but_cannot_lead_blocks_only_without_another_quorum
     assert enough.won
 
 
+def test_listed_member_with_other_data_is_not_told_to_count() -> None:
+    restored = promise("b", 10, data="data-a")
+    verdict = judge(document(voters="abw", sync="b"), NodeId("b"), promises(restored))
+    assert not verdict.data
+    assert verdict.missing == "votes: 1 of 2; data: 0 of 1 promises of b, or that of a"
+
+
 def test_undetached_promise_is_no_part_of_a_data_quorum() -> None:
     verdict = judge(
         document(), NodeId("b"), promises(promise("b", 10), promise("c", 10, detached=False))
