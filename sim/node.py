@@ -10,6 +10,7 @@ from __future__ import annotations
 from metako.cluster.ready import StopRequested
 from metako.model.postgres import ProcessState
 from sim.heap import NS_PER_MS, NS_PER_S
+from sim.postgres.rebuild import backup_of
 from sim.processes import Processes
 
 PROXY_RESTART_NS = NS_PER_S // 3
@@ -253,15 +254,36 @@ class SimNode(Processes):
 
     def lose_data(self) -> bool:
         """Lose the data directory of a server that is down; the record stays."""
-        if self.server.process is not ProcessState.STOPPED or self.agent_up or self.starting:
+        if not self._data_is_free():
             return False
         self.server.data = None
         self.world.watch.server_changed(self.server)
         return True
 
+    def take_backup(self) -> bool:
+        """Take a base backup of the server, with every file of its directory, and keep it aside."""
+        data = self.server.data
+        if self.server.process is not ProcessState.RUNNING or data is None:
+            return False
+        self.world.backup = backup_of(data, data.data_id)
+        return True
+
+    def restore_backup(self) -> bool:
+        """Put the newest backup in the place of the data, on a host that is down."""
+        backup = self.world.backup
+        if backup is None or self.witness or not self._data_is_free():
+            return False
+        self.server.data = backup_of(backup, backup.data_id)
+        self.world.watch.server_changed(self.server)
+        return True
+
+    def _data_is_free(self) -> bool:
+        running = self.server.process is not ProcessState.STOPPED
+        return not (running or self.agent_up or self.starting)
+
     def foreign_data(self) -> bool:
         """Put the data directory of another system in place, on a host that is down."""
-        if self.server.process is not ProcessState.STOPPED or self.agent_up or self.starting:
+        if not self._data_is_free():
             return False
         self.server.make_foreign()
         self.world.watch.server_changed(self.server)

@@ -27,6 +27,7 @@ from sim.heap import NS_PER_MS, NS_PER_S, Heap
 from sim.network import Network, Traffic
 from sim.node import SimNode
 from sim.postgres.commits import Commit
+from sim.postgres.data import Data
 from sim.postgres.server import SimServer
 from sim.processes import Processes
 from sim.streams import stream
@@ -79,6 +80,7 @@ class World:
         self.witnesses = config.witnesses
         self.election = config.election
         self.watch = watch or Watch()
+        self.backup: Data | None = None  # the newest one that somebody has taken
         self.copies_lost = False  # a fault destroyed data or a record: some checks are off
         self._streams: dict[tuple[str, str], random.Random] = {}
         self._ids: dict[str, int] = {}

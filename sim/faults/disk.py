@@ -31,6 +31,10 @@ def _tear(site: Site, fault: Fault) -> Undo | Skipped | None:
     return switch(site, fault, (("disk", "tear_next", True),), undone=False)
 
 
+def _back_up(site: Site, fault: Fault) -> Undo | Skipped | None:
+    return each(site, fault, lambda node: node.take_backup(), None, "no server runs there")
+
+
 class Taken:
     """An effect on the files of a node that is down."""
 
@@ -103,5 +107,17 @@ KINDS: tuple[FaultKind, ...] = (
         "foreign_data",
         "Put the data directory of another system in place.",
         lambda node: node.foreign_data(),
+    ),
+    FaultKind(
+        "take_backup",
+        Family.DISK,
+        "Take a base backup of a server that runs, and keep it aside.",
+        (NODES,),
+        _back_up,
+    ),
+    _loss(
+        "restore_backup",
+        "Put the newest base backup, whosever it is, in the place of the data directory.",
+        lambda node: node.restore_backup(),
     ),
 )

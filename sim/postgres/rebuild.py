@@ -172,8 +172,12 @@ NOT_NEEDED = "no rewind required"
 
 def copy_of(source: SimServer, data_id: DataId) -> Data:
     """Return a base backup that ends now: everything that is flushed, consistent at its end."""
-    held = source.data
-    assert held is not None
+    assert source.data is not None
+    return backup_of(source.data, data_id)
+
+
+def backup_of(held: Data, data_id: DataId) -> Data:
+    """Return a base backup of a directory; one of a base backup is the same again."""
     wal = held.wal[: held.flushed]
     end, tli = wal[-1].end, held.tli
     # Of the histories only that of the timeline which is streamed comes along.

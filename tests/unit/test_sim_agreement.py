@@ -226,6 +226,32 @@ def test_standby_that_lost_its_data_is_cloned_and_counts_under_its_new_identity(
     finish(world)
 
 
+def test_standby_with_a_restored_backup_counts_only_under_its_new_identity() -> None:
+    world = settled()
+    old = primary(world)
+    broken = others(world, old)[0]
+    node = world.nodes[broken]
+    assert not node.restore_backup()  # there is none
+    assert world.nodes[old].take_backup()
+    assert writes(world)
+    assert not node.restore_backup()  # it runs
+    held = node.server.data
+    assert held is not None
+    node.kill_host()
+    assert not node.take_backup()
+    assert node.restore_backup()
+    restored, source = node.server.data, world.nodes[old].server.data
+    assert restored is not None
+    assert source is not None
+    assert restored.end < held.end
+    assert restored.data_id == source.data_id  # every file came along
+    assert restored.wal is not source.wal
+    node.start()
+    until(world, lambda: document(world).sync.data_id_of(broken) == restored.data_id, limit_s=10)
+    assert primary(world) == old
+    finish(world)
+
+
 def test_second_standby_lost_while_the_first_is_cloned_loses_nothing() -> None:
     world = settled()
     old = primary(world)
