@@ -37,6 +37,7 @@ CHECKS = {
     "promise_untrue": "a kept promise means: no WAL receiver, and the true end of WAL",
     "one_document": "a version of the document has one content, and a committed one stays",
     "sync_invariant": "every data quorum of every live document has every acknowledged commit",
+    "strict_copies": "in strict durability an acknowledged commit is on k standbys, always",
     "false_failover": "no election is won while the primary was fine",
     "no_recovery": "with a legal candidate and a quorum there is a primary within the bound",
     "writes_stuck": "with a primary and its standbys sound, commits return within the bound",

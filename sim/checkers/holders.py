@@ -1,4 +1,6 @@
-"""The sync invariant: whatever data quorum an election may find, it has every acknowledged commit.
+"""Who holds what was acknowledged: the sync invariant, and the copies that `strict` promises.
+
+The sync invariant: whatever data quorum an election may find, it has every acknowledged commit.
 
 DESIGN §4.2: R = |S| − k + 1 members of S suffice for an election, so at every acknowledgement fewer
 than R members of S, with the data that the document lists, may lack the commit on disk. One whose
@@ -7,6 +9,9 @@ data were replaced since counts for no election, hence for nothing here.
 It is checked for every document that an election may still find: the newest committed one, and each
 newer one in existence, committed or not. This is the purpose of the orders of §4.5, asked of the
 truth instead of the rules.
+
+Strict: S never falls below k (§4.5), so from the first committed document with k on, and through
+every election, an acknowledged commit is on the disks of k servers besides its primary.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.model.document import ClusterDocument, DocumentRef, Durability, Phase
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import Term
@@ -37,6 +42,7 @@ class Holders(Watcher):
         self._world = world
         self._live: dict[DocumentRef, ClusterDocument] = {}
         self._last: Commit | None = None  # newest acknowledged one
+        self._strict_k = 0  # largest k of a committed document of strict durability
 
     def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
         self._learn(hard)
@@ -59,6 +65,9 @@ class Holders(Watcher):
             if event.name is EventName.DOCUMENT_COMMITTED:
                 term, version = str(dict(event.fields)["document"]).split(".")
                 ref = DocumentRef(Term(int(term)), int(version))
+                committed = self._live.get(ref)
+                if committed is not None and committed.durability is Durability.STRICT:
+                    self._strict_k = max(self._strict_k, committed.sync.k)
                 for old in [r for r in self._live if r < ref]:
                     del self._live[old]
 
@@ -66,9 +75,28 @@ class Holders(Watcher):
         if commit.level not in COUNTED:
             return
         self._last = commit
+        if self._strict_k:
+            self._count_copies(server, commit)
         for document in self._live.values():
             if document.primary == server.node:
                 self._check(document, commit, f"{server.node} acknowledged it")
+
+    def _count_copies(self, server: SimServer, commit: Commit) -> None:
+        copies = [
+            node.name
+            for node in self._world.nodes.values()
+            if node.name != server.node
+            and node.server.data is not None
+            and node.server.data.holds(commit.record)
+        ]
+        if len(copies) < self._strict_k and not self._world.copies_lost:
+            values = ", ".join(value for _, value in commit.values)
+            raise ViolationError(
+                "strict_copies",
+                f"{server.node} acknowledged {values}, which is on {len(copies)} other servers; "
+                f"strict durability promises {self._strict_k}",
+                (server.node, *copies),
+            )
 
     def _check(self, document: ClusterDocument, commit: Commit, when: str) -> None:
         sync = document.sync

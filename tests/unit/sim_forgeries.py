@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import sim.world
 from metako.election.settings import ElectionSettings
-from metako.model.document import NO_DOCUMENT
+from metako.model.document import NO_DOCUMENT, Durability
 from metako.model.durable import HardState
 from metako.model.events import EventName, event
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
@@ -209,6 +209,17 @@ def a_write_that_failed_is_there() -> None:
 @breaks("sync_invariant")
 def commits_return_that_no_standby_has() -> None:
     world = settled()
+    server = world.nodes[A].server
+    assert server.config is not None
+    server.conf = replace(server.config, sync=SyncSetting())
+    server.reload()
+    world.network.cut("*", "*", Traffic.REPLICATION)
+    world.write_everywhere(0.1)
+
+
+@breaks("strict_copies")
+def a_strict_primary_acknowledges_alone() -> None:
+    world = settled(durability=Durability.STRICT)
     server = world.nodes[A].server
     assert server.config is not None
     server.conf = replace(server.config, sync=SyncSetting())
