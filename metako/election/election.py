@@ -79,7 +79,7 @@ class Election:
         self.stopped = False
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
         self._releasing = Releasing(self.core)
-        self._fence = FenceWish(self.core)
+        self._fence = FenceWish(self.core, armed)
         self._was_holding = self.voter.hold.active(now)
 
     # ------------------------------------------------------------ inputs

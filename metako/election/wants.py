@@ -54,8 +54,10 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
 class FenceWish:
     """The deadline that the guard was last asked to keep."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, found: GuardDeadline | None = None) -> None:
+        """Ask for nothing yet; `found` is what an earlier agent left the guard armed with."""
         self._core = core
+        self._found = found
         self._sent: GuardDeadline | None = None
 
     def change(self, leader: Leader | None) -> GuardDeadline | None:
@@ -72,7 +74,14 @@ class FenceWish:
             observed = self._core.observed
             if observed.process is ProcessState.STOPPED or observed.in_recovery is True:
                 wanted = GuardDeadline(self._sent.term, None)
+        elif self._sent is None and self._found is not None and self._gone():
+            # Left armed, it would end the standby that is started next.
+            wanted = GuardDeadline(self._found.term, None)
         if wanted is None or wanted == self._sent:
             return None
         self._sent = wanted
         return wanted
+
+    def _gone(self) -> bool:
+        """Return whether there is no server; one that was left may be amid its promotion."""
+        return self._core.observed.process is ProcessState.STOPPED

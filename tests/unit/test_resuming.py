@@ -11,7 +11,7 @@ from metako.election.core import Core
 from metako.election.leader import End
 from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.election.wants import GuardDeadline
+from metako.election.wants import FenceWish, GuardDeadline
 from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
 from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
@@ -94,3 +94,21 @@ def test_node_that_is_its_own_majority_leads_on_at_once() -> None:
     assert leader is not None
     assert leader.committed == alone
     assert isinstance(leader.target(), Leading)
+
+
+def test_guard_that_was_left_armed_is_disarmed_once_the_server_is_gone() -> None:
+    """It would end the standby that this agent starts next, at the end of a lease long released."""
+    core = core_of(replace(HARD, released_term=Term(4)))
+    fence = FenceWish(core, ALIVE)
+    assert fence.change(None) is None
+    core.observed = PostgresObserved(process=ProcessState.RUNNING, in_recovery=True)
+    assert fence.change(None) is None  # it may be in the middle of its promotion
+    core.observed = PostgresObserved(process=ProcessState.STOPPED)
+    assert fence.change(None) == GuardDeadline(Term(4), None)
+    assert fence.change(None) is None
+
+
+def test_guard_that_was_not_armed_is_left_alone() -> None:
+    core = core_of(HARD)
+    core.observed = PostgresObserved(process=ProcessState.STOPPED)
+    assert FenceWish(core).change(None) is None
