@@ -28,6 +28,7 @@ const CHECKS = {
   stale_route: "A proxy led clients to the wrong server.",
   standby_first: "A server was writable without having been promoted.",
   sync_invariant: "The standbys that commits wait for do not fit the document.",
+  strict_copies: "A commit was acknowledged with fewer copies than strict durability promises.",
   too_much: "Something grew without bound.",
   writes_stuck: "Writes did not come back although they could.",
   wrongly_dead: "A node that is well was declared dead.",
