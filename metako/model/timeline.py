@@ -99,12 +99,13 @@ def is_diverged(
     if not history:
         return False
     ends = (*(step.begin_lsn for step in history[1:]), None)
-    # A step that ends where it begins holds no WAL: the server had gone over to a timeline whose
-    # promotion was cut short, and on to the next from the same place.
+    # A step that ends where it begins, or before, holds no WAL: the server had gone over to a
+    # timeline whose promotion was cut short, and on to the next from the same place; or it had only
+    # that timeline's history, and was promoted before its own WAL came to the fork.
     written = [
         step
         for step, end in zip(history, ends, strict=True)
-        if end != step.begin_lsn
+        if (end is None or end > step.begin_lsn)
         and (step.begin_lsn < position.lsn or step.tli == position.timeline)
     ]
     if not written:

@@ -26,7 +26,7 @@ from metako.model.lsn import Lsn, parse_lsn
 from metako.postgres import sql
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
-from metako.postgres.history import missing_histories
+from metako.postgres.history import may_have_gone_over, missing_histories
 from metako.postgres.install import Installation
 from metako.postgres.observe import UNDECIDED_FOR_S, Receivers, receiver_processes
 from metako.postgres.position import WalReader
@@ -321,6 +321,12 @@ class Executor:
         current = facts.timeline
         if tli in histories or tli <= current:
             raise StepError(f"timeline {tli} was used before: this server is on {current}")
+        if (ahead := may_have_gone_over(current, histories)) is not None:
+            # A start sets such files aside; nothing else makes PostgreSQL forget them.
+            await self.stop(fast=True)
+            raise StepError(
+                f"restarts without the history of timeline {ahead}, of which it has no WAL"
+            )
         for number, text in missing_histories(current, tli, histories).items():
             await trio.to_thread.run_sync(self._files.write_history, number, text)
         async with self.session() as session:

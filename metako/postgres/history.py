@@ -105,6 +105,19 @@ def children_of(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep,
     return tuple(children)
 
 
+def may_have_gone_over(current: TimelineId, files: Mapping[int, str]) -> TimelineId | None:
+    """Return a timeline that a running standby on `current` may follow by now, or None.
+
+    A standby that waits for WAL goes over as soon as it finds the history file of a descendant,
+    also of one that begins beyond the end of its own WAL. Its promotion would then write a history
+    that leads through that timeline, and nothing could follow it.
+    """
+    for number in sorted(files, reverse=True):
+        if number > current and current in {a.tli for a in parse_history(files[number])}:
+            return TimelineId(number)
+    return None
+
+
 def missing_histories(
     current: TimelineId, reserved: TimelineId, files: Mapping[int, str]
 ) -> Mapping[int, str]:

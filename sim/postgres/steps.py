@@ -20,7 +20,7 @@ from sim.postgres.commits import Outcome, SyncLevel
 from sim.postgres.observe import Observer, control_of
 from sim.postgres.server import SimServer
 from sim.postgres.task import SqlError, StepError, Steps
-from sim.postgres.wal import missing_histories
+from sim.postgres.wal import may_have_gone_over, missing_histories
 
 FILE_MS = 3.0
 """Write one small file durably."""
@@ -318,6 +318,11 @@ class Executor:
         assert data is not None
         if tli in data.history_files or tli <= current:
             self._refuse(f"timeline {tli} was used before: this server is on {current}")
+        if (ahead := may_have_gone_over(current, data.history_files)) is not None:
+            yield from self.stop(True)
+            raise StepError(
+                f"restarts without the history of timeline {ahead}, of which it has no WAL"
+            )
         for number, chain in missing_histories(current, tli, data.history_files).items():
             yield from self.sleep(FILE_MS)
             data.history_files.setdefault(number, chain)

@@ -111,6 +111,14 @@ def chain_of(tli: TimelineId, files: dict[int, Chain]) -> Chain:
     return files.get(tli) or ((HistoryStep(tli, Lsn(0)),) if tli else ())
 
 
+def may_have_gone_over(current: TimelineId, files: dict[int, Chain]) -> TimelineId | None:
+    """Return what production's function of that name does."""
+    for number in sorted(files, reverse=True):
+        if number > current and current in {step.tli for step in files[number][:-1]}:
+            return TimelineId(number)
+    return None
+
+
 def missing_histories(
     current: TimelineId, reserved: TimelineId, files: dict[int, Chain]
 ) -> dict[int, Chain]:

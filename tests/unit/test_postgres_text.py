@@ -224,6 +224,15 @@ def test_files_of_skipped_numbers_and_of_ancestors_are_missing_before_a_promotio
     assert [n for n, text in missing.items() if history.is_placeholder(text)] == [3, 4, 6, 7]
 
 
+def test_only_a_descendant_may_have_been_gone_over_to():
+    child = {3: "1\t0/3000000\tx\n2\t0/5000000\ty\n"}
+    assert history.may_have_gone_over(TimelineId(2), child) == 3
+    assert history.may_have_gone_over(TimelineId(1), child) == 3  # a grandchild
+    assert history.may_have_gone_over(TimelineId(3), child) is None
+    cousin = {4: "1\t0/3000000\tx\n3\t0/5000000\ty\n", 5: history.PLACEHOLDER}
+    assert history.may_have_gone_over(TimelineId(2), cousin) is None
+
+
 def test_no_history_file_is_written_twice():
     missing = history.missing_histories(TimelineId(4), TimelineId(6), FILES)
     assert missing == {}

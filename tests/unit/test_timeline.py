@@ -57,6 +57,8 @@ ENTRIES = (
         (((1, 0), (2, 100), (4, 200)), (4, 500), False),  # the newest timeline has no end
         (((1, 0), (2, 100), (4, 200)), (2, 200), False),  # switched, wrote nothing since
         (((1, 0), (2, 100), (4, 190)), (4, 300), True),  # another promotion, the same number
+        # Promoted before its own WAL came to the beginning of 3, whose history it had.
+        (((1, 0), (2, 100), (3, 250), (4, 200)), (4, 500), False),
         (((1, 0), (2, 90)), (2, 150), True),
         (((1, 0), (2, 100), (3, 150)), (3, 170), True),  # went on with what was cut short
         (((1, 0), (2, 100), (5, 200)), (5, 300), True),  # promoted by hand
