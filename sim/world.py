@@ -81,7 +81,6 @@ class World:
         self.election = config.election
         self.watch = watch or Watch()
         self.backup: Data | None = None  # the newest one that somebody has taken
-        self.copies_lost = False  # a fault destroyed data or a record: some checks are off
         self._streams: dict[tuple[str, str], random.Random] = {}
         self._ids: dict[str, int] = {}
         self._operations = 0

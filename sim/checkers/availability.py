@@ -139,7 +139,7 @@ class Availability(Watcher):
         voters = [name for name in document.voters if self._votes(world.nodes[name])]
         group = self.monitor.clique(voters, 0)
         enough = len(group) >= majority_of(len(document.voters))
-        if not enough or world.copies_lost:
+        if not enough:
             return False
         holding = [
             name

@@ -56,8 +56,6 @@ class Durable(Watcher):
     def _check(self, server: SimServer, does: str) -> None:
         data = server.data
         assert data is not None
-        if self._world.copies_lost:
-            return
         self.check_contains(data, server.node, f"{server.node} {does} a line without")
 
     def check_contains(self, data: Data, node: NodeId, what: str) -> None:
@@ -84,8 +82,7 @@ class Durable(Watcher):
         Raises:
             ViolationError: see the module's docstring.
         """
-        if not self._world.copies_lost:
-            self.check_contains(data, node, f"{node} has in the end lost")
+        self.check_contains(data, node, f"{node} has in the end lost")
         stored = [value for record in data.wal for _, value in record.values]
         present = set(stored)
         if len(stored) != len(present):

@@ -89,7 +89,7 @@ class Holders(Watcher):
             and node.server.data is not None
             and node.server.data.holds(commit.record)
         ]
-        if len(copies) < self._strict_k and not self._world.copies_lost:
+        if len(copies) < self._strict_k:
             values = ", ".join(value for _, value in commit.values)
             raise ViolationError(
                 "strict_copies",
@@ -100,7 +100,7 @@ class Holders(Watcher):
 
     def _check(self, document: ClusterDocument, commit: Commit, when: str) -> None:
         sync = document.sync
-        if not sync.members or self._world.copies_lost or document.phase is Phase.INITIALIZING:
+        if not sync.members or document.phase is Phase.INITIALIZING:
             return
         without = []
         for member in sync.members:
