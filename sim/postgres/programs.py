@@ -1,14 +1,14 @@
 """pg_basebackup and pg_rewind: programs of the agent that read a whole server over the network.
 
-In: a source and how long the work takes. Out: once, what the source held when the last byte was
-read, or why there is nothing. A program goes on while its agent is paused and ends with an agent
-that is killed. It breaks when the source ends, and when the path stays cut for longer than TCP
-waits.
+In: a source and, for each part of the work, how long it takes. Out: at the end of each part what
+the source holds, or why there is nothing. A program goes on while its agent is paused and ends with
+an agent that is killed. It breaks when the source ends, and when the path stays cut for longer than
+TCP waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,26 +24,21 @@ CUT_NS = 5 * NS_PER_S
 """`tcp_user_timeout`."""
 LOOK_NS = 200 * NS_PER_MS
 
+Part = tuple[int, "Callable[[SimServer], None]"]
+"""Nanoseconds that a part of the work takes, and what takes a look at the source at its end."""
+
 
 class Program:
     """One run of a program."""
 
     __slots__ = (
-        *("_conn", "_cut_ns", "_dial", "_duration_ns", "_entry", "_read", "_server", "_source"),
-        *("error", "over"),
+        *("_conn", "_cut_ns", "_dial", "_entry", "_parts", "_server", "_source", "error", "over"),
     )
 
-    def __init__(
-        self,
-        server: SimServer,
-        source: NodeId,
-        duration_ns: int,
-        read: Callable[[SimServer], None],
-    ) -> None:
+    def __init__(self, server: SimServer, source: NodeId, parts: Sequence[Part]) -> None:
         self._server = server
-        self._read = read  # takes what the source holds at the moment of the last byte
         self._source = source
-        self._duration_ns = duration_ns
+        self._parts = list(parts)  # that are not done
         self._conn: Connection | None = None
         self._dial: Dial | None = None
         self._cut_ns = 0  # since when the path is cut; 0: it is open
@@ -85,10 +80,15 @@ class Program:
     def _accepted(self) -> None:
         if not self.over:
             Heap.cancel(self._entry)
-            self._entry = self._server.heap.after(self._duration_ns, self._finish)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin the next part."""
+        duration_ns, _ = self._parts[0]
+        self._entry = self._server.heap.after(duration_ns, self._finish)
 
     def _finish(self) -> None:
-        """The work is done, if nothing stands still."""
+        """A part of the work is done, if nothing stands still."""
         server = self._server
         source, network = server.env.server(self._source), server.env.network
         now, kind = server.heap.now_ns, Traffic.REPLICATION
@@ -108,8 +108,12 @@ class Program:
         elif self._conn is None or not self._conn.open:
             self._fail("the source went away")
         else:
-            self._read(source)
-            self.end()
+            _, read = self._parts.pop(0)
+            read(source)
+            if self._parts:
+                self._go_on()
+            else:
+                self.end()
 
     def _fail(self, why: str) -> None:
         if not self.over:

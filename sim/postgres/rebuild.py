@@ -8,27 +8,33 @@ keeps rows that its source does not have, or sees no difference at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.postgres import ProcessState, Upstream
 from metako.postgres.steps import UpstreamAddress
 from sim.heap import NS_PER_MS
 from sim.postgres.data import Control, Data
-from sim.postgres.programs import Program
+from sim.postgres.programs import Part, Program
 from sim.postgres.server import SimServer
 from sim.postgres.steps import FILE_MS, READ_DISK_MS, Executor
 from sim.postgres.task import StepError, Steps
-from sim.postgres.wal import RecordKind, count_until, left_at, timeline_at
+from sim.postgres.wal import (
+    FIRST_LSN,
+    Record,
+    RecordKind,
+    count_until,
+    left_at,
+    timeline_at,
+)
 
 INITDB_MS = 900
 CLONE_MS = 800
 SWAP_MS = 10
 REWIND_MS = 650
 SINGLE_USER_MS = 280
-BEHIND_MAX = 3
-"""Records that a source may write between the copying of its WAL and the end of a rewind."""
+WAL_COPIED_MS_MAX = 100
+"""The WAL of the source was copied up to so long before a rewind asks where its WAL ends. What it
+writes in between has to be streamed before the rewound server is consistent."""
 PROGRAM_POLL_NS = 10 * NS_PER_MS
 
 
@@ -70,9 +76,11 @@ class Rebuilder:
         copies: list[Data] = []
         new_id = DataId(server.env.new_id("data"))
         try:
-            yield from self._run(
-                upstream.node, CLONE_MS, lambda source: copies.append(copy_of(source, new_id))
+            part = (
+                server.delay_ns(CLONE_MS),
+                lambda source: copies.append(copy_of(source, new_id)),
             )
+            yield from self._run(upstream.node, part)
             if server.clone_failures > 0:
                 server.clone_failures -= 1
                 raise StepError("it was told to fail")
@@ -86,14 +94,13 @@ class Rebuilder:
         self._facts.rewind_failed = False
         self._facts.delete_superseded = True
 
-    def _run(self, source: NodeId, typical_ms: float, read: Callable[[SimServer], None]) -> Steps:
+    def _run(self, source: NodeId, *parts: Part) -> Steps:
         """Run a program that reads `source` to its end.
 
         Raises:
             StepError: it failed.
         """
-        server = self._server
-        program = self.program = Program(server, source, server.delay_ns(typical_ms), read)
+        program = self.program = Program(self._server, source, parts)
         try:
             while not program.over:
                 yield PROGRAM_POLL_NS
@@ -127,10 +134,14 @@ class Rebuilder:
         yield from executor.sleep(FILE_MS)
         data.tainted = data.mixed = True
         server.changed()
+        copied: list[int] = []
         results: list[Data | str] = []
-        behind = executor.draw(BEHIND_MAX)
+        duration_ns = server.delay_ns(REWIND_MS)
+        rest_ns = min(duration_ns, executor.draw(WAL_COPIED_MS_MAX) * NS_PER_MS)
         yield from self._run(
-            upstream.node, REWIND_MS, lambda source: results.append(rewound(data, source, behind))
+            upstream.node,
+            (duration_ns - rest_ns, lambda source: copied.append(flushed_on(source))),
+            (rest_ns, lambda source: results.append(rewound(data, source, copied[0]))),
         )
         if server.rewind_failures > 0:
             server.rewind_failures -= 1
@@ -196,13 +207,21 @@ def backup_of(held: Data, data_id: DataId) -> Data:
     return copied
 
 
-def rewound(target: Data, source: SimServer, behind: int = 0) -> Data | str:
+def flushed_on(source: SimServer) -> int:
+    """Return how many records there are to copy."""
+    return source.data.flushed if source.data is not None else 0
+
+
+def rewound(target: Data, source: SimServer, copied: int | None = None) -> Data | str:
     """Return what pg_rewind makes of `target`, or why it makes nothing.
+
+    It becomes consistent where the source's WAL ended when everything was copied, WAL first: from
+    a source that wrote nothing meanwhile it has all that it needs.
 
     Args:
         target: the directory.
-        source: at the end of the work, where recovery has to come before it is consistent.
-        behind: how many records the source wrote after its WAL was copied.
+        source: at the end of the work.
+        copied: records that the source had flushed when its WAL was copied; None: all of now.
     """
     held = source.data
     if held is None or source.primary is None:
@@ -216,21 +235,32 @@ def rewound(target: Data, source: SimServer, behind: int = 0) -> Data | str:
         return "could not find common ancestor of the source and target cluster's timelines"
     if target.end <= fork:
         return NOT_NEEDED
-    if fork < held.wal_begin:
+    common = target.wal[: count_until(target.wal, fork)]
+    redo = last_checkpoint(common)
+    # From there on it reads what the target has changed; the source's WAL it copies unread.
+    if redo < target.wal_begin:
         return "could not find previous WAL record"
-    wal = target.wal[: count_until(target.wal, fork)]
-    first = count_until(held.wal, fork)
-    wal += held.wal[first : max(first + 1, held.flushed - behind)]
-    redo = min(fork, held.control.redo_lsn)  # the label says so, not pg_control
+    if held.wal_begin <= fork:
+        wal = common + held.wal[len(common) : held.flushed if copied is None else copied]
+    else:
+        # In place of what was removed recovery finds what the target has in that segment.
+        wal = target.wal[: count_until(target.wal, held.wal_begin - 1)]
     return Data(
         system_id=held.system_id,
         data_id=target.data_id,
         wal=wal,
         history=held.history,
         history_files=dict(held.history_files),
+        # The checkpoint is the label's, not that of pg_control.
         control=Control(timeline_at(held.history, redo - 1), redo, held.tli, held.end, clean=False),
-        wal_begin=max(target.wal_begin, min(held.wal_begin, fork)),
+        wal_begin=min(held.wal_begin, redo),
     )
+
+
+def last_checkpoint(wal: list[Record]) -> Lsn:
+    """Return the end of the last checkpoint record."""
+    ends = (record.end for record in reversed(wal) if record.kind is RecordKind.CHECKPOINT)
+    return next(ends, FIRST_LSN)
 
 
 def target_tli(data: Data) -> TimelineId:

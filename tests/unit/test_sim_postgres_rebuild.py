@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sim_postgres_kit import data_on, diverged, errors, primary_cluster
+from sim_postgres_kit import Cluster, data_on, diverged, errors, primary_cluster
 
 from metako.model.ids import Address, NodeId
+from metako.model.lsn import Lsn
 from metako.model.postgres import (
     DataState,
     Following,
@@ -16,7 +17,15 @@ from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.network import Traffic
 from sim.postgres.commits import SyncLevel
 from sim.postgres.data import Data
-from sim.postgres.rebuild import NOT_NEEDED, common_end, copy_of, rewound
+from sim.postgres.rebuild import (
+    NOT_NEEDED,
+    common_end,
+    copy_of,
+    flushed_on,
+    last_checkpoint,
+    rewound,
+)
+from sim.postgres.wal import RECORD_BYTES
 
 # ------------------------------------------------------------ rewind and clone
 
@@ -104,11 +113,57 @@ def test_a_standby_is_no_source_of_a_rewind() -> None:
     assert rewound(data_on(cluster, "n1"), cluster.servers["n3"]) == "the source is no primary"
 
 
-def test_a_rewind_needs_the_sources_wal_from_the_fork_on() -> None:
+def test_a_rewind_needs_the_targets_wal_from_the_last_common_checkpoint_on() -> None:
     cluster = diverged()
+    target = data_on(cluster, "n1")
+    fork = data_on(cluster, "n2").history[-1].begin_lsn
+    common = last_checkpoint([record for record in target.wal if record.end <= fork])
+    target.wal_begin = common
+    assert isinstance(rewound(target, cluster.servers["n2"]), Data)
+    target.wal_begin = Lsn(common + RECORD_BYTES)
+    assert "could not find" in str(rewound(target, cluster.servers["n2"]))
+
+
+def remove_all_but_the_end(cluster: Cluster) -> None:
+    """Let n2 write more than n1 had and lose the WAL at the fork, which pg_rewind does not read."""
+    for _ in range(10):
+        cluster.commit("n2", "new", SyncLevel.LOCAL)
+        cluster.run(0.01)
     source = data_on(cluster, "n2")
+    assert source.end > data_on(cluster, "n1").end
     source.wal_begin = source.end
-    assert "could not find" in str(rewound(data_on(cluster, "n1"), cluster.servers["n2"]))
+
+
+def test_a_rewind_whose_source_lacks_wal_from_the_fork_on_ends_in_a_clone() -> None:
+    cluster = diverged()
+    remove_all_but_the_end(cluster)
+    cluster.follow("n1", "n2", term=2)
+    cluster.run_to(lambda: cluster.noted("rewind_used"))
+    cluster.run_to(lambda: cluster.noted("wal_lost"))
+    assert cluster.servers["n1"].process is ProcessState.STARTING
+    cluster.run_to(lambda: cluster.streams("n1"))
+    assert cluster.noted("clone_used") == 1
+
+
+def test_a_server_rewound_without_wal_from_the_fork_on_replays_its_own_and_is_lost() -> None:
+    cluster = diverged()
+    before = data_on(cluster, "n1")
+    remove_all_but_the_end(cluster)
+    data = rewound(before, cluster.servers["n2"])
+    assert isinstance(data, Data)
+    assert data.wal[-1] is before.wal[-1]
+    cluster.supervisors["n1"].kill()
+    server = cluster.servers["n1"]
+    server.data = data
+    config = ServerConfig(UpstreamAddress(NodeId("n2"), Address("n2", 5432)))
+    server.start(config)
+    cluster.run_to(lambda: cluster.noted("wal_lost") > 1)
+    assert server.process is ProcessState.STARTING
+    assert server.read("k") is None
+    server.stop(fast=True)
+    cluster.run_to(lambda: server.process is ProcessState.STOPPED)
+    server.start(config)
+    cluster.run_to(lambda: cluster.noted("start_failed"))  # its restartpoint is beyond the fork
 
 
 def test_histories_part_where_their_numbers_do() -> None:
@@ -186,14 +241,21 @@ def test_foreign_data_is_not_touched() -> None:
     assert cluster.observed("n2").system_id == foreign.system_id
 
 
-def test_a_rewound_server_streams_before_it_is_consistent() -> None:
-    cluster = diverged()
-    for number in range(4):
+def rewound_while_the_source_writes(cluster: Cluster) -> Data:
+    """Rewind the data of n1 to n2, which writes while the rest is copied after its WAL."""
+    copied = flushed_on(cluster.servers["n2"])
+    for number in range(3):
         cluster.commit("n2", f"new{number}", SyncLevel.LOCAL)
         cluster.run(0.01)
-    data = rewound(data_on(cluster, "n1"), cluster.servers["n2"], behind=3)
+    data = rewound(data_on(cluster, "n1"), cluster.servers["n2"], copied)
     assert isinstance(data, Data)
     assert data.end < data.control.min_recovery_lsn == data_on(cluster, "n2").end
+    return data
+
+
+def test_a_rewound_server_streams_before_it_is_consistent() -> None:
+    cluster = diverged()
+    data = rewound_while_the_source_writes(cluster)
     cluster.supervisors["n1"].kill()
     server = cluster.servers["n1"]
     server.data = data
@@ -207,14 +269,34 @@ def test_a_rewound_server_streams_before_it_is_consistent() -> None:
 
 def test_a_rewound_server_without_an_upstream_stays_where_it_is() -> None:
     cluster = diverged()
-    for number in range(4):
-        cluster.commit("n2", f"new{number}", SyncLevel.LOCAL)
-        cluster.run(0.01)
-    data = rewound(data_on(cluster, "n1"), cluster.servers["n2"], behind=3)
-    assert isinstance(data, Data)
+    data = rewound_while_the_source_writes(cluster)
     cluster.supervisors["n1"].kill()
     cluster.servers["n1"].data = data
     cluster.servers["n1"].start(ServerConfig())
     cluster.run(2)
     assert cluster.servers["n1"].process is ProcessState.STARTING
     assert cluster.servers["n1"].read("k") is None
+
+
+def test_a_server_rewound_to_a_quiet_source_is_consistent_without_an_upstream() -> None:
+    cluster = diverged()
+    cluster.commit("n2", "new", SyncLevel.LOCAL)
+    cluster.run(0.01)
+    cluster.follow("n1", "n2", term=2)
+    cluster.run_to(lambda: cluster.noted("rewind_used"))
+    cluster.supervisors["n1"].kill()
+    server = cluster.servers["n1"]
+    server.start(ServerConfig())
+    cluster.run(2)
+    assert server.process is ProcessState.RUNNING
+    assert "new" in (server.read("k") or ())
+
+
+def test_what_the_source_writes_at_the_end_of_a_rewind_is_not_copied() -> None:
+    cluster = diverged()
+    cluster.follow("n1", "n2", term=2)
+    while not cluster.noted("rewind_used"):
+        cluster.commit("n2", "new", SyncLevel.LOCAL)
+        cluster.run(0.005)
+    data, source = data_on(cluster, "n1"), data_on(cluster, "n2")
+    assert source.history[-1].begin_lsn < data.end < data.control.min_recovery_lsn <= source.end

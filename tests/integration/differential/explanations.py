@@ -17,10 +17,8 @@ from differential.vocabulary import (
     Commit,
     Detach,
     ResumeReplay,
-    Rewind,
     Seen,
     ServerView,
-    Start,
     Stop,
     Thaw,
 )
@@ -114,12 +112,6 @@ def _values(rows: object) -> set[str]:
     return {value for _, values in rows for value in values} if isinstance(rows, tuple) else set()
 
 
-def _rewound_from_a_quiet_source(m: Moment) -> bool:
-    if not isinstance(m.command, Start) or (m.real, m.model) != ("ok", "starting"):
-        return False
-    return m.tracker.servers[m.command.server].rewound
-
-
 # -------------------------------------------------------------------- where the model is wrong
 
 
@@ -150,13 +142,6 @@ def _diverged_standby_blocks_a_stop(m: Moment) -> bool:
     below = [name for name, upstream in m.upstreams.items() if upstream == m.command.server]
     stuck = any(m.could_not_attach(name) for name in below)
     return stuck and (m.real, m.model) == ("ok", "blocked")
-
-
-def _rewind_misses_removed_wal(m: Moment) -> bool:
-    if not isinstance(m.command, Rewind | Start) or m.name != "outcome":
-        return False
-    ended = (m.real, m.model) in (("failed", "done"), ("done", "failed"), ("starting", "ok"))
-    return ended and m.tracker.servers[m.command.server].removed
 
 
 def _written_from_beyond(m: Moment) -> bool:
@@ -196,13 +181,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         final=False,
     ),
     Explanation(
-        "rewound from a quiet source",
-        "pg_rewind copies all WAL of a source that writes nothing meanwhile, so the server becomes "
-        "consistent without an upstream; the model always lets it write a little.",
-        _rewound_from_a_quiet_source,
-        final=True,
-    ),
-    Explanation(
         "received nothing new",
         "pg_last_wal_receive_lsn() counts only WAL beyond what was replayed when the receiver "
         "began; the model also counts what was there already.",
@@ -229,14 +207,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "diverged standby blocks a stop",
         "A fast shutdown does not wait for a standby that was sent only WAL before the fork.",
         _diverged_standby_blocks_a_stop,
-        final=True,
-        gap=True,
-    ),
-    Explanation(
-        "rewind misses removed WAL",
-        "pg_rewind fails if the target's WAL from the last common checkpoint on was removed; if "
-        "the source's was, the rewound server never becomes consistent.",
-        _rewind_misses_removed_wal,
         final=True,
         gap=True,
     ),

@@ -101,6 +101,40 @@ _TEXTS = {
         Clone('b', 'a')
         Start('b', 'a')
     """,
+    "rewind fails without the target's own WAL from before the fork": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        RemoveWal('a')
+        Stop('a', 'fast')
+        Rewind('a', 'b')
+    """,
+    "rewound server without the source's WAL from before the fork never comes up": """
+        Stop('c', 'fast')
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        RemoveWal('b')
+        Stop('a', 'kill')
+        Rewind('a', 'b')
+        Start('a', 'b')
+        Stop('a', 'fast')
+        Start('a', '')
+        Clone('a', 'b')
+        Start('a', 'b')
+    """,
+    "server rewound to a quiet source is consistent without an upstream": """
+        Commit('a', 'k1', 'v1')
+        Promote('c', 4)
+        Stop('b', 'kill')
+        Commit('a', 'k2', 'v2', 'local')
+        Commit('c', 'k1', 'v3')
+        Rewind('b', 'c')
+        Start('b', '')
+        Read('b', 'k1')
+    """,
     "frozen standby blocks a fast shutdown": """
         SetSync('a', ('b',), 1)
         Freeze('b', 'receiver')
@@ -164,15 +198,6 @@ _GAPS = {
         Commit('b', 'k1', 'v2')
         Attach('c', 'b')
         Stop('b', 'fast')
-    """,
-    "rewind misses removed WAL": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
-        RemoveWal('a')
-        Stop('a', 'fast')
-        Rewind('a', 'b')
     """,
     "written from beyond": """
         Detach('b')

@@ -65,9 +65,6 @@ class Status:
     # standby WAL of its own on its upstream's timeline: only a clone makes it usable.
     suspect: bool = False
     crashed_standby: bool = False  # it was a standby and did not end in order
-    # WAL that somebody may need was removed from it, or from what it was rewound to.
-    removed: bool = False
-    rewound: bool = False  # and not attached since
 
 
 @dataclass(slots=True)
@@ -198,8 +195,6 @@ class Tracker:
             case Start(server=name, upstream=upstream):
                 here = self.servers[name]
                 here.running, here.upstream = True, upstream
-                connects = bool(upstream) and self.servers[upstream].running
-                here.rewound = here.rewound and not connects
             case SetSync(server=name, names=names):
                 self.servers[name].sync = names
             case Attach(server=name, upstream=upstream):
@@ -220,14 +215,9 @@ class Tracker:
                 here = self.servers[name]
                 here.suspect = here.crashed_standby or self._may_be_twins(name, source)
                 here.chains = set(self.servers[source].chains)
-                here.removed = here.removed or self.servers[source].removed
-                here.rewound = True
             case Clone(server=name, source=source):
                 here = self.servers[name]
                 here.suspect, here.chains = False, set(self.servers[source].chains)
-                here.removed = here.rewound = False
-            case RemoveWal(server=name):
-                self.servers[name].removed = True
             case _:
                 pass
         frozen = any(here.frozen for here in self.servers.values())
