@@ -117,12 +117,16 @@ class Node:
             while not condition(self.observed):
                 await trio.sleep(0.005)  # there is no event for "the picture changed"
             return self.observed
-        log = Path(self.supervisor.log_path)
-        tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+        tail = self.log()[-3000:]
         raise AssertionError(
             f"{self.name}: not {what}: {self.observed}\n{self.reports[-12:]}\n"
             f"{self.supervisor._facts}\n{tail}"
         )
+
+    def log(self):
+        """Return what the server has logged so far."""
+        path = Path(self.supervisor.log_path)
+        return path.read_text(errors="replace") if path.exists() else ""
 
     async def target(self, target, condition, what="", seconds=WAIT_S):
         self.supervisor.set_target(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -255,3 +256,32 @@ async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
         # would ask for them for ever.
         await attach(c, b, 4, entries)
         assert c.observed.timeline == 5
+
+
+async def test_history_ahead_of_its_wal_is_left_behind_before_a_promotion():
+    """PostgreSQL goes over to a timeline that it has only the history of, and would record it."""
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        await b.target(Detached(Term(2)), settled_detached(2))
+        await a.psql("create table t(i int); insert into t select generate_series(1,1000)")
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        await a.target(Detached(Term(2)), settled_detached(2))
+        await a.arm(2)
+        await a.target(
+            Leading(Term(2), TimelineId(3), NO_SYNC, admit=True),
+            lambda o: o.admitting and o.marker_term == 2,
+        )
+        fetched = a.settings.data_dir / "pg_wal" / "00000003.history"
+        ahead = b.settings.data_dir / "pg_wal" / fetched.name
+        shutil.copyfile(fetched, ahead)
+        os.chown(ahead, b.user.uid, b.user.gid)
+        # It looks for newer timelines every five seconds.
+        await b.until(lambda _: "new target timeline is 3" in b.log(), "gone over")
+        await b.arm(3)
+        await b.target(
+            Leading(Term(3), TimelineId(4), NO_SYNC, admit=True),
+            lambda o: o.admitting and o.marker_term == 3,
+        )
+        assert any("history of timeline 3" in f.error for f in b.failures), b.reports
+        assert [step.tli for step in b.observed.history] == [1, 2, 4]
