@@ -133,11 +133,7 @@ class Election:
         self._advance(now)
 
     def moved(self, observed: PostgresObserved) -> None:
-        """Take a picture in which the server of a node that does not lead has only moved on.
-
-        Nothing is decided by that: whoever waits for a position waits for one that stays.
-        """
-        assert self.leader is None
+        """Take a picture with more WAL and no other news, while not leading: it decides nothing."""
         self.core.observed = observed
 
     def roster(self, now: Instant, members: tuple[Member, ...]) -> None:
@@ -165,15 +161,10 @@ class Election:
             due.append(self.voter.hold.until_ns)
         if self.leader is not None:
             due.append(self.leader.wakeup())
-        candidate = self.candidate.wakeup()
-        if candidate is not None:
-            due.append(candidate)
-        releasing = self._releasing.wakeup()
-        if releasing is not None:
-            due.append(releasing)
-        bootstrap = self.bootstrap.wakeup()
-        if bootstrap is not None:
-            due.append(bootstrap)
+        for part in (self.candidate, self._releasing, self.bootstrap):
+            at = part.wakeup()
+            if at is not None:
+                due.append(at)
         if self.stopping and not self.stopped:
             due.append(self._stop_at_ns)
         return min(due)
