@@ -84,6 +84,17 @@ async def attach(node, upstream, term, entries):
     )
 
 
+async def lead_again(node, term, tli):
+    """Stop a primary and promote it to another timeline, without standbys."""
+    await node.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+    await node.target(Detached(Term(term)), settled_detached(term))
+    await node.arm(term)
+    await node.target(
+        Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
+        lambda o: o.admitting and o.marker_term == term,
+    )
+
+
 async def current_lsn(node):
     return parse_lsn(await node.psql("select pg_current_wal_insert_lsn()"))
 
@@ -234,13 +245,7 @@ async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
         await attach(c, a, 1, entries)
         await c.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
         for term, tli in ((2, 3), (3, 4)):
-            await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
-            await a.target(Detached(Term(term)), settled_detached(term))
-            await a.arm(term)
-            await a.target(
-                Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
-                lambda o, term=term: o.admitting and o.marker_term == term,
-            )
+            await lead_again(a, term, tli)
             begin = a.observed.history[-1].begin_lsn
             entries = [*entries, entry(term, tli, tli - 1, begin)]
         await attach(b, a, 3, entries)  # cloned on timeline 4
@@ -265,13 +270,7 @@ async def test_history_ahead_of_its_wal_is_left_behind_before_a_promotion():
         await attach(b, a, 1, entries)
         await b.target(Detached(Term(2)), settled_detached(2))
         await a.psql("create table t(i int); insert into t select generate_series(1,1000)")
-        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
-        await a.target(Detached(Term(2)), settled_detached(2))
-        await a.arm(2)
-        await a.target(
-            Leading(Term(2), TimelineId(3), NO_SYNC, admit=True),
-            lambda o: o.admitting and o.marker_term == 2,
-        )
+        await lead_again(a, 2, 3)
         fetched = a.settings.data_dir / "pg_wal" / "00000003.history"
         ahead = b.settings.data_dir / "pg_wal" / fetched.name
         shutil.copyfile(fetched, ahead)
