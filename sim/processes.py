@@ -15,6 +15,7 @@ from metako.cluster.engine import Engine, blank_hard_state, next_boot
 from metako.cluster.ready import Ready
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
+from metako.model.errors import StateError
 from metako.model.ids import NodeId, Term
 from metako.model.postgres import DataState, PostgresObserved, ProcessState
 from metako.model.routing import RoutingTable
@@ -139,7 +140,12 @@ class Processes:
         if incarnation != self._incarnation:
             return
         store = SimRecordStore(self.heap, self.disk, self.name)
-        loaded = store.load()
+        try:
+            loaded = store.load()
+        except StateError as error:
+            self.starting = False
+            self.world.note(self.name, "agent_refused_to_start", str(error))
+            return
         if isinstance(loaded.record, CorruptRecord):
             self.starting = False
             self.world.note(self.name, "record_corrupt", loaded.record.detail)

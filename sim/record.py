@@ -55,7 +55,7 @@ class SimRecordStore:
         """Open the record and return what was found.
 
         Raises:
-            StateError: it belongs to another node, or a newer version wrote it.
+            StateError: it belongs to another node, a newer version wrote it, or the disk refuses.
         """
         assert not self._open, "opened twice"
         loaded = Loaded(None)
@@ -66,6 +66,12 @@ class SimRecordStore:
             ]
             loaded = self._slots.load(raw)
             self._there = not isinstance(loaded.record, CorruptRecord)
+        if (again := self._slots.again()) is not None:
+            try:
+                self._put(again)
+                self._disk.sync_now(self._name)
+            except OSError as error:
+                raise self._fail(error) from error
         self._open = True
         return loaded
 

@@ -7,7 +7,7 @@ file, its lock and the thread that waits for the disk.
 Invariants: the file never exists without a record in it (it is made aside, filled and renamed); a
 record never goes back; when `write` returns, the record is on the disk; after a failed write
 nothing more is written, because the kernel may have dropped the pages and would call a second
-fsync of them a success.
+fsync of them a success; for the same reason what is read at opening is written again first.
 """
 
 from __future__ import annotations
@@ -99,17 +99,20 @@ class HardStateStore(RecordStore):
             # The next write makes a new file, so that this one never mixes with a new history.
             os.close(self._fd)
             self._fd = -1
+        elif (again := self._slots.again()) is not None:
+            _write_all(self._fd, again.data, again.offset)
+            os.fdatasync(self._fd)
         return loaded
 
 
 def open_store(path: Path, node_id: NodeId) -> tuple[HardStateStore, Loaded]:
     """Open and lock the record of a node, and return it with what was found.
 
-    The directory must exist. Nothing is written to the record itself.
+    The directory must exist. The newest record is made durable once more, as it is.
 
     Raises:
         StateError: another agent has it, it belongs to another node, a newer version wrote it, or
-            it cannot be read. Nothing stays open.
+            it cannot be read or written. Nothing stays open.
     """
     try:
         store = HardStateStore(path, node_id, _lock(path))

@@ -95,6 +95,7 @@ class RecordSlots:
         self._where = where
         self._index = SLOTS - 1  # of the newest record
         self._sequence = 0  # of the newest record; 0 until there is one
+        self._read: bytes | None = None  # payload of the newest record at `load`
         self.durable: HardState | None = None  # the newest record; None until there is one
 
     def load(self, raw: Sequence[bytes]) -> Loaded:
@@ -124,10 +125,24 @@ class RecordSlots:
                 "give each node a state directory of its own"
             )
         self._index, self._sequence, self.durable = newest.index, newest.sequence, state
+        self._read = newest.payload
         if newest.sequence == 1 and not any(raw[1 - newest.index]):
             faults.clear()  # blank until the second write
         note = f"{faults[0]}; the other one is used" if faults else ""
         return Loaded(state, note)
+
+    def again(self) -> SlotWrite | None:
+        """Return the write that puts what `load` took where it is; None if that was nothing.
+
+        To be done, with an fsync, before anything else is written: after a failed fsync the kernel
+        may show a record that is not on the disk, and would call the next fsync a success. The next
+        write takes the place of the record before it, which is perhaps the only durable one.
+        """
+        if self.durable is None or self._read is None:
+            return None
+        # The same bytes, so that a write that is cut short changes nothing.
+        data = encode_slot(self._sequence, self._read)
+        return SlotWrite(self.durable, self._index, self._sequence, data)
 
     def prepare(self, state: HardState) -> SlotWrite | None:
         """Return the write that makes a state durable; None if it is durable already.

@@ -123,6 +123,18 @@ def sequences(stores):
     return found
 
 
+def test_what_is_read_is_made_durable_again_before_anything_else(stores):
+    """After a failed fsync the kernel may show what is not on the disk."""
+    write_all(stores, state(1), state(2))
+    before = stores.image()
+    stores.fail_syncs()
+    with pytest.raises(StateError, match="Input/output error"):
+        stores.open()
+    stores.mend()
+    assert load(stores).record == state(2)
+    assert stores.image() == before
+
+
 def test_without_a_record_there_never_was_one(stores):
     assert load(stores).record is None
     assert stores.image() is None
