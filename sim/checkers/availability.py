@@ -49,6 +49,7 @@ class Availability(Watcher):
         self.first: NodeId | None = None  # the first active primary
         self._window_ns = milliseconds(world.election.hold_ms) + CALM_NS
         self._active: tuple[NodeId, int] | None = None  # newest active primary, and since when
+        self._term = 0  # in which it became active
         self._last: Commit | None = None
         self._last_ns = 0
         self._without_s = 0.0  # without a primary, although there could be one
@@ -60,16 +61,17 @@ class Availability(Watcher):
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         for event in events:
             if event.name is EventName.ELECTION_WON:
-                self._elected(node)
+                self._elected(node, _term(event))
             elif event.name is EventName.PRIMARY_ACTIVE:
                 before = self._active
+                self._term = _term(event)
                 self.first = self.first or node.name
                 if before is not None and before[0] != node.name:
                     self.failovers += 1
                 if before is None or before[0] != node.name:
                     self._active = (node.name, self._world.heap.now_ns)
 
-    def _elected(self, winner: Processes) -> None:
+    def _elected(self, winner: Processes, term: int) -> None:
         if self._settling is not None:
             self._settling += 1
             if self._settling > FLAPPING_MAX:
@@ -78,6 +80,8 @@ class Availability(Watcher):
                 )
         if self._active is None or self._active[0] == winner.name:
             return
+        if term < self._term:
+            return  # one that slept over its election counts votes of then, and deposes nobody
         old, since = self._active
         world, window = self._world, self._window_ns
         settled = world.heap.now_ns - since >= window
@@ -192,3 +196,9 @@ class Availability(Watcher):
             and self.monitor.way_ok(primary, name, 0)
             for name in data
         )
+
+
+def _term(event: Event) -> int:
+    term = dict(event.fields)["term"]
+    assert isinstance(term, int)
+    return term
