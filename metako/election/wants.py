@@ -15,6 +15,7 @@ from metako.election.voter import Voter
 from metako.model.ids import Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.postgres import (
+    DataState,
     Detached,
     PostgresTarget,
     ProcessState,
@@ -40,14 +41,19 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     if core.observed.in_recovery is False or document.primary == core.node:
         # Nothing here may be writable, and it has to be known how far its WAL goes.
         return Detached(promised)
+    led = voter.hold.active(now)
+    stopped = core.observed.process is ProcessState.STOPPED
+    if not led and stopped and core.observed.data is DataState.PRESENT:
+        # Nobody leads: run, so that this node can stand or at least say how far it is. If the data
+        # were about to be replaced from the lost leader, then not by that: an election would end it
+        # too, and there is none as long as nobody can stand.
+        return Detached(promised)
     beat = voter.heartbeat
     if beat is not None and beat.term == document.term:
         if not beat.attachable:
             return Detached(promised)
-        return following(core, document) or Untouched()
-    if not voter.hold.active(now) and core.observed.process is ProcessState.STOPPED:
-        # Nobody leads: run, so that this node can stand or at least say how far it is.
-        return Detached(promised)
+        if led or stopped:
+            return following(core, document) or Untouched()
     return Untouched()
 
 
