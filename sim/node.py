@@ -269,9 +269,15 @@ class SimNode(Processes):
         return True
 
     def restore_backup(self) -> bool:
-        """Put the newest backup in the place of the data, on a host that is down."""
-        backup = self.world.backup
+        """Put the newest backup, of another node, in the place of the data, on a host that is down.
+
+        A node that gets an old state of its own data back is what no rule notices so far: these
+        data have the identity that the document lists.
+        """
+        backup, data = self.world.backup, self.server.data
         if backup is None or self.witness or not self._data_is_free():
+            return False
+        if data is not None and data.data_id == backup.data_id:
             return False
         self.server.data = backup_of(backup, backup.data_id)
         self.world.watch.server_changed(self.server)

@@ -117,7 +117,7 @@ KINDS: tuple[FaultKind, ...] = (
     ),
     _loss(
         "restore_backup",
-        "Put the newest base backup, whosever it is, in the place of the data directory.",
+        "Put the newest base backup, if it is of another node, in the place of the data directory.",
         lambda node: node.restore_backup(),
     ),
 )
