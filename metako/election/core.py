@@ -19,7 +19,7 @@ from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition, WalPosition
 from metako.model.member import Member, MemberState
-from metako.model.postgres import DataState, Following, PostgresObserved, ProcessState
+from metako.model.postgres import DataState, Following, PostgresObserved, ProcessState, Stopped
 from metako.model.timeline import is_diverged, owner_of, rank
 from metako.wire.messages import AgreementMessage
 
@@ -151,6 +151,15 @@ class Core:
     def is_alive(self, node: NodeId) -> bool:
         member = self.members.get(node)
         return member is not None and member.state in (MemberState.ALIVE, MemberState.SUSPECT)
+
+    def server_gone(self) -> bool:
+        """Return whether there is no server, and none is started while the target stays.
+
+        One that was seen gone under another target may have been started again since.
+        """
+        observed = self.observed
+        safe = observed.under is None or isinstance(observed.under, Stopped)
+        return safe and observed.process is ProcessState.STOPPED
 
     def has_data(self) -> bool:
         return self.observed.data in (DataState.PRESENT, DataState.TAINTED)

@@ -171,9 +171,10 @@ class Election:
 
     def output(self, now: Instant) -> ElectionOutput:
         """Return what the inputs since the last call produced."""
-        guard = self._fence.change(self.leader)
+        target = self._target(now)
+        guard = self._fence.change(self.leader, target)
         hard, outbound, events = self.core.take()
-        return ElectionOutput(hard, outbound, self._target(now), guard, events)
+        return ElectionOutput(hard, outbound, target, guard, events)
 
     # ------------------------------------------------------------ views
 
@@ -383,8 +384,8 @@ class Election:
             )
 
     def _finish_stop(self) -> None:
-        gone = self.core.observed.process in (ProcessState.STOPPED, ProcessState.UNKNOWN)
-        self.stopped = gone and self._releasing.told
+        unknown = self.core.observed.process is ProcessState.UNKNOWN
+        self.stopped = (unknown or self.core.server_gone()) and self._releasing.told
 
     # ------------------------------------------------------------ wants
 

@@ -186,13 +186,12 @@ class Leader:
         if self.proposal is not None and now.mono_ns >= self._retry_at_ns:
             self._offer(now)
         self._change_sync_set(now)
-        started = now.mono_ns - self._began_ns
         if (
             self.committed is not None
             and self.committed.phase is Phase.PROMOTING
             and not self.attachable
             and not self.ending
-            and started > milliseconds(PROMOTE_TIMEOUT_MS)
+            and now.mono_ns - self._began_ns > milliseconds(PROMOTE_TIMEOUT_MS)
         ):
             self.end_server("promotion did not finish in time")
 
@@ -210,6 +209,8 @@ class Leader:
         observed = self._core.observed
         if observed.process is ProcessState.RUNNING:
             self._server_ran = True
+        elif observed.process is ProcessState.STOPPED and self._must_run():
+            self.end_server("the server is gone")  # first of all it has to stay gone
         document = self.committed
         if document is None or self.proposal is not None or self.ending:
             return
@@ -281,12 +282,11 @@ class Leader:
             return Untouched() if self._resumed else Detached(self.term)
         if document.phase is Phase.INITIALIZING:
             return Initialize()
-        if document.term != self.term and not self.attachable:
+        older = document.term != self.term and not self.attachable
+        if older or self.lease.until_boot_ns == 0:
             return Detached(self.term)
         reserved = document.reserved
         assert reserved is not None
-        if self.lease.until_boot_ns == 0:
-            return Detached(self.term)
         return Leading(
             term=self.term,
             tli=reserved.tli,
@@ -306,17 +306,16 @@ class Leader:
         document = core.document
         if document is not None and document.primary != core.node and document.term >= self.term:
             return End.DEPOSED
-        gone = core.observed.process is ProcessState.STOPPED
-        if gone and (self.ending or (self._server_ran and self._needs_server())):
+        if core.server_gone() and (self.ending or self._must_run()):
             return End.SERVER
         if self.lease.until_boot_ns == 0:
-            waited = now.mono_ns - self._began_ns
-            limit = milliseconds(core.settings.candidacy_timeout_ms)
-            return End.LEASE if waited > limit else None
+            limit = self._began_ns + milliseconds(core.settings.candidacy_timeout_ms)
+            return End.LEASE if now.mono_ns > limit else None
         return None if self.lease.valid(now) else End.LEASE
 
-    def _needs_server(self) -> bool:
-        return self.committed is not None and self.committed.phase is not Phase.INITIALIZING
+    def _must_run(self) -> bool:
+        made = self.committed is not None and self.committed.phase is not Phase.INITIALIZING
+        return self._server_ran and made
 
     # ------------------------------------------------------------ rounds and documents
 
@@ -341,12 +340,11 @@ class Leader:
         self._renew(now)
 
     def _renew(self, now: Instant) -> None:
-        core = self._core
-        document = core.document
+        document = self._core.document
         assert document is not None
         first = self.lease.until_boot_ns == 0
         if self.lease.renew(document, self._hold_ms) and first:
-            core.emit(
+            self._core.emit(
                 EventName.LEASE_GAINED,
                 f"holds the lease of term {self.term}",
                 term=self.term,

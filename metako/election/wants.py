@@ -66,8 +66,14 @@ class FenceWish:
         self._found = found
         self._sent: GuardDeadline | None = None
 
-    def change(self, leader: Leader | None) -> GuardDeadline | None:
-        """Return the guard's deadline if it changed since the last call."""
+    def change(self, leader: Leader | None, target: PostgresTarget) -> GuardDeadline | None:
+        """Return the guard's deadline if it changed since the last call.
+
+        Args:
+            leader: this node's leadership, if there is one.
+            target: what is wanted of the server now. A picture taken under another target does not
+                disarm: a promotion may have been begun after it.
+        """
         wanted: GuardDeadline | None = None
         if leader is not None and leader.lease.until_boot_ns and leader.committed is not None:
             margin = milliseconds(self._core.settings.fence_margin_ms)
@@ -78,7 +84,8 @@ class FenceWish:
         elif self._sent is not None and self._sent.deadline_boot_ns is not None:
             # The fence stays armed until there is nothing left that could be writable.
             observed = self._core.observed
-            if observed.process is ProcessState.STOPPED or observed.in_recovery is True:
+            harmless = observed.process is ProcessState.STOPPED or observed.in_recovery is True
+            if self._core.server_gone() or (harmless and observed.under in (None, target)):
                 wanted = GuardDeadline(self._sent.term, None)
         elif self._sent is None and self._found is not None and self._gone():
             # Left armed, it would end the standby that is started next.

@@ -101,6 +101,9 @@ class PostgresObserved:
     marker_term: Term = Term(0)  # highest term whose WAL message k standbys acknowledged
     rewind_failed: bool = False  # pg_rewind was tried in vain since the last clone or start
     commit_blocked: bool = False  # the last commit probe did not return in time
+    # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an
+    # older target says little about now: whoever follows the target may have acted since.
+    under: PostgresTarget | None = None
 
 
 _MOVES = frozenset({"lsn", "replay_lsn", "lag_ms"})

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import assert_never
 
 import trio
@@ -232,7 +233,8 @@ class PostgresSupervisor:
 
     async def _look(self) -> None:
         before = self._observed
-        self._observed = await self._observer.observe()
+        target = self._target
+        self._observed = replace(await self._observer.observe(), under=target)
         if self._observed.process is not before.process:
             self._changing_until = trio.current_time() + CHANGING_FOR_S
         self._note_failed_start(before)

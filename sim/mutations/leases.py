@@ -56,8 +56,8 @@ def _fence_late(patch: Patch) -> None:
     """Have the guard wait for a hold longer than the lease."""
     honest = FenceWish.change
 
-    def late(self: FenceWish, leader: Leader | None) -> GuardDeadline | None:
-        wish = honest(self, leader)
+    def late(self: FenceWish, leader: Leader | None, target: Any) -> GuardDeadline | None:
+        wish = honest(self, leader, target)
         if wish is None or wish.deadline_boot_ns is None:
             return wish
         return GuardDeadline(wish.term, wish.deadline_boot_ns + milliseconds(1500))

@@ -11,6 +11,7 @@ what was done to the server by then stays done. A new one adopts what it finds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from metako.model.ids import NodeId
@@ -94,6 +95,7 @@ class SimSupervisor:
         """Replace the target; takes effect at once, also on a running step."""
         if target != self.target:
             self.target = target
+            self._seen = None
             self._failures, self._retry_at = 0, 0
             self.poke()
 
@@ -190,7 +192,7 @@ class SimSupervisor:
             return
         self._seen = None if timed_out else shown
         before = self.observed
-        now = self._observer.look(timed_out=timed_out)
+        now = replace(self._observer.look(timed_out=timed_out), under=self.target)
         if now == before:
             return
         self.observed = now

@@ -17,8 +17,16 @@ from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn
-from metako.model.postgres import Leading, PostgresObserved, ProcessState, Untouched
+from metako.model.postgres import (
+    Detached,
+    Leading,
+    PostgresObserved,
+    ProcessState,
+    Stopped,
+    Untouched,
+)
 from metako.model.timeline import TimelineEntry
+from metako.wire.messages import DocumentAck
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 NOW = Instant(seconds(100), seconds(500))
@@ -100,15 +108,45 @@ def test_guard_that_was_left_armed_is_disarmed_once_the_server_is_gone() -> None
     """It would end the standby that this agent starts next, at the end of a lease long released."""
     core = core_of(replace(HARD, released_term=Term(4)))
     fence = FenceWish(core, ALIVE)
-    assert fence.change(None) is None
+    assert fence.change(None, Untouched()) is None
     core.observed = PostgresObserved(process=ProcessState.RUNNING, in_recovery=True)
-    assert fence.change(None) is None  # it may be in the middle of its promotion
+    assert fence.change(None, Untouched()) is None  # it may be in the middle of its promotion
     core.observed = PostgresObserved(process=ProcessState.STOPPED)
-    assert fence.change(None) == GuardDeadline(Term(4), None)
-    assert fence.change(None) is None
+    assert fence.change(None, Untouched()) == GuardDeadline(Term(4), None)
+    assert fence.change(None, Untouched()) is None
 
 
 def test_guard_that_was_not_armed_is_left_alone() -> None:
     core = core_of(HARD)
     core.observed = PostgresObserved(process=ProcessState.STOPPED)
-    assert FenceWish(core).change(None) is None
+    assert FenceWish(core).change(None, Untouched()) is None
+
+
+def test_guard_stays_armed_while_a_promotion_may_have_begun_since() -> None:
+    core = core_of(HARD)
+    leader = resumed(core, NOW, ALIVE)
+    assert leader is not None
+    leader.heard_ack(NOW, B, DocumentAck(Term(4), DOCUMENT.ref))
+    fence, wanted = FenceWish(core), Detached(Term(5))
+    assert fence.change(leader, leader.target()) is not None
+    standby = PostgresObserved(process=ProcessState.RUNNING, in_recovery=True)
+    for under in (leader.target(), Detached(Term(4)), Stopped(fast=False)):
+        core.observed = replace(standby, under=under)
+        assert fence.change(None, wanted) is None
+    core.observed = replace(standby, under=wanted)
+    assert fence.change(None, wanted) == GuardDeadline(Term(4), None)
+
+
+def test_server_that_was_seen_gone_has_to_stay_gone_before_the_lease_is_released() -> None:
+    core = core_of(HARD)
+    leader = resumed(core, NOW, ALIVE)
+    assert leader is not None
+    leader.heard_ack(NOW, B, DocumentAck(Term(4), DOCUMENT.ref))
+    led = leader.target()
+    assert isinstance(led, Leading)
+    core.observed = PostgresObserved(process=ProcessState.STOPPED, under=led)
+    leader.server_changed(NOW)
+    assert leader.over(NOW) is None  # the supervisor may be starting it again
+    assert leader.target() == Stopped(fast=False)
+    core.observed = replace(core.observed, under=leader.target())
+    assert leader.over(NOW) is End.SERVER
