@@ -88,6 +88,7 @@ MARKS = {
     "start_failed": "a server ended while it was starting",
     "server_panicked": "a server ended itself",
     "wal_beyond_fork_dropped": "a standby went over to a newer timeline and dropped WAL",
+    "wal_beyond_fork_replayed": "a standby restarted beyond a fork and kept rows from there",
     "foreign_upstream": "a standby was refused because it belongs to another system",
     "diverged_standby_attached": "a standby with WAL beyond the fork was attached for a moment",
     "route_by_late_heartbeat": "a route named a server too long, because of a late heartbeat",

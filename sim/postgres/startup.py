@@ -90,16 +90,11 @@ class Startup:
         chain, wrong = data.recovery_chain()
         if wrong:
             return wrong
-        if chain[-1].tli <= data.tli:
-            data.history = chain  # a timeline that was gone over to without writing on it
-        elif lost := data.follow(chain):
-            self.server.note("wal_beyond_fork_dropped", f"{lost} records")
-        elif chain[-1].tli < data.tli and timeline_at(data.history, data.end - 1) in {
-            step.tli for step in chain
-        }:
-            # It had gone over to a newer timeline without getting any of its WAL, and the history
-            # file was set aside since: it is on the older one again.
-            data.history = chain
+        data.history = chain
+        if data.wal and data.wal[-1].tli < timeline_at(chain, data.end - 1):
+            # Killed beyond the fork, with the new history at hand and none of its WAL: what the old
+            # timeline's files hold is replayed to their end, and taken to be of the new one.
+            self.server.note("wal_beyond_fork_replayed", f"of timeline {data.wal[-1].tli}")
         self.replayed = count_until(data.wal, control.redo_lsn)
         return ""
 

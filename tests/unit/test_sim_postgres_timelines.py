@@ -137,6 +137,26 @@ def test_a_standby_beyond_the_fork_acknowledges_what_it_never_gets() -> None:
     assert cluster.noted("diverged_standby_attached")
 
 
+def test_a_standby_killed_beyond_the_fork_keeps_its_rows_on_the_new_timeline() -> None:
+    """Measured on PostgreSQL 15: it finds no file of the new timeline and replays the old one's."""
+    cluster = split(tli=3)
+    cluster.supervisors["n1"].set_target(Stopped(fast=False))
+    attach(cluster, "n3", "n2")
+    server = cluster.servers["n3"]
+    cluster.run_to(lambda: cluster.noted("diverged_standby_attached"))
+    beyond = data_on(cluster, "n3").wal[-1]
+    server.kill()
+    cluster.run_to(lambda: server.process is ProcessState.STOPPED)
+    server.start(ServerConfig())
+    cluster.run(2)
+    assert server.process is ProcessState.RUNNING
+    assert cluster.noted("wal_beyond_fork_replayed")
+    assert data_on(cluster, "n3").history == data_on(cluster, "n2").history
+    assert data_on(cluster, "n3").holds(beyond)
+    assert not data_on(cluster, "n2").holds(beyond)
+    assert set(beyond.values) <= {("k", value) for value in server.read("k") or ()}
+
+
 def test_a_standby_a_segment_beyond_the_fork_is_refused() -> None:
     cluster = split(tli=3)
     cluster.supervisors["n1"].set_target(Stopped(fast=False))
