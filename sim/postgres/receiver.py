@@ -48,8 +48,8 @@ class Receiver:
     """See the module's docstring."""
 
     __slots__ = (
-        *("_dial", "_flushing", "_silent_since", "_stalled", "alive", "conn", "heard_ns", "phase"),
-        *("replied_ns", "sender", "server", "startup", "terminating", "tli", "upstream"),
+        *("_dial", "_flushing", "_known", "_silent_since", "_stalled", "alive", "conn", "heard_ns"),
+        *("phase", "replied_ns", "sender", "server", "startup", "terminating", "tli", "upstream"),
     )
 
     def __init__(self, startup: Startup, upstream: NodeId) -> None:
@@ -66,6 +66,9 @@ class Receiver:
         self.heard_ns = server.heap.now_ns
         self.replied_ns = 0
         self._flushing = False
+        # End of WAL that was there already and does not count as received.
+        self._known = startup.data.lsn_at(startup.replayed)
+        startup.received = max(startup.received, segment_of(startup.data.end))
         self._silent_since = 0  # since when nothing sent can arrive; 0: it can
         self._stalled: list[tuple[list[Record], int, int]] = []  # arrived and not read
         self._dial: Dial | None = None
@@ -129,6 +132,8 @@ class Receiver:
         assert self.conn is not None
         self.tli = tli
         end = self.startup.data.end
+        if self.phase is ReceiverPhase.WAITING:
+            self.startup.received = segment_of(end)  # counted anew
         self.conn.send(
             self.server.node, partial(self.server.ask, self.upstream, "start", self, end, tli)
         )
@@ -163,8 +168,7 @@ class Receiver:
         self.heard_ns = server.heap.now_ns
         first = self.phase is ReceiverPhase.CONNECTING
         startup = self.startup
-        end = startup.data.end
-        startup.received = max(startup.received, Lsn(end - end % SEGMENT_BYTES))
+        self._known = startup.data.lsn_at(startup.replayed)
         self.phase = ReceiverPhase.STREAMING
         server.version += 1
         if next_tli is None:
@@ -252,7 +256,7 @@ class Receiver:
             if not server.fsync_lies:
                 data.durable = count
         lsn = data.lsn_at(count)
-        if lsn > startup.received:
+        if lsn > max(startup.received, self._known):
             startup.received = lsn
         server.version += 1
 
@@ -338,3 +342,8 @@ class Receiver:
             server.hold(self._closed)
         else:
             self.die("the upstream closed the connection")
+
+
+def segment_of(lsn: Lsn) -> Lsn:
+    """Return where the segment begins; streaming always begins there."""
+    return Lsn(lsn - lsn % SEGMENT_BYTES)

@@ -11,7 +11,9 @@ from metako.model.postgres import (
     ReceiverState,
     SyncSetting,
 )
+from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.postgres.commits import Outcome, SyncLevel
+from sim.postgres.receiver import segment_of
 
 # ------------------------------------------------------------ streaming
 
@@ -47,6 +49,27 @@ def test_a_standby_that_was_away_catches_up() -> None:
     cluster.run_to(lambda: cluster.streams("n2"))
     cluster.run(0.1)
     assert data_on(cluster, "n2").end == data_on(cluster, "n1").end
+
+
+def test_wal_that_was_there_before_does_not_count_as_received() -> None:
+    """Measured on PostgreSQL 15: pg_last_wal_receive_lsn() stays at the begin of a segment."""
+    cluster = primary_cluster()
+    for supervisor in cluster.supervisors.values():
+        supervisor.kill()  # no probe writes anything
+    server = cluster.servers["n2"]
+    server.kill()
+    cluster.run_to(lambda: server.process is ProcessState.STOPPED)
+    server.start(ServerConfig(UpstreamAddress(NodeId("n1"), cluster.upstream("n1").address)))
+    cluster.run_to(lambda: server.receiving)
+    cluster.run(1)
+    server.terminate_receiver()
+    cluster.run(1)
+    startup, data = server.startup, data_on(cluster, "n2")
+    assert startup is not None
+    assert startup.received == segment_of(data.end) < data.end
+    cluster.commit(level=SyncLevel.LOCAL)
+    cluster.run(0.1)
+    assert startup.received == data.end
 
 
 def test_a_foreign_upstream_is_refused_by_its_system_identifier() -> None:

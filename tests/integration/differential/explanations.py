@@ -115,10 +115,6 @@ def _values(rows: object) -> set[str]:
 # -------------------------------------------------------------------- where the model is wrong
 
 
-def _received_nothing_new(m: Moment) -> bool:
-    return m.name.endswith(".received") and (m.real, m.model) == ("segment", "position")
-
-
 def _read_after_the_thaw(m: Moment) -> bool:
     if not isinstance(m.command, Thaw):
         return False
@@ -179,14 +175,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "replayed the commit, until it replays a later one; the model knows no snapshots.",
         _in_the_snapshot_of_a_checkpoint,
         final=False,
-    ),
-    Explanation(
-        "received nothing new",
-        "pg_last_wal_receive_lsn() counts only WAL beyond what was replayed when the receiver "
-        "began; the model also counts what was there already.",
-        _received_nothing_new,
-        final=False,
-        gap=True,
     ),
     Explanation(
         "read after the thaw",

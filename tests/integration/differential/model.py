@@ -296,6 +296,7 @@ class Model:
         assert above is not None
         above.checkpoint()  # so does pg_basebackup; the model has only what it reads
         error = self._do(self._rebuilder(server).clone(address))
+        above.checkpoint()
         return "failed" if error else "ok"
 
     def _freeze(self, server: SimServer, what: str) -> str:

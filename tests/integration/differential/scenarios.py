@@ -178,9 +178,6 @@ _TEXTS = {
 }
 
 _GAPS = {
-    "received nothing new": """
-        KillReceiver('b')
-    """,
     "read after the thaw": """
         Freeze('b', 'receiver')
         Commit('a', 'k1', 'v1')
