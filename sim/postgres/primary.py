@@ -288,6 +288,7 @@ class Primary:
             return
         data.control.clean = True
         end = data.end
-        if all(s.flush_lsn >= end for s in self.senders):
+        # One that has sent a former timeline to its end is idle, and ends at once.
+        if all(s.flush_lsn >= end for s in self.senders if s.limit is None):
             self.stopping = None
             done()

@@ -48,8 +48,9 @@ class Receiver:
     """See the module's docstring."""
 
     __slots__ = (
-        *("_dial", "_flushing", "_known", "_silent_since", "_stalled", "alive", "conn", "heard_ns"),
-        *("phase", "replied_ns", "sender", "server", "startup", "terminating", "tli", "upstream"),
+        *("_cut_off", "_dial", "_flushing", "_known", "_sent", "_silent_since", "_stalled"),
+        *("alive", "conn", "heard_ns", "phase", "replied_ns", "sender", "server", "startup"),
+        *("terminating", "tli", "upstream"),
     )
 
     def __init__(self, startup: Startup, upstream: NodeId) -> None:
@@ -69,8 +70,10 @@ class Receiver:
         # End of WAL that was there already and does not count as received.
         self._known = startup.data.lsn_at(startup.replayed)
         startup.received = max(startup.received, segment_of(startup.data.end))
+        self._sent = Lsn(0)  # end of WAL that the upstream has sent on this connection
         self._silent_since = 0  # since when nothing sent can arrive; 0: it can
         self._stalled: list[tuple[list[Record], int, int]] = []  # arrived and not read
+        self._cut_off = False  # the connection is closed; what has arrived is still to be read
         self._dial: Dial | None = None
         if upstream == server.node:
             server.later(NS_PER_MS, self.die, "it is to follow itself")
@@ -169,6 +172,7 @@ class Receiver:
         first = self.phase is ReceiverPhase.CONNECTING
         startup = self.startup
         self._known = startup.data.lsn_at(startup.replayed)
+        self._sent = wal[hi - 1].end
         self.phase = ReceiverPhase.STREAMING
         server.version += 1
         if next_tli is None:
@@ -179,7 +183,7 @@ class Receiver:
             self._timeline_ended(lo < hi)
         if first:
             self.replied_ns = server.heap.now_ns - STATUS_NS + IDLE_NS
-            server.later(server.draw_ns(IDLE_NS), self._tick)
+            self._tick_after(server.draw_ns(IDLE_NS))
 
     def _note_branch(self, wal: list[Record], lo: int) -> None:
         own = self.startup.data.wal
@@ -206,6 +210,7 @@ class Receiver:
             self._stalled.append((wal, lo, hi))
             return
         self.heard_ns = server.heap.now_ns
+        self._sent = wal[hi - 1].end
         if server.wal_disk_full:
             self.die("no space is left for WAL")
             return
@@ -231,6 +236,8 @@ class Receiver:
         stalled, self._stalled = self._stalled, []
         for batch in stalled:
             self.receive(*batch)
+        if self._cut_off:
+            self._closed()
 
     def _flushed(self, count: int) -> None:
         if not self.alive:
@@ -269,8 +276,10 @@ class Receiver:
             return
         now = self.replied_ns = server.heap.now_ns
         data = self.startup.data
-        write = data.end
-        flush = write if data.flushed == len(data.wal) else data.lsn_at(data.flushed)
+        end = data.end
+        # Only what was sent counts as written, but everything there is as flushed and applied.
+        write = min(end, self._sent)
+        flush = end if data.flushed == len(data.wal) else data.lsn_at(data.flushed)
         apply = data.lsn_at(self.startup.replayed)
         conn.send(server.node, partial(sender.replied, write, flush, apply, now, ping))
 
@@ -279,12 +288,18 @@ class Receiver:
         if not self.server.receive_stalled:
             self.heard_ns = self.server.heap.now_ns
 
-    def _tick(self) -> None:
+    def _tick_after(self, delay_ns: int) -> None:
+        self.server.later(delay_ns, self._tick, self.server.heap.now_ns + delay_ns)
+
+    def _tick(self, due_ns: int) -> None:
         """Reply at least once a second, and notice an upstream that is gone."""
         if not self.alive:
             return
         server = self.server
         now = server.heap.now_ns
+        if now > due_ns:
+            self._tick_after(0)  # it was frozen: what has arrived meanwhile is read first
+            return
         silent = now - self.heard_ns
         if silent >= TIMEOUT_NS:
             self.die("the upstream is silent")
@@ -294,7 +309,7 @@ class Receiver:
         if silent >= STATUS_NS and self._unacknowledged(now):
             self.die("the connection timed out")
             return
-        server.later(max(NS_PER_MS, self.replied_ns + STATUS_NS - now), self._tick)
+        self._tick_after(max(NS_PER_MS, self.replied_ns + STATUS_NS - now))
 
     def _unacknowledged(self, now: int) -> bool:
         """Return whether what was sent could not be acknowledged for too long."""
@@ -340,6 +355,8 @@ class Receiver:
         server = self.server
         if server.frozen:
             server.hold(self._closed)
+        elif server.receive_stalled and self._stalled:
+            self._cut_off = True
         else:
             self.die("the upstream closed the connection")
 

@@ -5,7 +5,7 @@ PostgreSQL compares timeline numbers and LSNs here and nothing else: a standby w
 the same number attaches silently, and one that is ahead acknowledges what it does not have.
 
 Each sender has its own copy of `synchronous_standby_names`. After a reload it renews the copy
-before it looks at the next reply, but for one that it was busy with when the signal came.
+within a moment; the one reply that it was busy with when the signal came is judged by the old copy.
 """
 
 from __future__ import annotations
@@ -105,8 +105,7 @@ class Sender:
         self.reply_ns = sent_ns
         self.heard_ns = server.heap.now_ns
         server.version += 1
-        if self.next_setting is not None:
-            self._renew()
+        self._renew()
         if ping:
             self.conn.send(server.node, self.receiver.kept_alive)
         primary = self._primary
@@ -120,13 +119,20 @@ class Sender:
             primary.check_stopping()
 
     def reload(self, setting: SyncSetting, late_ns: int) -> None:
-        """Get SIGHUP; the copy is renewed before the next reply, or the one after a late one."""
+        """Get SIGHUP; the copy is renewed in a moment, or after the reply that is at hand then."""
+        server = self._primary.server
         self.next_setting = setting
-        self._renewed = self._primary.server.heap.now_ns + late_ns
+        self._renewed = server.heap.now_ns + late_ns
         self._busy = False
+        server.later(late_ns, self._wake)
+
+    def _wake(self) -> None:
+        if self._primary.server.heap.now_ns >= self._renewed:  # not that of an earlier reload
+            self._renew()
 
     def _renew(self) -> None:
-        assert self.next_setting is not None
+        if self.next_setting is None:
+            return
         if self._primary.server.heap.now_ns < self._renewed and not self._busy:
             self._busy = True
             return

@@ -160,6 +160,42 @@ def test_a_stalled_standby_stays_attached_and_gets_nothing() -> None:
     assert outcomes == [Outcome.OK]
 
 
+def test_what_a_stalled_receiver_has_got_is_read_after_its_upstream_has_ended() -> None:
+    """Measured on PostgreSQL 15: it is in the socket of the stopped process."""
+    cluster = primary_cluster(("n1", "n2"))
+    for supervisor in cluster.supervisors.values():
+        supervisor.kill()
+    server = cluster.servers["n2"]
+    server.receive_stalled = True
+    commit, _ = cluster.commit(level=SyncLevel.LOCAL)
+    cluster.run(0.1)
+    cluster.servers["n1"].kill()
+    cluster.run(0.5)
+    assert commit is not None
+    assert server.receiving
+    assert not data_on(cluster, "n2").holds(commit.record)
+    server.receive_stalled = False
+    cluster.run(0.5)
+    assert data_on(cluster, "n2").holds(commit.record)
+
+
+def test_what_a_frozen_standby_has_got_is_read_before_it_gives_its_upstream_up() -> None:
+    cluster = primary_cluster(("n1", "n2"))
+    for supervisor in cluster.supervisors.values():
+        supervisor.kill()
+    server = cluster.servers["n2"]
+    server.freeze()
+    cluster.run(2)
+    commit, _ = cluster.commit(level=SyncLevel.LOCAL)
+    cluster.run(0.1)
+    cluster.servers["n1"].kill()
+    cluster.run(20)
+    server.thaw()
+    cluster.run(0.5)
+    assert commit is not None
+    assert data_on(cluster, "n2").holds(commit.record)
+
+
 def test_a_standby_that_is_its_own_upstream_does_no_harm() -> None:
     cluster = primary_cluster()
     attach(cluster, "n2", "n2")

@@ -188,6 +188,20 @@ def test_a_sender_releases_by_its_own_copy_until_it_has_renewed_it() -> None:
     assert outcomes == []
 
 
+def test_a_sender_renews_its_copy_although_its_standby_says_nothing() -> None:
+    cluster = primary_cluster()
+    server = cluster.servers["n1"]
+    cluster.servers["n2"].freeze()
+    cluster.run(0.1)
+    assert server.config is not None
+    server.conf = ServerConfig(None, sync_of("n3"), server.config.admit)
+    server.reload()
+    cluster.run(0.1)
+    sender = server.senders[NodeId("n2")]
+    assert sender.setting == sync_of("n3")
+    assert not sender.listed
+
+
 def test_a_removed_standby_acknowledges_nothing_after_the_barrier() -> None:
     cluster = primary_cluster()
     cluster.lead("n1", 1, 2, sync_of("n2"))

@@ -137,6 +137,31 @@ def test_a_standby_beyond_the_fork_acknowledges_what_it_never_gets() -> None:
     assert cluster.noted("diverged_standby_attached")
 
 
+def test_a_standby_beyond_the_fork_has_never_written_what_it_never_gets() -> None:
+    """Measured on PostgreSQL 15: it reports as written only what it was sent."""
+    cluster = split(tli=3)
+    cluster.supervisors["n1"].set_target(Stopped(fast=False))
+    cluster.lead("n2", 3, 3, sync_of("n3"))
+    cluster.run(0.2)
+    _, outcomes = cluster.commit("n2", "new", SyncLevel.REMOTE_WRITE)
+    attach(cluster, "n3", "n2")
+    cluster.run(2)
+    assert cluster.noted("diverged_standby_attached")
+    assert outcomes == []
+
+
+def test_a_standby_beyond_the_fork_holds_up_no_shutdown() -> None:
+    cluster = split(tli=3)
+    while data_on(cluster, "n2").end <= data_on(cluster, "n3").end:
+        cluster.commit("n2", "new", SyncLevel.LOCAL)
+        cluster.run(0.01)
+    attach(cluster, "n3", "n2")
+    cluster.run_to(lambda: cluster.noted("diverged_standby_attached"))
+    cluster.supervisors["n2"].set_target(Stopped(fast=True))
+    cluster.run_to(lambda: cluster.servers["n2"].process is ProcessState.STOPPED, seconds=1)
+    assert data_on(cluster, "n2").control.clean
+
+
 def test_a_standby_killed_beyond_the_fork_keeps_its_rows_on_the_new_timeline() -> None:
     """Measured on PostgreSQL 15: it finds no file of the new timeline and replays the old one's."""
     cluster = split(tli=3)

@@ -1,8 +1,8 @@
 """Differences between PostgreSQL and the model that are known and accepted.
 
 Each says why the model need not, or cannot, foretell what PostgreSQL does, and applies to as little
-as possible. Where both go different ways from then on, the sequence ends there. A *gap* is one
-where the model is wrong and could be right: its entry is to go when the model has learned it.
+as possible. Where both go different ways from then on, the sequence ends there. What the model
+could foretell and does not is no explanation: there the model is wrong.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from differential.vocabulary import (
     ResumeReplay,
     Seen,
     ServerView,
-    Stop,
-    Thaw,
 )
 
 
@@ -60,10 +58,6 @@ class Explanation:
     reason: str
     applies: Callable[[Moment], bool]
     final: bool  # the sides go different ways from here on: the sequence ends
-    gap: bool = False  # the model is wrong and could be right
-
-
-# -------------------------------------------------------------------- what nobody can foretell
 
 
 def _reload_meets_the_cycle(m: Moment) -> bool:
@@ -112,39 +106,6 @@ def _values(rows: object) -> set[str]:
     return {value for _, values in rows for value in values} if isinstance(rows, tuple) else set()
 
 
-# -------------------------------------------------------------------- where the model is wrong
-
-
-def _read_after_the_thaw(m: Moment) -> bool:
-    if not isinstance(m.command, Thaw):
-        return False
-    upstream = m.tracker.servers[m.command.server].upstream
-    return bool(upstream) and not m.tracker.servers[upstream].running
-
-
-def _frozen_standby_is_listed_late(m: Moment) -> bool:
-    if not m.name.endswith(".sync"):
-        return False
-    assert isinstance(m.real, tuple)
-    assert isinstance(m.model, tuple)
-    differ = {name for name, _ in set(m.real) ^ set(m.model)}
-    frozen = {name for name, here in m.tracker.servers.items() if here.frozen}
-    return dict(m.real).keys() == dict(m.model).keys() and differ <= frozen
-
-
-def _diverged_standby_blocks_a_stop(m: Moment) -> bool:
-    if not isinstance(m.command, Stop) or m.name != "outcome" or m.command.how != "fast":
-        return False
-    below = [name for name, upstream in m.upstreams.items() if upstream == m.command.server]
-    stuck = any(m.could_not_attach(name) for name in below)
-    return stuck and (m.real, m.model) == ("ok", "blocked")
-
-
-def _written_from_beyond(m: Moment) -> bool:
-    level = m.command.level if isinstance(m.command, Commit) else ""
-    return level == "remote_write" and _believed_from_beyond(m)
-
-
 EXPLANATIONS: tuple[Explanation, ...] = (
     Explanation(
         "reload meets the cycle",
@@ -175,36 +136,6 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "replayed the commit, until it replays a later one; the model knows no snapshots.",
         _in_the_snapshot_of_a_checkpoint,
         final=False,
-    ),
-    Explanation(
-        "read after the thaw",
-        "What a stopped receiver has in its socket is read after SIGCONT, although the upstream "
-        "has ended meanwhile.",
-        _read_after_the_thaw,
-        final=True,
-        gap=True,
-    ),
-    Explanation(
-        "frozen standby is listed late",
-        "A WAL sender loads a new synchronous_standby_names at once, not with the next reply.",
-        _frozen_standby_is_listed_late,
-        final=False,
-        gap=True,
-    ),
-    Explanation(
-        "diverged standby blocks a stop",
-        "A fast shutdown does not wait for a standby that was sent only WAL before the fork.",
-        _diverged_standby_blocks_a_stop,
-        final=True,
-        gap=True,
-    ),
-    Explanation(
-        "written from beyond",
-        "A standby beyond the fork reports as written only what it was sent, so it acknowledges "
-        "`on` and `remote_apply` wrongly, but never `remote_write`.",
-        _written_from_beyond,
-        final=True,
-        gap=True,
     ),
 )
 

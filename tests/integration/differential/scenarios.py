@@ -175,20 +175,17 @@ _TEXTS = {
         Commit('a', 'k1', 'v3', 'remote_write')
         Thaw('c')
     """,
-}
-
-_GAPS = {
-    "read after the thaw": """
+    "receiver reads what has arrived although its upstream has ended": """
         Freeze('b', 'receiver')
         Commit('a', 'k1', 'v1')
         Stop('a', 'kill')
         Thaw('b')
     """,
-    "frozen standby is listed late": """
+    "frozen standby is listed at once": """
         Freeze('b', 'server')
         SetSync('a', ('b',), 1)
     """,
-    "diverged standby blocks a stop": """
+    "standby beyond the fork holds up no shutdown": """
         Detach('b')
         Commit('a', 'k1', 'v1')
         Promote('b', 4)
@@ -196,7 +193,7 @@ _GAPS = {
         Attach('c', 'b')
         Stop('b', 'fast')
     """,
-    "written from beyond": """
+    "standby beyond the fork has not written what it was not sent": """
         Detach('b')
         Commit('a', 'k1', 'v1')
         Commit('a', 'k1', 'v2')
@@ -210,7 +207,5 @@ _GAPS = {
         Commit('b', 'k1', 'w1', 'remote_write')
     """,
 }
-"""The shortest sequence that shows what the model does wrong, by the name of its explanation."""
 
 SCENARIOS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _TEXTS.items()}
-GAPS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _GAPS.items()}
