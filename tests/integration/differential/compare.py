@@ -5,7 +5,7 @@ Differences that are known and accepted are in `explanations`. Anything else fai
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from differential.begin import open_real
@@ -13,7 +13,17 @@ from differential.explanations import Moment, explain
 from differential.model import Model
 from differential.programs import Programs
 from differential.tracker import Tracker
-from differential.vocabulary import Command, Seen, Start, flat, render
+from differential.vocabulary import (
+    Clone,
+    Command,
+    Promote,
+    Rewind,
+    Seen,
+    ServerView,
+    Start,
+    flat,
+    render,
+)
 
 
 @dataclass(slots=True)
@@ -39,6 +49,40 @@ class Report:
         shown = render(self.commands).splitlines()
         lines += [f"{'->' if i == self.done else '  '} {c}" for i, c in enumerate(shown, 1)]
         return "\n".join(lines)
+
+
+class _Past:
+    """What explanations need to know of the commands before."""
+
+    def __init__(self) -> None:
+        self._waited: set[str] = set()  # commits that were ever seen to wait
+        self._hidden: dict[str, frozenset[str]] = {}
+        self._beyond: set[str] = set()
+
+    def moment(self, command: Command | None, tracker: Tracker, seen: Seen) -> Moment:
+        """Return what is known when a command begins, without a difference yet."""
+        self._waited |= {value for value, outcome in seen.commits if outcome == "waiting"}
+        if isinstance(command, Start):
+            self._hidden[command.server] = frozenset(self._waited)
+        self._look_for_forks(command, tracker, dict(seen.servers))
+        past = (tracker.upstreams(), dict(self._hidden), frozenset(self._beyond))
+        return Moment("", None, None, command, tracker, seen, *past)
+
+    def _look_for_forks(
+        self, command: Command | None, tracker: Tracker, views: Mapping[str, ServerView]
+    ) -> None:
+        for name, view in views.items():
+            above = views.get(tracker.servers[name].upstream)
+            if above is None or above.state != "primary" or view.state != "standby":
+                continue
+            if not view.streams_from and _values(view) - _values(above):
+                self._beyond.add(name)
+        if isinstance(command, Clone | Rewind | Promote):
+            self._beyond.discard(command.server)
+
+
+def _values(view: ServerView) -> set[str]:
+    return {value for _, values in view.rows for value in values}
 
 
 def differences(real: Seen, model: Seen, moment: Moment) -> list[Moment]:
@@ -73,19 +117,15 @@ def compare(
     with open_real(programs, seed) as real:
         model = Model(seed)
         tracker = Tracker(careful=careful)
+        past = _Past()
         seen = real.begin()
-        hidden: dict[str, frozenset[str]] = {}
-        waited: set[str] = set()  # commits that were ever seen to wait
-        moment = Moment("", None, None, None, tracker, seen, tracker.upstreams(), hidden)
+        moment = past.moment(None, tracker, seen)
         go_on = _judge(report, differences(seen, model.begin(), moment))
         for command in commands if go_on else ():
             report.done += 1
             if not tracker.applies(command):
                 continue
-            waited |= {value for value, outcome in seen.commits if outcome == "waiting"}
-            if isinstance(command, Start):
-                hidden[command.server] = frozenset(waited)
-            moment = Moment("", None, None, command, tracker, seen, tracker.upstreams(), hidden)
+            moment = past.moment(command, tracker, seen)
             tracker.apply(command)
             before, seen = seen, real.run(command)
             say(_changes(command, before, seen))

@@ -7,7 +7,7 @@ could foretell and does not is no explanation: there the model is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from differential.tracker import Tracker
@@ -19,6 +19,7 @@ from differential.vocabulary import (
     ResumeReplay,
     Seen,
     ServerView,
+    Start,
 )
 
 
@@ -34,6 +35,7 @@ class Moment:
     before: Seen  # on the real servers, before the command
     upstreams: Mapping[str, str]  # in the settings of each server, before the command
     hidden: Mapping[str, frozenset[str]]  # commits that had waited when a server was started
+    beyond: frozenset[str]  # servers that were seen beyond the fork, with its history at hand
 
     @property
     def server(self) -> str:
@@ -45,9 +47,10 @@ class Moment:
         return dict(self.before.servers)[name]
 
     def could_not_attach(self, name: str) -> bool:
-        """Return whether before the command a standby had an upstream and did not stream."""
-        view = self.view(name)
-        return view.state == "standby" and bool(self.upstreams[name]) and not view.streams_from
+        """Return whether before the command a standby of a primary did not stream from it."""
+        view, upstream = self.view(name), self.upstreams[name]
+        follows = view.state == "standby" and bool(upstream) and not view.streams_from
+        return follows and self.view(upstream).state == "primary"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,37 @@ class Explanation:
 
 
 def _reload_meets_the_cycle(m: Moment) -> bool:
-    return isinstance(m.command, Attach | Detach) and m.could_not_attach(m.command.server)
+    if not isinstance(m.command, Attach | Detach) or not m.could_not_attach(m.command.server):
+        return False
+    name = m.command.server
+    upstreams = {m.upstreams[name], m.tracker.servers[name].upstream}
+    return _is_about_following(m, name) or _is_about_waiters(m, upstreams)
+
+
+def _is_about_following(m: Moment, name: str) -> bool:
+    """Return whether it is about what a standby gets, or whether it gets anything."""
+    if m.name.endswith(".sync"):
+        return {standby for standby, _ in _pairs(m.real) ^ _pairs(m.model)} == {name}
+    return m.name in {f"{name}.{each}" for each in ("timeline", "streams_from", "received", "rows")}
+
+
+def _is_about_waiters(m: Moment, servers: Collection[str]) -> bool:
+    """Return whether it is about commits that waited on one of the servers before the command."""
+    waited = {value for value, outcome in m.before.commits if outcome == "waiting"}
+    on = {m.tracker.commits[value] for value in waited} & set(servers)
+    here = {f"commit {value}" for value in waited if m.tracker.commits[value] in servers}
+    return m.name in here or m.name in {f"{server}.rows" for server in on}
+
+
+def _records_begin_elsewhere(m: Moment) -> bool:
+    if not isinstance(m.command, Start) or m.command.server not in m.beyond:
+        return False
+    name = m.command.server
+    if m.name == f"{name}.rows":
+        return _values(m.real) < _values(m.model)
+    if m.name.endswith(".sync"):
+        return _is_about_following(m, name) and name not in dict(_pairs(m.real))
+    return _is_about_following(m, name) and m.real in ("", 0, "segment")
 
 
 def _last_reply_races(m: Moment) -> bool:
@@ -70,13 +103,11 @@ def _last_reply_races(m: Moment) -> bool:
     streamed = m.view(m.command.server).streams_from
     if streamed == m.tracker.servers[m.command.server].upstream:
         return False
-    waits = any(outcome == "waiting" for _, outcome in m.before.commits)
-    return waits and (m.name.startswith("commit ") or m.name == f"{streamed}.rows")
+    return _is_about_waiters(m, {streamed})
 
 
-def _believed_from_beyond(m: Moment) -> bool:
-    """Return whether it is about a commit that a standby beyond the fork may acknowledge."""
-    if not isinstance(m.command, Commit):
+def _acknowledged_from_beyond(m: Moment) -> bool:
+    if not isinstance(m.command, Commit) or m.command.level not in ("on", "remote_apply"):
         return False
     servers = m.tracker.servers
     beyond = [
@@ -90,16 +121,15 @@ def _believed_from_beyond(m: Moment) -> bool:
     return bool(beyond) and m.name in affected
 
 
-def _acknowledged_from_beyond(m: Moment) -> bool:
-    level = m.command.level if isinstance(m.command, Commit) else ""
-    return level != "remote_write" and _believed_from_beyond(m)
-
-
 def _in_the_snapshot_of_a_checkpoint(m: Moment) -> bool:
     if not m.name.endswith(".rows") or m.tracker.servers[m.server].primary:
         return False
     real, model = _values(m.real), _values(m.model)
     return real < model and model - real <= m.hidden.get(m.server, frozenset())
+
+
+def _pairs(sync: object) -> set[tuple[str, str]]:
+    return set(sync) if isinstance(sync, tuple) else set()
 
 
 def _values(rows: object) -> set[str]:
@@ -113,6 +143,14 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "reload of primary_conninfo takes effect depends on the millisecond: nearly always it is "
         "forgotten, unless the receiver streams just then.",
         _reload_meets_the_cycle,
+        final=True,
+    ),
+    Explanation(
+        "records begin elsewhere",
+        "A standby that was killed beyond the fork replays its own WAL to the end and asks for the "
+        "new timeline's from there. In the model all records are of one size, so that it finds one "
+        "there; in PostgreSQL it finds the middle of one, and never follows.",
+        _records_begin_elsewhere,
         final=True,
     ),
     Explanation(
