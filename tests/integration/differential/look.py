@@ -21,7 +21,8 @@ left join lateral (select pid, received_tli, status from pg_stat_wal_receiver) r
 lateral (select string_agg(wait_event, ' ') as waits from pg_stat_activity
   where backend_type = 'startup') w,
 lateral (select string_agg(concat_ws(',', application_name, pid, state, sent_lsn - '0/0',
-  flush_lsn - '0/0', replay_lsn - '0/0', sync_state, extract(epoch from reply_time)), ' '
+  flush_lsn - '0/0', replay_lsn - '0/0', sync_state, extract(epoch from reply_time),
+  extract(epoch from backend_start)), ' '
   order by application_name, pid) as senders from pg_stat_replication) p,
 lateral (select string_agg(pid::text, ' ') as sync from pg_stat_activity
   where wait_event = 'SyncRep') q
@@ -41,6 +42,7 @@ class SenderRow:
     replay: int
     sync_state: str
     replied_at: float  # wall clock of the standby's last reply, which is this machine's
+    began_at: float  # when it connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +82,10 @@ def _senders(upstream: str, text: str | None) -> tuple[SenderRow, ...]:
     found = []
     for row in (text or "").split():
         words = row.split(",")
-        if len(words) == 8:  # one that has not begun to send has nulls
-            name, pid, state, sent, flush, replay, sync, at = words
-            numbers = int(sent), int(flush), int(replay)
-            found.append(SenderRow(upstream, name, int(pid), state, *numbers, sync, float(at)))
+        if len(words) == 9:  # one that has not begun to send has nulls
+            name, pid, state, sent, flush, replay, sync, at, began = words
+            numbers, times = (int(sent), int(flush), int(replay)), (float(at), float(began))
+            found.append(SenderRow(upstream, name, int(pid), state, *numbers, sync, *times))
     return tuple(found)
 
 

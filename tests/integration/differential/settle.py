@@ -21,6 +21,8 @@ SETTLE_S = 25.0
 FAILED_TRIES = 4
 """Attempts of a standby to attach that must have failed before it counts as unable to."""
 QUIET_LOOKS = 3
+FEEDBACK_S = 0.5
+"""After its start a receiver sends one hot standby feedback, whatever the settings, within this."""
 STUCK_S = 2.5
 """A standby that neither streams nor logs failures is taken as settled after so long."""
 SILENT_S = 0.5
@@ -145,7 +147,8 @@ class Settler:
             return False
         if pending.apply and row.replay < look.flushed and not standby.paused:
             return False
-        return not replies or row.replied_at > self._wall
+        # A feedback renews the time of the last reply as well, and releases nobody.
+        return not replies or row.replied_at > max(self._wall, row.began_at + FEEDBACK_S)
 
     def _standby_is_quiet(self, server: RealServer, look: Look, looks: Mapping[str, Look]) -> bool:
         if server.frozen == "receiver":
