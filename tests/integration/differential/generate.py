@@ -166,9 +166,9 @@ def rewind(w: Writer) -> Plot:
     yield Promote(b, w.rng.choice((0, w.reserved())))
     yield w.commit(a, "local")
     yield w.commit(b)
-    if w.rng.random() < 0.3:
-        yield RemoveWal(w.rng.choice((a, b)))
     who = w.rng.choice((a, c))
+    if w.rng.random() < 0.4:
+        yield RemoveWal(w.rng.choice((who, b)))
     yield Stop(who, w.rng.choice(("kill", "immediate", "fast")))
     yield Rewind(who, b)
     yield Start(who, w.rng.choice((b, b, "")))

@@ -91,6 +91,26 @@ _TEXTS = {
         Settle()
         Read('c', 'k1')
     """,
+    "standby killed beyond the fork keeps its rows on the new timeline": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        Attach('c', 'b')
+        Stop('c', 'kill')
+        Start('c', '')
+        Promote('c', 9)
+        Commit('c', 'k1', 'v3')
+    """,
+    "standby killed beyond the fork never follows again": """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+        Attach('c', 'b')
+        Stop('c', 'kill')
+        Start('c', 'b')
+    """,
     "removed WAL forces a clone": """
         Detach('b')
         Commit('a', 'k1', 'v1')
