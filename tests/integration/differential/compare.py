@@ -8,22 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from differential import vocabulary as do
 from differential.begin import open_real
 from differential.explanations import Moment, explain
 from differential.model import Model
 from differential.programs import Programs
 from differential.tracker import Tracker
-from differential.vocabulary import (
-    Clone,
-    Command,
-    Promote,
-    Rewind,
-    Seen,
-    ServerView,
-    Start,
-    flat,
-    render,
-)
+from differential.vocabulary import Command, Seen, ServerView, flat, render
 
 
 @dataclass(slots=True)
@@ -62,7 +53,7 @@ class _Past:
     def moment(self, command: Command | None, tracker: Tracker, seen: Seen) -> Moment:
         """Return what is known when a command begins, without a difference yet."""
         self._waited |= {value for value, outcome in seen.commits if outcome == "waiting"}
-        if isinstance(command, Start):
+        if isinstance(command, do.Start):
             self._hidden[command.server] = frozenset(self._waited)
         self._look_for_forks(command, tracker, dict(seen.servers))
         past = (tracker.upstreams(), dict(self._hidden), frozenset(self._beyond))
@@ -77,7 +68,7 @@ class _Past:
                 continue
             if not view.streams_from and _values(view) - _values(above):
                 self._beyond.add(name)
-        if isinstance(command, Clone | Rewind | Promote):
+        if isinstance(command, do.Clone | do.Rewind | do.Promote):
             self._beyond.discard(command.server)
 
 

@@ -10,17 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from differential import vocabulary as do
 from differential.tracker import Tracker
-from differential.vocabulary import (
-    Attach,
-    Command,
-    Commit,
-    Detach,
-    ResumeReplay,
-    Seen,
-    ServerView,
-    Start,
-)
+from differential.vocabulary import Command, Seen, ServerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ class Explanation:
 
 
 def _reload_meets_the_cycle(m: Moment) -> bool:
-    if not isinstance(m.command, Attach | Detach) or not m.could_not_attach(m.command.server):
+    if not isinstance(m.command, do.Attach | do.Detach) or not m.could_not_attach(m.command.server):
         return False
     name = m.command.server
     upstreams = {m.upstreams[name], m.tracker.servers[name].upstream}
@@ -87,7 +79,7 @@ def _is_about_waiters(m: Moment, servers: Collection[str]) -> bool:
 
 
 def _records_begin_elsewhere(m: Moment) -> bool:
-    if not isinstance(m.command, Start) or m.command.server not in m.beyond:
+    if not isinstance(m.command, do.Start) or m.command.server not in m.beyond:
         return False
     name = m.command.server
     if m.name == f"{name}.rows":
@@ -98,7 +90,7 @@ def _records_begin_elsewhere(m: Moment) -> bool:
 
 
 def _last_reply_races(m: Moment) -> bool:
-    if not isinstance(m.command, ResumeReplay):
+    if not isinstance(m.command, do.ResumeReplay):
         return False
     streamed = m.view(m.command.server).streams_from
     if streamed == m.tracker.servers[m.command.server].upstream:
@@ -107,7 +99,7 @@ def _last_reply_races(m: Moment) -> bool:
 
 
 def _acknowledged_from_beyond(m: Moment) -> bool:
-    if not isinstance(m.command, Commit) or m.command.level not in ("on", "remote_apply"):
+    if not isinstance(m.command, do.Commit) or m.command.level not in ("on", "remote_apply"):
         return False
     servers = m.tracker.servers
     beyond = [

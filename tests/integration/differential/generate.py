@@ -9,30 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from differential import vocabulary as do
 from differential.tracker import CASCADING, Tracker
-from differential.vocabulary import (
-    LEVELS,
-    NAMES,
-    Attach,
-    CancelCommit,
-    Checkpoint,
-    Clone,
-    Command,
-    Commit,
-    Detach,
-    Freeze,
-    KillReceiver,
-    PauseReplay,
-    Promote,
-    RemoveWal,
-    ResumeReplay,
-    Rewind,
-    SetSync,
-    Settle,
-    Start,
-    Stop,
-    Thaw,
-)
+from differential.vocabulary import LEVELS, NAMES, Command
 
 LENGTH = (8, 15)
 BETWEEN = 0.25
@@ -59,9 +38,9 @@ class Writer:
         self.commands.append(command)
         return True
 
-    def commit(self, server: str, level: str = "on") -> Commit:
+    def commit(self, server: str, level: str = "on") -> do.Commit:
         number = len(self.tracker.commits) + 1
-        return Commit(server, self.rng.choice(("k1", "k2")), f"v{number}", level)
+        return do.Commit(server, self.rng.choice(("k1", "k2")), f"v{number}", level)
 
     def reserved(self) -> int:
         return self.tracker.max_tli + self.rng.randint(1, 3)
@@ -84,167 +63,168 @@ def _names(w: Writer) -> tuple[str, str, str]:
 
 def wait_and_cancel(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, (b,), 1)
-    yield w.rng.choice((Detach(b), Stop(b), Freeze(b, "receiver"), Freeze(b, "server")))
+    yield do.SetSync(a, (b,), 1)
+    yield w.rng.choice((do.Detach(b), do.Stop(b), do.Freeze(b, "receiver"), do.Freeze(b, "server")))
     waits = w.commit(a, w.rng.choice(WAITS))
     yield waits
-    yield CancelCommit(waits.value, w.rng.choice(ENDS))
-    yield Thaw(b)
-    yield Promote(c)
+    yield do.CancelCommit(waits.value, w.rng.choice(ENDS))
+    yield do.Thaw(b)
+    yield do.Promote(c)
     yield w.commit(c)
 
 
 def wait_and_crash(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, (b, c), w.rng.choice((1, 2)))
-    yield Stop(b)
-    yield Detach(c)
+    yield do.SetSync(a, (b, c), w.rng.choice((1, 2)))
+    yield do.Stop(b)
+    yield do.Detach(c)
     yield w.commit(a, w.rng.choice(WAITS))
-    yield Stop(a, w.rng.choice(("kill", "immediate", "fast")))
-    yield Start(a, "")
-    yield w.rng.choice((Promote(a, w.reserved()), Promote(c), Settle()))
-    yield Start(b, w.rng.choice((a, c, "")))
-    yield Attach(b, c)
+    yield do.Stop(a, w.rng.choice(("kill", "immediate", "fast")))
+    yield do.Start(a, "")
+    yield w.rng.choice((do.Promote(a, w.reserved()), do.Promote(c), do.Settle()))
+    yield do.Start(b, w.rng.choice((a, c, "")))
+    yield do.Attach(b, c)
 
 
 def reload_while_waiting(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, (b, c), 2)
-    yield w.rng.choice((Stop(b), Detach(b), Freeze(b, "receiver")))
+    yield do.SetSync(a, (b, c), 2)
+    yield w.rng.choice((do.Stop(b), do.Detach(b), do.Freeze(b, "receiver")))
     yield w.commit(a, w.rng.choice(WAITS))
     yield w.commit(a, w.rng.choice(LEVELS))
-    choices = (SetSync(a, (b, c), 1), SetSync(a, (c,), 1), SetSync(a, (b,), 1), SetSync(a, (c,), 2))
-    yield w.rng.choice(choices)
+    names, k = w.rng.choice((((b, c), 1), ((c,), 1), ((b,), 1), ((c,), 2)))
+    yield do.SetSync(a, names, k)
     yield w.commit(a, w.rng.choice(WAITS))
-    yield w.rng.choice((Thaw(b), Start(b, a), Attach(b, a)))
+    yield w.rng.choice((do.Thaw(b), do.Start(b, a), do.Attach(b, a)))
 
 
 def empty_while_waiting(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, w.rng.choice(((b,), (b, c), ())), 2)
-    yield w.rng.choice((Stop(b), Detach(b), Freeze(b, "server")))
+    yield do.SetSync(a, w.rng.choice(((b,), (b, c), ())), 2)
+    yield w.rng.choice((do.Stop(b), do.Detach(b), do.Freeze(b, "server")))
     yield w.commit(a, w.rng.choice(WAITS))
-    yield w.rng.choice((Detach(c), PauseReplay(c)))
-    yield SetSync(a, (), 0)
+    yield w.rng.choice((do.Detach(c), do.PauseReplay(c)))
+    yield do.SetSync(a, (), 0)
     yield w.commit(a, "remote_apply")
 
 
 def twins(w: Writer) -> Plot:
     a, b, c = _names(w)
     yield w.commit(a)
-    yield w.rng.choice((Stop(a, "kill"), Detach(b)))
-    yield Detach(c)
-    yield Promote(b)
-    yield Promote(c)
+    yield w.rng.choice((do.Stop(a, "kill"), do.Detach(b)))
+    yield do.Detach(c)
+    yield do.Promote(b)
+    yield do.Promote(c)
     yield w.commit(b)
     yield w.commit(c)
-    yield Stop(c, w.rng.choice(("fast", "kill")))
-    yield Rewind(c, b)
-    yield Clone(c, b)
-    yield Start(c, b)
+    yield do.Stop(c, w.rng.choice(("fast", "kill")))
+    yield do.Rewind(c, b)
+    yield do.Clone(c, b)
+    yield do.Start(c, b)
 
 
 def across_a_fork(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield Detach(b)
+    yield do.Detach(b)
     if w.rng.random() < 0.7:
         yield w.commit(a)
     if w.rng.random() < 0.3:
         yield w.commit(b)
-    yield Promote(b, w.rng.choice((0, w.reserved())))
+    yield do.Promote(b, w.rng.choice((0, w.reserved())))
     yield w.commit(b)
-    yield Attach(c, b)
-    yield w.rng.choice((KillReceiver(c), Stop(c), Attach(c, a)))
-    yield Start(c, b)
-    yield Rewind(c, b)
+    yield do.Attach(c, b)
+    yield w.rng.choice((do.KillReceiver(c), do.Stop(c), do.Attach(c, a)))
+    yield do.Start(c, b)
+    yield do.Rewind(c, b)
 
 
 def rewind(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield w.rng.choice((Detach(b), SetSync(a, (b,), 1)))
+    yield w.rng.choice((do.Detach(b), do.SetSync(a, (b,), 1)))
     yield w.commit(a, w.rng.choice(("local", "on")))
-    yield Promote(b, w.rng.choice((0, w.reserved())))
+    yield do.Promote(b, w.rng.choice((0, w.reserved())))
     yield w.commit(a, "local")
     yield w.commit(b)
     who = w.rng.choice((a, c))
     if w.rng.random() < 0.4:
-        yield RemoveWal(w.rng.choice((who, b)))
-    yield Stop(who, w.rng.choice(("kill", "immediate", "fast")))
-    yield Rewind(who, b)
-    yield Start(who, w.rng.choice((b, b, "")))
+        yield do.RemoveWal(w.rng.choice((who, b)))
+    yield do.Stop(who, w.rng.choice(("kill", "immediate", "fast")))
+    yield do.Rewind(who, b)
+    yield do.Start(who, w.rng.choice((b, b, "")))
     yield w.commit(b)
 
 
 def placeholders(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield Stop(a, w.rng.choice(("kill", "fast")))
-    yield Promote(b, w.reserved())
-    yield Attach(c, b)
+    yield do.Stop(a, w.rng.choice(("kill", "fast")))
+    yield do.Promote(b, w.reserved())
+    yield do.Attach(c, b)
     yield w.commit(b)
-    yield Stop(c, w.rng.choice(("fast", "kill")))
-    yield Start(c, w.rng.choice((b, "")))
-    yield Promote(c, w.rng.choice((0, w.reserved())))
-    yield Start(a, w.rng.choice((b, c)))
+    yield do.Stop(c, w.rng.choice(("fast", "kill")))
+    yield do.Start(c, w.rng.choice((b, "")))
+    yield do.Promote(c, w.rng.choice((0, w.reserved())))
+    yield do.Start(a, w.rng.choice((b, c)))
 
 
 def restart_and_position(w: Writer) -> Plot:
     a, b, c = _names(w)
     yield w.commit(a)
-    yield PauseReplay(b)
+    yield do.PauseReplay(b)
     yield w.commit(a)
-    yield w.rng.choice((Stop(a, "kill"), Stop(a), Settle()))
-    yield Stop(b, w.rng.choice(("fast", "immediate", "kill")))
-    yield Start(b, w.rng.choice((a, "", c)))
-    yield Promote(b, w.rng.choice((0, w.reserved())))
-    yield Attach(c, b)
+    yield w.rng.choice((do.Stop(a, "kill"), do.Stop(a), do.Settle()))
+    yield do.Stop(b, w.rng.choice(("fast", "immediate", "kill")))
+    yield do.Start(b, w.rng.choice((a, "", c)))
+    yield do.Promote(b, w.rng.choice((0, w.reserved())))
+    yield do.Attach(c, b)
 
 
 def paused(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, w.rng.choice(((b,), (b, c))), 1)
-    yield PauseReplay(b)
+    yield do.SetSync(a, w.rng.choice(((b,), (b, c))), 1)
+    yield do.PauseReplay(b)
     yield w.commit(a, w.rng.choice(("on", "remote_apply", "remote_write")))
-    yield Detach(b)
+    yield do.Detach(b)
     yield w.commit(a, w.rng.choice(("on", "remote_apply")))
-    yield w.rng.choice((ResumeReplay(b), KillReceiver(b), Promote(b), Promote(b, w.reserved())))
-    yield Attach(c, b)
-    yield ResumeReplay(b)
+    promotion = do.Promote(b, w.rng.choice((0, w.reserved())))
+    yield w.rng.choice((do.ResumeReplay(b), do.KillReceiver(b), promotion))
+    yield do.Attach(c, b)
+    yield do.ResumeReplay(b)
 
 
 def frozen(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield SetSync(a, (b, c), w.rng.choice((1, 2)))
-    yield Freeze(b, w.rng.choice(("receiver", "server")))
+    yield do.SetSync(a, (b, c), w.rng.choice((1, 2)))
+    yield do.Freeze(b, w.rng.choice(("receiver", "server")))
     yield w.commit(a, w.rng.choice(WAITS))
-    yield w.rng.choice((Detach(c), PauseReplay(c), KillReceiver(c)))
+    yield w.rng.choice((do.Detach(c), do.PauseReplay(c), do.KillReceiver(c)))
     yield w.commit(a, w.rng.choice(WAITS))
-    yield w.rng.choice((Thaw(b), Stop(a, "kill"), Stop(a, "fast"), Stop(a, "fast")))
-    yield Thaw(b)
-    yield Promote(b)
+    yield w.rng.choice((do.Thaw(b), do.Stop(a, "kill"), do.Stop(a, "fast"), do.Stop(a, "fast")))
+    yield do.Thaw(b)
+    yield do.Promote(b)
 
 
 def cascade(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield Attach(c, b)
-    yield SetSync(a, w.rng.choice(((b,), (c,), (b, c))), 1)
+    yield do.Attach(c, b)
+    yield do.SetSync(a, w.rng.choice(((b,), (c,), (b, c))), 1)
     yield w.commit(a, w.rng.choice(WAITS))
-    yield w.rng.choice((PauseReplay(b), KillReceiver(c), Detach(b), Stop(a, "kill")))
+    yield w.rng.choice((do.PauseReplay(b), do.KillReceiver(c), do.Detach(b), do.Stop(a, "kill")))
     yield w.commit(a, w.rng.choice(LEVELS))
-    yield Promote(b, w.rng.choice((0, w.reserved())))
+    yield do.Promote(b, w.rng.choice((0, w.reserved())))
     yield w.commit(b)
 
 
 def removed_wal(w: Writer) -> Plot:
     a, b, c = _names(w)
-    yield w.rng.choice((Detach(b), Stop(b, "fast"), Stop(b, "kill")))
+    yield w.rng.choice((do.Detach(b), do.Stop(b, "fast"), do.Stop(b, "kill")))
     yield w.commit(a)
-    yield RemoveWal(a)
-    yield w.rng.choice((Attach(b, a), Start(b, a)))
-    yield w.rng.choice((Attach(b, c), KillReceiver(c), Promote(c, w.reserved())))
+    yield do.RemoveWal(a)
+    yield w.rng.choice((do.Attach(b, a), do.Start(b, a)))
+    yield w.rng.choice((do.Attach(b, c), do.KillReceiver(c), do.Promote(c, w.reserved())))
     yield w.commit(c if w.tracker.servers[c].primary else a)
-    yield Stop(b)
-    yield w.rng.choice((Rewind(b, c), Clone(b, a), Clone(b, c)))
-    yield Start(b, c if w.tracker.servers[c].primary else a)
+    yield do.Stop(b)
+    yield w.rng.choice((do.Rewind(b, c), do.Clone(b, a), do.Clone(b, c)))
+    yield do.Start(b, c if w.tracker.servers[c].primary else a)
 
 
 PLOTS: tuple[Callable[[Writer], Plot], ...] = (
@@ -273,23 +253,23 @@ def _random_command(w: Writer) -> Command:
     kinds: dict[str, tuple[int, Callable[[], Command]]] = {
         "commit": (30, lambda: w.commit(writer, rng.choice(LEVELS))),
         "elsewhere": (3, lambda: w.commit(name)),
-        "cancel": (9, lambda: CancelCommit(w.any_commit(), rng.choice(ENDS))),
-        "sync": (10, lambda: SetSync(writer, listed, rng.randint(1, 2) if listed else 0)),
-        "stop": (4, lambda: Stop(name, rng.choice(("fast", "immediate", "kill")))),
-        "start": (15, lambda: Start(name, rng.choice((other, other, "")))),
-        "pause": (4, lambda: PauseReplay(name)),
-        "resume": (25, lambda: ResumeReplay(name)),
-        "detach": (4, lambda: Detach(name)),
-        "attach": (8, lambda: Attach(name, other)),
-        "receiver": (4, lambda: KillReceiver(name)),
-        "promote": (3, lambda: Promote(name, rng.choice((0, w.reserved(), w.reserved())))),
-        "rewind": (5, lambda: Rewind(name, other)),
-        "clone": (3, lambda: Clone(name, other)),
-        "freeze": (2, lambda: Freeze(name, rng.choice(("receiver", "server")))),
-        "thaw": (12, lambda: Thaw(name)),
-        "remove": (2, lambda: RemoveWal(writer)),
-        "checkpoint": (4, lambda: Checkpoint(name)),
-        "settle": (1, Settle),
+        "cancel": (9, lambda: do.CancelCommit(w.any_commit(), rng.choice(ENDS))),
+        "sync": (10, lambda: do.SetSync(writer, listed, rng.randint(1, 2) if listed else 0)),
+        "stop": (4, lambda: do.Stop(name, rng.choice(("fast", "immediate", "kill")))),
+        "start": (15, lambda: do.Start(name, rng.choice((other, other, "")))),
+        "pause": (4, lambda: do.PauseReplay(name)),
+        "resume": (25, lambda: do.ResumeReplay(name)),
+        "detach": (4, lambda: do.Detach(name)),
+        "attach": (8, lambda: do.Attach(name, other)),
+        "receiver": (4, lambda: do.KillReceiver(name)),
+        "promote": (3, lambda: do.Promote(name, rng.choice((0, w.reserved(), w.reserved())))),
+        "rewind": (5, lambda: do.Rewind(name, other)),
+        "clone": (3, lambda: do.Clone(name, other)),
+        "freeze": (2, lambda: do.Freeze(name, rng.choice(("receiver", "server")))),
+        "thaw": (12, lambda: do.Thaw(name)),
+        "remove": (2, lambda: do.RemoveWal(writer)),
+        "checkpoint": (4, lambda: do.Checkpoint(name)),
+        "settle": (1, do.Settle),
     }
     (kind,) = rng.choices(list(kinds), [weight for weight, _ in kinds.values()])
     return kinds[kind][1]()
@@ -298,8 +278,8 @@ def _random_command(w: Writer) -> Command:
 def _add_random(w: Writer) -> None:
     for _ in range(RANDOM_TRIES):
         command = _random_command(w)
-        rebuilds = sum(isinstance(c, Rewind | Clone) for c in w.commands)
-        if isinstance(command, Rewind | Clone) and rebuilds >= REBUILDS_MAX:
+        rebuilds = sum(isinstance(c, do.Rewind | do.Clone) for c in w.commands)
+        if isinstance(command, do.Rewind | do.Clone) and rebuilds >= REBUILDS_MAX:
             continue
         if w.add(command):
             return

@@ -10,40 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from differential import vocabulary as do
 from differential.model_world import CalmGuard, SmallWorld
-from differential.vocabulary import (
-    LEVELS,
-    NAMES,
-    Attach,
-    CancelCommit,
-    Checkpoint,
-    Clone,
-    Command,
-    Commit,
-    Detach,
-    Freeze,
-    KillReceiver,
-    PauseReplay,
-    Promote,
-    Read,
-    RemoveWal,
-    ResumeReplay,
-    Rewind,
-    Seen,
-    ServerView,
-    SetSync,
-    Settle,
-    Start,
-    Stop,
-    Thaw,
-)
+from differential.vocabulary import LEVELS, NAMES, Command, Seen, ServerView
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.postgres import ProcessState, SyncSetting, Upstream
 from metako.postgres.facts import Facts
 from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.heap import NS_PER_MS, NS_PER_S
-from sim.postgres.commits import Commit as SimCommit
-from sim.postgres.commits import Outcome, SyncLevel
+from sim.postgres.commits import Commit, Outcome, SyncLevel
 from sim.postgres.observe import Observer
 from sim.postgres.rebuild import Rebuilder, copy_of
 from sim.postgres.receiver import ReceiverPhase
@@ -75,7 +50,7 @@ class Model:
         self._world = SmallWorld(seed)
         self._heap = self._world.heap
         self._commits: dict[str, str] = {}
-        self._waiting: dict[str, tuple[SimServer, SimCommit]] = {}
+        self._waiting: dict[str, tuple[SimServer, Commit]] = {}
         self._names = {name: NodeId(name) for name in NAMES}
         for name, node in self._names.items():
             self._world.servers[name] = SimServer(self._world, node, CalmGuard())
@@ -126,19 +101,19 @@ class Model:
 
     def _execute(self, command: Command) -> str:
         match command:
-            case Commit():
+            case do.Commit():
                 return self._commit(command)
-            case CancelCommit(value=value, how=how):
+            case do.CancelCommit(value=value, how=how):
                 return self._cancel(value, how)
-            case Settle():
+            case do.Settle():
                 self._run_for(SETTLE_NS)
-            case Rewind(server=name, source=source):
+            case do.Rewind(server=name, source=source):
                 return self._rewind(self._servers[name], source)
-            case Clone(server=name, source=source):
+            case do.Clone(server=name, source=source):
                 return self._clone(self._servers[name], source)
-            case Stop(server=name, how=how):
+            case do.Stop(server=name, how=how):
                 return self._stop(self._servers[name], how)
-            case Start(server=name, upstream=upstream):
+            case do.Start(server=name, upstream=upstream):
                 return self._start(self._servers[name], upstream)
             case _:
                 server = self._servers[command.server]
@@ -148,40 +123,40 @@ class Model:
     def _change(self, server: SimServer, command: Command) -> str:
         """Carry out the commands on one server that runs."""
         match command:
-            case SetSync(names=names, k=k):
+            case do.SetSync(names=names, k=k):
                 nodes = tuple(self._names[name] for name in sorted(names))
                 self._configure(server, sync=SyncSetting(nodes, k))
-            case Detach():
+            case do.Detach():
                 self._configure(server, upstream="")
-            case Attach(upstream=upstream):
+            case do.Attach(upstream=upstream):
                 self._configure(server, upstream=upstream)
-            case PauseReplay():
+            case do.PauseReplay():
                 server.replay_paused = True
-            case ResumeReplay():
+            case do.ResumeReplay():
                 server.replay_paused = False
-            case KillReceiver():
+            case do.KillReceiver():
                 server.terminate_receiver()
-            case Promote(tli=tli):
+            case do.Promote(tli=tli):
                 return self._promote(server, tli)
-            case Freeze(what=what):
+            case do.Freeze(what=what):
                 return self._freeze(server, what)
-            case Thaw():
+            case do.Thaw():
                 self._receiver_frozen.discard(server.node)
                 server.receive_stalled = False
                 server.thaw()
-            case Checkpoint():
+            case do.Checkpoint():
                 if server.primary is not None:
                     server.primary.checkpoint()
                 elif server.startup is not None:
                     server.startup.restartpoint()
-            case RemoveWal():
+            case do.RemoveWal():
                 # A switch to another segment is a record, too, and removed are whole segments.
                 assert server.primary is not None
                 server.primary.checkpoint()
                 self._run_for(SETTLE_NS)
                 server.wal_keep = 0
                 server.remove_wal()
-            case Read(key=key):
+            case do.Read(key=key):
                 return str(tuple(sorted(server.read(key) or ())))
             case _:
                 raise AssertionError(command)
@@ -198,7 +173,7 @@ class Model:
     def _address(self, name: str) -> UpstreamAddress | None:
         return UpstreamAddress(self._names[name], Address(name, 1)) if name else None
 
-    def _commit(self, command: Commit) -> str:
+    def _commit(self, command: do.Commit) -> str:
         server, value = self._servers[command.server], command.value
         level = _LEVELS[command.level]
         # What the checkers take for the truth has to be what happens.

@@ -10,36 +10,13 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from differential import vocabulary as do
 from differential.look import Look
 from differential.programs import POLL_S, Programs
 from differential.rebuild import clone, rewind
 from differential.server import STOP_S, RealServer
 from differential.settle import Pending, Settler, streaming_row
-from differential.vocabulary import (
-    NAMES,
-    Attach,
-    CancelCommit,
-    Checkpoint,
-    Clone,
-    Command,
-    Commit,
-    Detach,
-    Freeze,
-    KillReceiver,
-    PauseReplay,
-    Promote,
-    Read,
-    RemoveWal,
-    ResumeReplay,
-    Rewind,
-    Seen,
-    ServerView,
-    SetSync,
-    Settle,
-    Start,
-    Stop,
-    Thaw,
-)
+from differential.vocabulary import NAMES, Command, Seen, ServerView
 from differential.wire import Connection, ConnectionLostError, StatementError
 
 START_S = 10.0
@@ -49,6 +26,10 @@ BLOCKED_S = 1.5
 """A fast shutdown that a frozen standby may block is given so long."""
 SEGMENT_BYTES = 1 << 20
 BASE_PORT = 5501  # names of sockets in a directory of our own, no TCP ports
+_ANYWHERE = (
+    *(do.Commit, do.CancelCommit, do.Stop, do.Start, do.Rewind, do.Clone, do.Thaw, do.Settle),
+)
+"""Commands that need no server which answers."""
 _RECOVERY_TLI = """
 select greatest((select timeline_id from pg_control_checkpoint()),
   (select min_recovery_end_timeline from pg_control_recovery()),
@@ -118,9 +99,9 @@ class Real:
         except StatementError as error:
             outcome = f"refused {error.sqlstate}"
         self.settler.mark()
-        reports = isinstance(command, SetSync | Thaw | Settle)
+        reports = isinstance(command, do.SetSync | do.Thaw | do.Settle)
         seen = self._see(outcome, replies=reports)
-        if isinstance(command, Commit) and command.level == "on":
+        if isinstance(command, do.Commit) and command.level == "on":
             ended = dict(seen.commits)[command.value]
             acknowledged = {"ok": "acknowledged", "waiting": "not acknowledged"}
             return replace(seen, outcome=acknowledged.get(ended, outcome))
@@ -143,39 +124,37 @@ class Real:
 
     def _is_possible(self, command: Command) -> bool:
         """Return whether the server of a command that needs one takes connections."""
-        if isinstance(
-            command, Commit | CancelCommit | Stop | Start | Rewind | Clone | Thaw | Settle
-        ):
+        if isinstance(command, _ANYWHERE):
             return True
         return self.servers[command.server].look() is not None
 
     def _execute(self, command: Command) -> str:
         match command:
-            case Commit():
+            case do.Commit():
                 self._commit(command)
-            case CancelCommit(value=value, how=how):
+            case do.CancelCommit(value=value, how=how):
                 return self._cancel(value, how)
-            case SetSync(server=name, names=names, k=k):
+            case do.SetSync(server=name, names=names, k=k):
                 self.servers[name].sync = (names, k)
                 self.servers[name].reload()
                 return self._loaded(self.servers[name])
-            case Stop(server=name, how=how):
+            case do.Stop(server=name, how=how):
                 return self._stop(self.servers[name], how)
-            case Start(server=name, upstream=upstream):
+            case do.Start(server=name, upstream=upstream):
                 return self._start(self.servers[name], upstream)
-            case Promote(server=name, tli=tli):
+            case do.Promote(server=name, tli=tli):
                 return self._promote(self.servers[name], tli)
-            case Rewind(server=name, source=source):
+            case do.Rewind(server=name, source=source):
                 verdict, out = rewind(self.programs, self.servers[name], self.servers[source])
                 self.notes.append(out)
                 return verdict
-            case Clone(server=name, source=source):
+            case do.Clone(server=name, source=source):
                 verdict, out = clone(self.programs, self.servers[name], self.servers[source])
                 self.notes.append(out)
                 return verdict
-            case Settle():
+            case do.Settle():
                 pass
-            case Read(server=name, key=key):
+            case do.Read(server=name, key=key):
                 return str(dict(self.servers[name].rows()).get(key, ()))
             case _:
                 return self._change(command)
@@ -184,30 +163,30 @@ class Real:
     def _change(self, command: Command) -> str:
         """Carry out the commands that change one running server in passing."""
         match command:
-            case PauseReplay(server=name):
+            case do.PauseReplay(server=name):
                 return self._pause(self.servers[name])
-            case ResumeReplay(server=name):
+            case do.ResumeReplay(server=name):
                 self.servers[name].query("select pg_wal_replay_resume()")
                 self.servers[name].paused = False
-            case Detach(server=name):
+            case do.Detach(server=name):
                 return self._attach(self.servers[name], "")
-            case Attach(server=name, upstream=upstream):
+            case do.Attach(server=name, upstream=upstream):
                 return self._attach(self.servers[name], upstream)
-            case KillReceiver(server=name):
+            case do.KillReceiver(server=name):
                 self.servers[name].kill_receiver()
-            case Freeze(server=name, what=what):
+            case do.Freeze(server=name, what=what):
                 return "ok" if self.servers[name].freeze(what) else "nothing to freeze"
-            case Thaw(server=name):
+            case do.Thaw(server=name):
                 self.servers[name].thaw()
-            case Checkpoint(server=name):
+            case do.Checkpoint(server=name):
                 self.servers[name].query("checkpoint")
-            case RemoveWal(server=name):
+            case do.RemoveWal(server=name):
                 self._remove_wal(self.servers[name])
             case _:
                 raise AssertionError(command)
         return "ok"
 
-    def _commit(self, command: Commit) -> None:
+    def _commit(self, command: do.Commit) -> None:
         begun = _Commit(command.server, command.level, None)
         self._commits[command.value] = begun
         try:

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from differential.vocabulary import Command, parse
 
+_FORK = """
+        Detach('b')
+        Commit('a', 'k1', 'v1')
+        Promote('b', 4)
+        Commit('b', 'k1', 'v2')
+"""
+"""`a` and `b` both write; `c` follows `a` beyond the fork."""
+
 _TEXTS = {
     "cancelled wait is visible and not replicated": """
         SetSync('a', ('b',), 1)
@@ -91,22 +99,16 @@ _TEXTS = {
         Settle()
         Read('c', 'k1')
     """,
-    "standby killed beyond the fork keeps its rows on the new timeline": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
+    "standby killed beyond the fork keeps its rows on the new timeline": _FORK
+    + """
         Attach('c', 'b')
         Stop('c', 'kill')
         Start('c', '')
         Promote('c', 9)
         Commit('c', 'k1', 'v3')
     """,
-    "standby killed beyond the fork never follows again": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
+    "standby killed beyond the fork never follows again": _FORK
+    + """
         Attach('c', 'b')
         Stop('c', 'kill')
         Start('c', 'b')
@@ -121,11 +123,8 @@ _TEXTS = {
         Clone('b', 'a')
         Start('b', 'a')
     """,
-    "rewind fails without the target's own WAL from before the fork": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
+    "rewind fails without the target's own WAL from before the fork": _FORK
+    + """
         RemoveWal('a')
         Stop('a', 'fast')
         Rewind('a', 'b')
@@ -205,26 +204,10 @@ _TEXTS = {
         Freeze('b', 'server')
         SetSync('a', ('b',), 1)
     """,
-    "standby beyond the fork holds up no shutdown": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Promote('b', 4)
-        Commit('b', 'k1', 'v2')
+    "standby beyond the fork holds up no shutdown": _FORK
+    + """
         Attach('c', 'b')
         Stop('b', 'fast')
-    """,
-    "standby beyond the fork has not written what it was not sent": """
-        Detach('b')
-        Commit('a', 'k1', 'v1')
-        Commit('a', 'k1', 'v2')
-        Commit('a', 'k1', 'v3')
-        Commit('a', 'k1', 'v4')
-        Commit('a', 'k1', 'v5')
-        Commit('a', 'k1', 'v6')
-        Promote('b', 4)
-        SetSync('b', ('c',), 1)
-        Attach('c', 'b')
-        Commit('b', 'k1', 'w1', 'remote_write')
     """,
 }
 

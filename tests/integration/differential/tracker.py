@@ -13,29 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from differential.vocabulary import (
-    NAMES,
-    Attach,
-    CancelCommit,
-    Checkpoint,
-    Clone,
-    Command,
-    Commit,
-    Detach,
-    Freeze,
-    KillReceiver,
-    PauseReplay,
-    Promote,
-    Read,
-    RemoveWal,
-    ResumeReplay,
-    Rewind,
-    SetSync,
-    Settle,
-    Start,
-    Stop,
-    Thaw,
-)
+from differential import vocabulary as do
+from differential.vocabulary import NAMES, Command
 
 Chain = tuple[str, ...]
 """A history: names of branches, oldest first. `n3` took the next timeline, `r3` a reserved one."""
@@ -87,31 +66,31 @@ class Tracker:
 
     def applies(self, command: Command) -> bool:
         """Return whether the command makes sense now."""
-        if self.frozen_for >= FROZEN_MAX and not isinstance(command, Thaw):
+        if self.frozen_for >= FROZEN_MAX and not isinstance(command, do.Thaw):
             return False
         match command:
-            case Settle():
+            case do.Settle():
                 return self.frozen_for == 0
-            case CancelCommit(value=value):
+            case do.CancelCommit(value=value):
                 return value in self.commits and self._answers(self.commits[value])
-            case Commit(value=value):
+            case do.Commit(value=value):
                 return self._answers(command.server) and value not in self.commits
-            case SetSync() | Checkpoint() | Read():
+            case do.SetSync() | do.Checkpoint() | do.Read():
                 return self._answers(command.server)
-            case RemoveWal(server=name):
+            case do.RemoveWal(server=name):
                 # More than a socket takes is sent to every standby.
                 return self._is_primary(name) and not self.frozen_for
-            case Stop(server=name, how=how):
+            case do.Stop(server=name, how=how):
                 here = self.servers[name]
                 return here.running and (how == "kill" or not here.frozen)
-            case Start(server=name, upstream=upstream):
+            case do.Start(server=name, upstream=upstream):
                 if self.servers[name].running or not (CASCADING or self._is_alone(name)):
                     return False
                 return self._may_follow(name, upstream)
-            case Rewind(server=name, source=source):
+            case do.Rewind(server=name, source=source):
                 stopped = not self.servers[name].running and not self.servers[name].suspect
                 return stopped and self._is_primary(source)
-            case Clone(server=name, source=source):
+            case do.Clone(server=name, source=source):
                 return not self.servers[name].running and self._is_primary(source)
             case _:
                 return self._applies_to_standby(command)
@@ -120,25 +99,25 @@ class Tracker:
         here = self.servers[command.server]  # type: ignore[union-attr]
         if not here.running or here.primary:
             return False
-        if isinstance(command, Thaw):
+        if isinstance(command, do.Thaw):
             return bool(here.frozen)
         if here.frozen:
             return False
         connected = bool(here.upstream) and self.servers[here.upstream].running
         match command:
-            case PauseReplay():
+            case do.PauseReplay():
                 return not here.paused
-            case ResumeReplay():
+            case do.ResumeReplay():
                 return here.paused
-            case Detach():
+            case do.Detach():
                 return bool(here.upstream)
-            case Attach(server=name, upstream=upstream):
+            case do.Attach(server=name, upstream=upstream):
                 return upstream != here.upstream and self._may_follow(name, upstream)
-            case KillReceiver():  # without a server to connect to it comes and goes
+            case do.KillReceiver():  # without a server to connect to it comes and goes
                 return connected or not here.upstream
-            case Freeze(what=what):
+            case do.Freeze(what=what):
                 return what == "server" or connected
-            case Promote(tli=tli):
+            case do.Promote(tli=tli):
                 return tli == 0 or tli > self.max_tli
             case _:
                 raise AssertionError(command)
@@ -185,37 +164,37 @@ class Tracker:
     def apply(self, command: Command) -> None:
         """Take note of a command that was carried out."""
         match command:
-            case Commit(server=name, value=value):
+            case do.Commit(server=name, value=value):
                 self.commits[value] = name
-            case Stop(server=name, how=how):
+            case do.Stop(server=name, how=how):
                 here = self.servers[name]
                 here.crashed_standby = how != "fast" and not here.primary
                 here.running = here.primary = here.paused = False
                 here.frozen = here.upstream = ""
-            case Start(server=name, upstream=upstream):
+            case do.Start(server=name, upstream=upstream):
                 here = self.servers[name]
                 here.running, here.upstream = True, upstream
-            case SetSync(server=name, names=names):
+            case do.SetSync(server=name, names=names):
                 self.servers[name].sync = names
-            case Attach(server=name, upstream=upstream):
+            case do.Attach(server=name, upstream=upstream):
                 self.servers[name].upstream = upstream
-            case Detach(server=name):
+            case do.Detach(server=name):
                 self.servers[name].upstream = ""
-            case PauseReplay(server=name):
+            case do.PauseReplay(server=name):
                 self.servers[name].paused = True
-            case ResumeReplay(server=name):
+            case do.ResumeReplay(server=name):
                 self.servers[name].paused = False
-            case Freeze(server=name, what=what):
+            case do.Freeze(server=name, what=what):
                 self.servers[name].frozen = what
-            case Thaw(server=name):
+            case do.Thaw(server=name):
                 self.servers[name].frozen = ""
-            case Promote(server=name, tli=tli):
+            case do.Promote(server=name, tli=tli):
                 self._promoted(self.servers[name], tli)
-            case Rewind(server=name, source=source):
+            case do.Rewind(server=name, source=source):
                 here = self.servers[name]
                 here.suspect = here.crashed_standby or self._may_be_twins(name, source)
                 here.chains = set(self.servers[source].chains)
-            case Clone(server=name, source=source):
+            case do.Clone(server=name, source=source):
                 here = self.servers[name]
                 here.suspect, here.chains = False, set(self.servers[source].chains)
             case _:
