@@ -1,12 +1,14 @@
-"""Run one sequence by hand: `python tests/integration/differential 7`.
+"""Run one sequence by hand, `python tests/integration/differential 7`, or many, `... 240..480`.
 
-Shows every command with what changes on the real servers, and the first difference to the model.
+Of one it shows every command with what changes on the real servers, and the first difference to
+the model; of many only the differences, and how often which explanation was needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,12 +23,15 @@ def main() -> int:
     from differential.vocabulary import parse, render
 
     parser = argparse.ArgumentParser(prog="differential", description=__doc__)
-    parser.add_argument("sequence", help="a seed, or a file with a command a line")
+    parser.add_argument("sequence", help="a seed, FIRST..END, or a file with a command a line")
     parser.add_argument("--bindir", help="as METAKO_TEST_BINDIR; else one is looked for")
     parser.add_argument("--minimise", action="store_true", help="shorten a sequence that differs")
     parser.add_argument("--logs", action="store_true", help="show the servers' logs as well")
     parser.add_argument("--print", action="store_true", help="print the sequence and run nothing")
     arguments = parser.parse_args()
+    first, dots, end = arguments.sequence.partition("..")
+    if dots and first.isdecimal() and end.isdecimal():
+        return run_many(arguments.bindir, range(int(first), int(end)))
     seed = int(arguments.sequence) if arguments.sequence.isdecimal() else 0
     commands = generate(seed) if seed or arguments.sequence == "0" else None
     if commands is None:
@@ -40,6 +45,22 @@ def main() -> int:
             report = minimise(report, lambda shorter: compare(programs, seed, shorter))
     sys.stdout.write(f"{report}\n{report.logs if arguments.logs else ''}\n")
     return 1 if report.moment is not None else 0
+
+
+def run_many(bindir: str | None, seeds: range) -> int:
+    """Compare the sequences of the seeds; return the exit status."""
+    from differential.begin import open_programs
+    from differential.generate import generate
+    from differential.pool import compare_all
+
+    with open_programs(bindir) as programs:
+        reports = compare_all(programs, ((seed, generate(seed)) for seed in seeds))
+    failed = [report for report in reports if report.moment is not None]
+    explained = Counter(name for report in reports for name in report.explained)
+    lines = [*map(str, failed), *(f"{count} × {name}" for name, count in explained.items())]
+    lines.append(f"{len(reports)} sequences, {len(failed)} with an unexplained difference")
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

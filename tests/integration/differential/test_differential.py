@@ -4,6 +4,7 @@ By default one sequence of each plot; with METAKO_TEST_FULL=1 hundreds of seeds.
 seed, the commands, and the first observable that differs. To look closer:
 
     .venv/bin/python tests/integration/differential SEED [--minimise] [--logs]
+    .venv/bin/python tests/integration/differential FIRST..END
 """
 
 from __future__ import annotations
