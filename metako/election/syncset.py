@@ -61,24 +61,24 @@ def next_change(
         return _from_empty(target)
     if not target:
         return SyncChange(SyncSet(), Order.DOCUMENT_FIRST, "no standby is left")
-    missing = sorted(target - present)
-    if missing:
-        members = (*current.members, missing[0])
-        if any(m.node == missing[0].node for m in current.members):
-            # The same node with other data: the old entry has to leave first.
-            return _remove(current, next(m for m in present if m.node == missing[0].node))
+    # A node that comes with other data is added once its old entry has left.
+    fresh = sorted(m for m in target - present if m.node not in current.nodes())
+    if fresh:
+        members = (*current.members, fresh[0])
         return SyncChange(
             SyncSet(tuple(sorted(members)), current.k),
             Order.DOCUMENT_FIRST,
-            f"add {missing[0].node}",
+            f"add {fresh[0].node}",
         )
     if k_target < current.k:
         # Before anybody is removed: the barrier of a removal waits for k of those that stay, and
         # with more lost than one it would wait for the dead.
         return _lower(current)
-    surplus = sorted(present - target)
+    surplus = present - target
     if surplus:
-        return _remove(current, surplus[0])
+        # For the same reason those are removed last whose server streams, with other data.
+        streaming = {m.node for m in target}
+        return _remove(current, min(surplus, key=lambda m: (m.node in streaming, m)))
     if k_target > current.k:
         new = SyncSet(current.members, current.k + 1)
         return SyncChange(new, Order.POSTGRES_FIRST, f"raise k to {current.k + 1}")

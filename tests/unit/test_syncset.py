@@ -141,3 +141,23 @@ def test_acknowledgements_are_lowered_before_the_first_of_several_lost_is_remove
     assert change(sync("abc", 2), "bc", k=2) == SyncChange(
         sync("bc", 2), Order.POSTGRES_FIRST, "remove a"
     )
+
+
+def test_replaced_standby_leaves_after_those_that_are_lost() -> None:
+    """Every change waits for k of those that stay, and only its server is there to answer."""
+    current, replaced = sync("abc", 2), SyncMember(NodeId("a"), DataId("other"))
+    order = []
+    while (step := next_change(current, [replaced], k=2, durability=Durability.QUORUM)) is not None:
+        order.append(step.why)
+        current = step.new
+    assert order == [
+        "lower k to 1", "remove b", "remove c", "a was the last", "first standby a",
+    ]  # fmt: skip
+    assert current == SyncSet((replaced,), 1)
+
+
+def test_standby_that_is_new_is_added_before_one_that_was_replaced_leaves() -> None:
+    replaced = SyncMember(NodeId("a"), DataId("other"))
+    step = next_change(sync("ab"), [replaced, member("c")], k=1, durability=Durability.QUORUM)
+    assert step is not None
+    assert step.why == "add c"
