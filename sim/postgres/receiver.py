@@ -18,7 +18,7 @@ from metako.model.lsn import Lsn
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.network import Connection, Dial, Traffic
 from sim.postgres.sender import REMOVED
-from sim.postgres.wal import SEGMENT_BYTES, Chain, Record, timeline_at
+from sim.postgres.wal import Chain, Record, timeline_at
 
 if TYPE_CHECKING:
     from sim.postgres.sender import Sender
@@ -69,12 +69,12 @@ class Receiver:
         self._flushing = False
         # End of WAL that was there already and does not count as received.
         self._known = startup.data.lsn_at(startup.replayed)
-        startup.received = max(startup.received, segment_of(startup.data.end))
         self._sent = Lsn(0)  # end of WAL that the upstream has sent on this connection
         self._silent_since = 0  # since when nothing sent can arrive; 0: it can
         self._stalled: list[tuple[list[Record], int, int]] = []  # arrived and not read
         self._cut_off = False  # the connection is closed; what has arrived is still to be read
         self._dial: Dial | None = None
+        startup.will_receive(timeline_at(startup.data.history, startup.data.end), anew=False)
         if upstream == server.node:
             server.later(NS_PER_MS, self.die, "it is to follow itself")
         else:
@@ -136,7 +136,7 @@ class Receiver:
         self.tli = tli
         end = self.startup.data.end
         if self.phase is ReceiverPhase.WAITING:
-            self.startup.received = segment_of(end)  # counted anew
+            self.startup.will_receive(tli, anew=True)
         self.conn.send(
             self.server.node, partial(self.server.ask, self.upstream, "start", self, end, tli)
         )
@@ -359,8 +359,3 @@ class Receiver:
             self._cut_off = True
         else:
             self.die("the upstream closed the connection")
-
-
-def segment_of(lsn: Lsn) -> Lsn:
-    """Return where the segment begins; streaming always begins there."""
-    return Lsn(lsn - lsn % SEGMENT_BYTES)

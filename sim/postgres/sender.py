@@ -18,7 +18,7 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import SyncSetting
 from sim.heap import NS_PER_S
 from sim.postgres.syncwait import APPLY, FLUSH, WRITE
-from sim.postgres.wal import SEGMENT_BYTES, count_until, left_at
+from sim.postgres.wal import count_until, left_at, segment_of
 
 if TYPE_CHECKING:
     from sim.network import Connection
@@ -214,7 +214,7 @@ def start_of(
         except KeyError:
             return 0, None, None, f"requested timeline {tli} is not in this server's history"
         assert switch is not None
-        if lsn - lsn % SEGMENT_BYTES > switch:
+        if segment_of(lsn) > switch:
             return 0, None, None, f"requested starting point on timeline {tli} is beyond its end"
         limit = count_until(data.wal, switch)
         following = next(s.tli for s in data.history if s.begin_lsn == switch and s.tli > tli)

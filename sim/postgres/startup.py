@@ -22,7 +22,15 @@ from metako.model.timeline import HistoryStep
 from metako.postgres.steps import UpstreamAddress
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.postgres.receiver import Receiver, ReceiverPhase
-from sim.postgres.wal import Chain, RecordKind, chain_of, count_until, newest_from, timeline_at
+from sim.postgres.wal import (
+    Chain,
+    RecordKind,
+    chain_of,
+    count_until,
+    newest_from,
+    segment_of,
+    timeline_at,
+)
 
 if TYPE_CHECKING:
     from sim.postgres.data import Data
@@ -52,6 +60,7 @@ class Startup:
             "_due",
             "_going",
             "_promoting",
+            "_received_tli",
             "_reread",
             "_restartpoint_ns",
             "_retry",
@@ -68,6 +77,7 @@ class Startup:
         self.replayed = 0  # records
         self.replayed_ns = server.heap.now_ns  # when the last one was
         self.received = Lsn(0)  # end of WAL received since the start; 0: none
+        self._received_tli = TimelineId(0)  # of that WAL
         self._caught_up = False  # what was on disk at the start is replayed
         self._reread = False  # the settings changed while it was paused
         self._due: Callable[[], None] | None = None  # what it was about to do when it was paused
@@ -171,6 +181,16 @@ class Startup:
         self.turn()
 
     # ------------------------------------------------------------ the receiver
+
+    def will_receive(self, tli: TimelineId, *, anew: bool) -> None:
+        """Take note that a receiver is asked for WAL of a timeline from the end on.
+
+        What is received is counted on, but for another timeline, or if it is to begin `anew`.
+        """
+        begin = segment_of(self.data.end)
+        again = anew or tli != self._received_tli
+        self.received = begin if again else max(self.received, begin)
+        self._received_tli = tli
 
     def turn(self) -> None:
         """Do what the startup process does when there is no more WAL to replay."""

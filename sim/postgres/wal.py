@@ -77,6 +77,11 @@ def find(wal: list[Record], lsn: int) -> int:
     return bisect_left(wal, lsn, key=_end)
 
 
+def segment_of(lsn: Lsn) -> Lsn:
+    """Return where the segment begins; streaming always begins there."""
+    return Lsn(lsn - lsn % SEGMENT_BYTES)
+
+
 def timeline_at(chain: Chain, lsn: int) -> TimelineId:
     """Return the timeline of `chain` on which a record that begins at `lsn` lies."""
     tli = chain[0].tli

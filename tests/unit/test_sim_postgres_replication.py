@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sim_postgres_kit import Cluster, attach, data_on, primary_cluster, ready_data, sync_of
 
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.postgres import (
     DataState,
     ProcessState,
@@ -13,7 +13,7 @@ from metako.model.postgres import (
 )
 from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.postgres.commits import Outcome, SyncLevel
-from sim.postgres.receiver import segment_of
+from sim.postgres.wal import segment_of
 
 # ------------------------------------------------------------ streaming
 
@@ -70,6 +70,19 @@ def test_wal_that_was_there_before_does_not_count_as_received() -> None:
     cluster.commit(level=SyncLevel.LOCAL)
     cluster.run(0.1)
     assert startup.received == data.end
+
+
+def test_what_was_received_is_counted_on_only_for_the_same_timeline() -> None:
+    cluster = primary_cluster()
+    cluster.commit()
+    cluster.run(0.1)
+    startup, data = cluster.servers["n2"].startup, data_on(cluster, "n2")
+    assert startup is not None
+    assert startup.received == data.end
+    startup.will_receive(data.tli, anew=False)
+    assert startup.received == data.end
+    startup.will_receive(TimelineId(data.tli + 1), anew=False)
+    assert startup.received == segment_of(data.end)
 
 
 def test_a_foreign_upstream_is_refused_by_its_system_identifier() -> None:
