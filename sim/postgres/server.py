@@ -46,6 +46,8 @@ RELOAD_MS = 1
 CHECKPOINTER_MS = 2
 FAIL_MS = 80
 BLOCKED_NS = NS_PER_S
+HUNG_LOOK_NS = 100 * NS_PER_MS
+"""How soon a server that no longer hangs reads what has arrived meanwhile."""
 
 
 class SimServer(ServerState):
@@ -313,7 +315,11 @@ class SimServer(ServerState):
         if self.frozen:
             self.hold(self.answer, what, receiver, *args)
             return
-        if conn is None or not conn.open or self.hung:
+        if conn is None or not conn.open:
+            return
+        if self.hung:
+            # It stays in the socket until somebody reads on.
+            self.later(HUNG_LOOK_NS, self.answer, what, receiver, *args)
             return
         if not self.is_up or primary is None or data is None:
             conn.close(self.node)
