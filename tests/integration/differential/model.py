@@ -14,6 +14,7 @@ from differential import vocabulary as do
 from differential.model_world import CalmGuard, SmallWorld
 from differential.vocabulary import LEVELS, NAMES, Command, Seen, ServerView
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
+from metako.model.lsn import Lsn
 from metako.model.postgres import ProcessState, SyncSetting, Upstream
 from metako.postgres.facts import Facts
 from metako.postgres.steps import ServerConfig, UpstreamAddress
@@ -25,7 +26,7 @@ from sim.postgres.receiver import ReceiverPhase
 from sim.postgres.server import SimServer
 from sim.postgres.steps import Executor
 from sim.postgres.task import Steps, Task
-from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES
+from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES, Record, RecordKind, segment_of
 
 SETTLE_NS = 1_300 * NS_PER_MS
 """More than a status interval, and so little that a few commands pass before a frozen standby is
@@ -150,9 +151,7 @@ class Model:
                 elif server.startup is not None:
                     server.startup.restartpoint()
             case do.RemoveWal():
-                # A switch to another segment is a record, too, and removed are whole segments.
-                assert server.primary is not None
-                server.primary.checkpoint()
+                _switch_segment(server)  # removed are whole segments
                 self._run_for(SETTLE_NS)
                 server.wal_keep = 0
                 server.remove_wal()
@@ -315,6 +314,16 @@ class Model:
             received=received if startup.received else "null",
             rows=rows,
         )
+
+
+def _switch_segment(server: SimServer) -> None:
+    """Let a primary go on in another segment, so that standbys may be that far beyond a fork."""
+    data, primary = server.data, server.primary
+    assert data is not None
+    assert primary is not None
+    end = Lsn(segment_of(data.end) + SEGMENT_BYTES)
+    data.wal.append(Record(end, data.tli, data.branch, RecordKind.MESSAGE))
+    primary.flush()
 
 
 def _sync(server: SimServer) -> tuple[tuple[str, str], ...]:
