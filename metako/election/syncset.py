@@ -75,6 +75,9 @@ def next_change(
         # with more lost than one it would wait for the dead.
         return _lower(current)
     surplus = present - target
+    if surplus and durability is Durability.STRICT and len(present) <= current.k:
+        # Nothing may leave before another has come. PostgreSQL counts the replaced by its name.
+        return None
     if surplus:
         # For the same reason those are removed last whose server streams, with other data.
         streaming = {m.node for m in target}

@@ -161,3 +161,13 @@ def test_standby_that_is_new_is_added_before_one_that_was_replaced_leaves() -> N
     step = next_change(sync("ab"), [replaced, member("c")], k=1, durability=Durability.QUORUM)
     assert step is not None
     assert step.why == "add c"
+
+
+def test_strict_keeps_the_entry_of_a_replaced_standby_until_another_has_come() -> None:
+    replaced = SyncMember(NodeId("a"), DataId("other"))
+    strict = Durability.STRICT
+    assert next_change(sync("a"), [replaced], k=1, durability=strict) is None
+    assert next_change(sync("ab", 2), [replaced, member("b")], k=2, durability=strict) is None
+    step = next_change(sync("ac"), [replaced, member("c")], k=1, durability=strict)
+    assert step is not None
+    assert step.new == sync("c")
