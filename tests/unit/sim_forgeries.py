@@ -82,6 +82,16 @@ def promote_by_hand(world: Stage) -> None:
     world.run(1)
 
 
+def acknowledge_alone(world: Stage) -> None:
+    """Let the primary wait for nobody, and nobody receive what it commits."""
+    server = world.nodes[A].server
+    assert server.config is not None
+    server.conf = replace(server.config, sync=SyncSetting())
+    server.reload()
+    world.network.cut("*", "*", Traffic.REPLICATION)
+    world.write_everywhere(0.1)
+
+
 def a_vote(term: int, *, detached: bool = False) -> VoteReply:
     return VoteReply(
         term=Term(term),
@@ -208,24 +218,12 @@ def a_write_that_failed_is_there() -> None:
 
 @breaks("sync_invariant")
 def commits_return_that_no_standby_has() -> None:
-    world = settled()
-    server = world.nodes[A].server
-    assert server.config is not None
-    server.conf = replace(server.config, sync=SyncSetting())
-    server.reload()
-    world.network.cut("*", "*", Traffic.REPLICATION)
-    world.write_everywhere(0.1)
+    acknowledge_alone(settled())
 
 
 @breaks("strict_copies")
 def a_strict_primary_acknowledges_alone() -> None:
-    world = settled(durability=Durability.STRICT)
-    server = world.nodes[A].server
-    assert server.config is not None
-    server.conf = replace(server.config, sync=SyncSetting())
-    server.reload()
-    world.network.cut("*", "*", Traffic.REPLICATION)
-    world.write_everywhere(0.1)
+    acknowledge_alone(settled(durability=Durability.STRICT))
 
 
 # ---------------------------------------------------------------- terms, votes, documents
