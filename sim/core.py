@@ -41,5 +41,6 @@ def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
         if member.node in data
         and (held := world.nodes[member.node].server.data) is not None
         and held.data_id == member.data_id
+        and not held.tainted  # a rewind that was cut short: it can vouch for nothing
     ]
     return bool(document.sync.members) and len(listed) >= document.sync.read_quorum

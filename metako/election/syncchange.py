@@ -114,9 +114,11 @@ class SyncSetKeeper:
             return self._finish(now, document)
         if observed.sync_applied != sync_setting(document.sync):
             return None  # the last change has not reached PostgreSQL yet
+        streaming, awaited = self._standbys(now, document)
         change = next_change(
             document.sync,
-            self._wanted(now, document),
+            streaming + awaited,
+            streaming=streaming,
             k=self._core.cluster.acks,
             durability=document.durability,
         )
@@ -141,10 +143,14 @@ class SyncSetKeeper:
         assert self._change is not None
         if self._core.observed.sync_barrier == sync_setting(self._change.new):
             return self._change.new
-        wanted = set(self._wanted(now, document))
-        added = set(self._change.new.members) - set(document.sync.members)
-        removed = set(document.sync.members) - set(self._change.new.members)
+        streaming, awaited = self._standbys(now, document)
+        wanted = {*streaming, *awaited}
+        new, old = self._change.new, document.sync
+        added = set(new.members) - set(old.members)
+        removed = set(old.members) - set(new.members)
         pointless = not added <= wanted or bool(removed & wanted)
+        if new.k > old.k and len(set(streaming) & set(new.members)) < new.k:
+            pointless = True  # commits wait for one that is gone
         if pointless or now.mono_ns >= self._change_until_ns:
             # The standby came back, or another one left: PostgreSQL goes back to the document's
             # set, which contains what it has now (or, from empty, asks for nothing).
@@ -178,14 +184,17 @@ class SyncSetKeeper:
             return self._now_ns
         return max(self._began_ns, stream.last_ns if stream else 0)
 
-    def _wanted(self, now: Instant, document: ClusterDocument) -> list[SyncMember]:
+    def _standbys(
+        self, now: Instant, document: ClusterDocument
+    ) -> tuple[list[SyncMember], list[SyncMember]]:
+        """Return the standbys that should be listed: those that stream, those that are awaited."""
         core = self._core
         settle = milliseconds(core.settings.standby_settle_ms)
         grace = milliseconds(core.settings.standby_grace_ms)
         others = [n for n in document.members() if n not in (core.node, *document.witnesses)]
         if all(map(self._lost, others)):
             grace = 0  # nobody is left who could acknowledge: waiting would only block commits
-        wanted = []
+        streaming, awaited = [], []
         for node in document.members():
             member = core.members.get(node)
             if node == core.node or node in document.witnesses:
@@ -199,10 +208,10 @@ class SyncSetKeeper:
                 and now.mono_ns - stream.since_ns >= settle
             )
             if settled and current:
-                wanted.append(SyncMember(node, current))
+                streaming.append(SyncMember(node, current))
             elif listed is not None and now.mono_ns - self._last_seen(node) < grace:
-                wanted.append(SyncMember(node, listed))
-        return wanted
+                awaited.append(SyncMember(node, listed))
+        return streaming, awaited
 
     def _announce(self, sync: SyncSet) -> None:
         self._core.emit(

@@ -41,13 +41,20 @@ class SyncChange:
 
 
 def next_change(
-    current: SyncSet, wanted: Collection[SyncMember], *, k: int, durability: Durability
+    current: SyncSet,
+    wanted: Collection[SyncMember],
+    *,
+    streaming: Collection[SyncMember],
+    k: int,
+    durability: Durability,
 ) -> SyncChange | None:
     """Return the next single change towards `wanted`, or None if there is nothing to do.
 
     Args:
         current: the committed sync set of the document.
-        wanted: standbys that stream and should be listed.
+        wanted: standbys that should be listed: those that stream, and those that are awaited.
+        streaming: those of `wanted` that stream. k is raised only to as many of them as are
+            listed: from then on commits wait for k, and one that is awaited may never come.
         k: acknowledgements wanted, lowered to what `wanted` can give except in `strict`.
         durability: `async` empties the set; `strict` never lowers k and never goes to empty.
     """
@@ -80,9 +87,9 @@ def next_change(
         return None
     if surplus:
         # For the same reason those are removed last whose server streams, with other data.
-        streaming = {m.node for m in target}
-        return _remove(current, min(surplus, key=lambda m: (m.node in streaming, m)))
-    if k_target > current.k:
+        replaced = {m.node for m in target}
+        return _remove(current, min(surplus, key=lambda m: (m.node in replaced, m)))
+    if current.k < min(k_target, len(present & set(streaming))):
         new = SyncSet(current.members, current.k + 1)
         return SyncChange(new, Order.POSTGRES_FIRST, f"raise k to {current.k + 1}")
     return None

@@ -22,9 +22,16 @@ def sync(nodes: str, k: int | None = None) -> SyncSet:
 
 
 def change(
-    current: SyncSet, wanted: str, *, k: int = 1, durability: Durability = Durability.QUORUM
+    current: SyncSet,
+    streaming: str | list[SyncMember],
+    *,
+    awaited: str = "",
+    k: int = 1,
+    durability: Durability = Durability.QUORUM,
 ) -> SyncChange | None:
-    return next_change(current, [member(n) for n in wanted], k=k, durability=durability)
+    here = [member(n) if isinstance(n, str) else n for n in streaming]
+    wanted = [*here, *(member(n) for n in awaited)]
+    return next_change(current, wanted, streaming=here, k=k, durability=durability)
 
 
 def test_adding_a_standby_changes_the_document_first() -> None:
@@ -64,7 +71,7 @@ def test_async_empties_the_set() -> None:
 
 def test_a_replaced_data_directory_leaves_before_it_returns() -> None:
     old = SyncSet((SyncMember(NodeId("a"), DataId("old")), member("b")), 1)
-    first = next_change(old, [member("a"), member("b")], k=1, durability=Durability.QUORUM)
+    first = change(old, "ab")
     assert first is not None
     assert first.new == sync("b")
     assert first.order is Order.POSTGRES_FIRST
@@ -147,7 +154,7 @@ def test_replaced_standby_leaves_after_those_that_are_lost() -> None:
     """Every change waits for k of those that stay, and only its server is there to answer."""
     current, replaced = sync("abc", 2), SyncMember(NodeId("a"), DataId("other"))
     order = []
-    while (step := next_change(current, [replaced], k=2, durability=Durability.QUORUM)) is not None:
+    while (step := change(current, [replaced], k=2)) is not None:
         order.append(step.why)
         current = step.new
     assert order == [
@@ -158,7 +165,7 @@ def test_replaced_standby_leaves_after_those_that_are_lost() -> None:
 
 def test_standby_that_is_new_is_added_before_one_that_was_replaced_leaves() -> None:
     replaced = SyncMember(NodeId("a"), DataId("other"))
-    step = next_change(sync("ab"), [replaced, member("c")], k=1, durability=Durability.QUORUM)
+    step = change(sync("ab"), [replaced, member("c")])
     assert step is not None
     assert step.why == "add c"
 
@@ -166,8 +173,19 @@ def test_standby_that_is_new_is_added_before_one_that_was_replaced_leaves() -> N
 def test_strict_keeps_the_entry_of_a_replaced_standby_until_another_has_come() -> None:
     replaced = SyncMember(NodeId("a"), DataId("other"))
     strict = Durability.STRICT
-    assert next_change(sync("a"), [replaced], k=1, durability=strict) is None
-    assert next_change(sync("ab", 2), [replaced, member("b")], k=2, durability=strict) is None
-    step = next_change(sync("ac"), [replaced, member("c")], k=1, durability=strict)
+    assert change(sync("a"), [replaced], k=1, durability=strict) is None
+    assert change(sync("ab", 2), [replaced, member("b")], k=2, durability=strict) is None
+    step = change(sync("ac"), [replaced, member("c")], k=1, durability=strict)
     assert step is not None
     assert step.new == sync("c")
+
+
+def test_acknowledgements_are_raised_only_to_as_many_as_stream() -> None:
+    """An awaited standby stays listed, but no commit is made to wait for it."""
+    assert change(sync("ab"), "a", awaited="b", k=2) is None
+    step = change(sync("ab"), "ab", k=2)
+    assert step is not None
+    assert (step.new, step.order) == (sync("ab", 2), Order.POSTGRES_FIRST)
+    step = change(sync("abc"), "ab", awaited="c", k=3)
+    assert step is not None
+    assert step.new == sync("abc", 2)
