@@ -59,6 +59,7 @@ class Operation:
     sent: bool = False  # it has left for the server: from now on it may have been carried out
     commit: Commit | None = None
     timer: Entry | None = None
+    cut: bool = False  # its session ended before the proxy had got it
 
 
 class SimClient:
@@ -121,7 +122,7 @@ class SimClient:
 
     def _at_proxy(self, operation: Operation, node: SimNode) -> None:
         proxy = node.proxy
-        if not node.host_up or (proxy is not None and proxy.frozen):
+        if operation.cut or not node.host_up or (proxy is not None and proxy.frozen):
             return  # nobody answers; the time-out ends it
         if proxy is None or not proxy.alive:
             self._end(operation, "failed", "connection refused")
@@ -247,6 +248,7 @@ class SimClient:
         self._session = None
         operation = self.operation
         if operation is not None and operation.via is not None:
+            operation.cut = not operation.sent  # what is on its way finds the connection closed
             result = "unknown" if operation.sent and operation.kind != "read" else "failed"
             self._end(operation, result, "the session was cut")
 
