@@ -190,7 +190,7 @@ class Processes:
                 world, self.server, agent.give, on_step=self._step_ended
             )
             if hard.document is not None:
-                self.supervisor.set_members(hard.document.members())
+                self.supervisor.set_members(hard.document.data_members())
         if self.proxy is None or not self.proxy.alive:
             self._open_proxy()
         elif self.proxy is not None:
@@ -247,7 +247,7 @@ class Processes:
             self.hard = hard
             self.world.watch.persisted(self, before, hard)
             if hard.document is not None and self.supervisor is not None:
-                self.supervisor.set_members(hard.document.members())
+                self.supervisor.set_members(hard.document.data_members())
             agent.persisted()
 
         self.store.persist(hard, done)

@@ -191,14 +191,12 @@ class SyncSetKeeper:
         core = self._core
         settle = milliseconds(core.settings.standby_settle_ms)
         grace = milliseconds(core.settings.standby_grace_ms)
-        others = [n for n in document.members() if n not in (core.node, *document.witnesses)]
+        others = [node for node in document.data_members() if node != core.node]
         if all(map(self._lost, others)):
             grace = 0  # nobody is left who could acknowledge: waiting would only block commits
         streaming, awaited = [], []
-        for node in document.members():
+        for node in others:
             member = core.members.get(node)
-            if node == core.node or node in document.witnesses:
-                continue
             listed = document.sync.data_id_of(node)
             current = member.meta.data_id if member and member.meta else None
             stream = self._streams.get(node)

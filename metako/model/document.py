@@ -131,6 +131,10 @@ class ClusterDocument:
         """Return voters and learners, each once, in the document's order."""
         return tuple(dict.fromkeys((*self.voters, *self.learners)))
 
+    def data_members(self) -> tuple[NodeId, ...]:
+        """Return the members that hold data, in the document's order."""
+        return tuple(node for node in self.members() if node not in self.witnesses)
+
 
 def majority_of(count: int) -> int:
     """Return the least number that is more than half of `count`."""

@@ -1,15 +1,17 @@
 """Work beside the steps that no target asks for and nothing waits for.
 
-On a primary: a commit once a second, whose failure to return is the only proof that commits are
-blocked, and the checkpoint after a promotion, which makes pg_control name the new timeline for
-pg_rewind on other nodes. On a standby: deleting the directory that a clone has replaced, once the
-clone streams. A failure of any of these is seen in an observation or tried again; none is an error.
+On every server: the members' replication slots. On a primary: a commit once a second, whose
+failure to return is the only proof that commits are blocked, and the checkpoint after a promotion,
+which makes pg_control name the new timeline for pg_rewind on other nodes. On a standby: deleting
+the directory that a clone has replaced, once the clone streams. A failure of any of these is seen
+in an observation or tried again; none is an error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterable
 
 import trio
 
@@ -19,11 +21,14 @@ from metako.postgres import commit, sql
 from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
+from metako.postgres.slots import SlotPolicy, keep_slots
 
 PROBE_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 CHECKPOINT_TRIES_MAX = 5
 CHECKPOINT_PAUSE_S = 1.0
+SLOTS_INTERVAL_S = 5.0
+SLOTS_PAUSE_S = 0.2
 
 
 class Background:
@@ -35,6 +40,9 @@ class Background:
         self._facts = facts
         self._primary = False
         self._streams = trio.Event()
+        self._answers: bool | None = None  # as a standby or not; None: it takes no SQL
+        self._slots_due = trio.Event()
+        self._slots_wanted: frozenset[str] | None = None  # names; None: the members are not known
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -42,6 +50,7 @@ class Background:
             nursery.start_soon(self._probe_commits)
             nursery.start_soon(self._checkpoint_promoted)
             nursery.start_soon(self._delete_superseded)
+            nursery.start_soon(self._keep_slots)
 
     def observed(self, observed: PostgresObserved, *, streams: bool) -> None:
         """Take note of what the server is; `streams`: as the standby it is meant to be."""
@@ -50,6 +59,15 @@ class Background:
         self._primary = running and observed.in_recovery is False and observed.marker_term > 0
         if streams and self._facts.delete_superseded:
             self._streams.set()
+        answers = observed.in_recovery if running else None
+        if answers is not None and answers != self._answers:
+            self._slots_due.set()
+        self._answers = answers
+
+    def want_slots(self, names: Iterable[str]) -> None:
+        """Replace the names of the members that may stream from this server, now or one day."""
+        self._slots_wanted = frozenset(names)
+        self._slots_due.set()
 
     async def _probe_commits(self) -> None:
         while True:
@@ -82,3 +100,18 @@ class Background:
                 self._facts.delete_superseded = False
                 with contextlib.suppress(OSError, shutil.Error):
                     await trio.to_thread.run_sync(self._files.delete_superseded)
+
+    async def _keep_slots(self) -> None:
+        policy = SlotPolicy()
+        while True:
+            with trio.move_on_after(SLOTS_INTERVAL_S):
+                await self._slots_due.wait()
+            self._slots_due = trio.Event()
+            wanted = self._slots_wanted
+            if self._answers is None or wanted is None:
+                continue
+            try:
+                await keep_slots(self._executor.session, policy, wanted, trio.current_time())
+            except (MetakoError, sql.SqlError):
+                await trio.sleep(SLOTS_PAUSE_S)
+                self._slots_due.set()

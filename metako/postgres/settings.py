@@ -38,6 +38,7 @@ _DEFAULTS: Mapping[str, str] = {
     # Wanted, but for the user to change.
     "max_wal_senders": "16",
     "max_replication_slots": "16",
+    "max_slot_wal_keep_size": "4GB",
     "wal_keep_size": "512MB",
     "password_encryption": "scram-sha-256",
     "wal_sender_timeout": "10s",
@@ -59,7 +60,6 @@ _ENFORCED: Mapping[str, str] = {
     "recovery_target_time": "",
     "recovery_target_xid": "",
     "restore_command": "",
-    "primary_slot_name": "",
     # The log is read for what the server cannot say by SQL.
     "logging_collector": "off",
     "log_destination": "stderr",
@@ -74,6 +74,7 @@ _PER_NODE = (
     "wal_level",
     "synchronous_standby_names",
     "primary_conninfo",
+    "primary_slot_name",
     "cluster_name",
     "metako.settings",
 )
@@ -209,16 +210,11 @@ def render(
     values["unix_socket_directories"] = str(settings.socket_dir)
     values["cluster_name"] = f"{settings.cluster_name}_{settings.node}"[:60]
     values["synchronous_standby_names"] = render_sync(settings.secret, config.sync)
-    upstream = config.upstream
+    upstream, name = config.upstream, application_name(settings.secret, settings.node)
     values["primary_conninfo"] = (
-        upstream_conninfo(
-            settings,
-            upstream.address,
-            name=application_name(settings.secret, settings.node),
-        )
-        if upstream is not None
-        else ""
+        upstream_conninfo(settings, upstream.address, name=name) if upstream is not None else ""
     )
+    values["primary_slot_name"] = name if upstream is not None else ""
     lines += [f"{name} = {quote(value)}" for name, value in values.items()]
     body = "\n".join(lines) + "\n"
     digest = hashlib.sha256(f"{body}\0{hba}".encode()).hexdigest()[:32]

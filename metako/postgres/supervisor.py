@@ -45,7 +45,7 @@ from metako.postgres.position import WalReader
 from metako.postgres.process import Fenced, Guard, server_processes
 from metako.postgres.rebuild import Rebuilder
 from metako.postgres.settings import ServerSettings, render
-from metako.postgres.syncnames import names_of
+from metako.postgres.syncnames import application_name, names_of
 
 POLL_STEADY_S = 0.5
 POLL_CHANGING_S = 0.025
@@ -114,7 +114,6 @@ class PostgresSupervisor:
         self._unsent: PostgresObserved | None = None
         self._something_to_send = trio.Event()
         self._send, self._receive = trio.open_memory_channel[PostgresReport](0)
-        self.set_members([settings.node])
 
     # ---------------------------------------------------------------- what the runtime calls
 
@@ -140,8 +139,12 @@ class PostgresSupervisor:
             self.poke()
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
-        """Name the nodes whose standbys are to be reported."""
-        self._facts.members = dict(names_of(self._settings.secret, nodes))
+        """Name the nodes with data: whose standbys are reported, and who has a slot here."""
+        members = names_of(self._settings.secret, nodes)
+        if members != self._facts.members:
+            self._facts.members = dict(members)
+            own = application_name(self._settings.secret, self._settings.node)
+            self._background.want_slots(name for name in members if name != own)
 
     def set_settings(self, settings: ServerSettings) -> None:
         """Replace the node's own configuration. Paths, port and secret must be the same.

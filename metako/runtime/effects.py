@@ -57,7 +57,7 @@ class NodeEffects:
             ) from error
         document = hard.document
         if document is not None:
-            self._postgres.set_members(document.members())
+            self._postgres.set_members(document.data_members())
 
     def send(self, outbound: Outbound) -> None:
         self._transport.send(outbound)

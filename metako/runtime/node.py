@@ -225,7 +225,7 @@ class Node:
         postgres, guard = parts.postgres, parts.guard
         fence = FenceKeeper(guard) if guard is not None else None
         if hard.document is not None:
-            postgres.set_members(hard.document.members())
+            postgres.set_members(hard.document.data_members())
         effects = NodeEffects(
             store=parts.store,
             transport=parts.transport,

@@ -27,6 +27,7 @@ from metako.model.postgres import (
     Upstream,
 )
 from metako.model.timeline import TimelineEntry
+from metako.postgres.syncnames import application_name
 
 pytestmark = pytest.mark.integration
 
@@ -236,6 +237,49 @@ async def test_no_standby_is_relied_upon_before_a_commit_is_seen_to_wait():
             os.kill(checkpointer, signal.SIGCONT)
         await a.until(lambda o: o.sync_applied == sync == o.sync_barrier, "relied upon")
         await a.psql("select pg_logical_emit_message(true, 'test', 'acknowledged')")
+
+
+async def slots_of(node):
+    """Return (name, active, keeps WAL) of every slot."""
+    text = await node.psql(
+        "select slot_name, active, restart_lsn is not null from pg_replication_slots order by 1"
+    )
+    return [tuple(line.split("|")) for line in text.splitlines()]
+
+
+async def test_standby_has_one_sender_at_most_and_its_upstream_a_slot_for_each_member():
+    """The sender of a broken connection that lingers would be counted beside the new one."""
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        names = {n: application_name(a.settings.secret, NodeId(n)) for n in "abc"}
+        found = {name: (active, kept) for name, active, kept in await slots_of(a)}
+        assert found == {names["b"]: ("t", "t"), names["c"]: ("f", "f")}
+        assert {name for name, _, _ in await slots_of(b)} == {names["a"], names["c"]}
+        assert await b.psql("show primary_slot_name") == names["b"]
+
+        old = int(await a.psql("select pid from pg_stat_replication"))
+        os.kill(old, signal.SIGSTOP)
+        try:
+            await b.psql("select pg_terminate_backend(pid) from pg_stat_wal_receiver")
+            await b.until(lambda _: "is active for PID" in b.log(), "refused")
+            assert await a.psql("select pid from pg_stat_replication") == str(old)
+        finally:
+            os.kill(old, signal.SIGCONT)
+        await b.until(streaming, "attached again")
+        assert int(await a.psql("select pid from pg_stat_replication")) != old
+
+        # A former primary keeps WAL for nobody.
+        await b.target(Detached(Term(2)), settled_detached(2))
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        await a.target(Detached(Term(2)), settled_detached(2))
+        slots = []
+        for _ in range(50):
+            slots = await slots_of(a)
+            if all(kept == "f" for _, _, kept in slots):
+                break
+            await trio.sleep(0.1)
+        assert sorted(slots) == sorted((names[n], "f", "f") for n in "bc")
 
 
 async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
