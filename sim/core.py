@@ -1,7 +1,7 @@
 """Choosing the core that is healed at the end: a majority that can legally have a primary.
 
 In: ground truth. Out: names of nodes. The core has a majority of the voters, and either the primary
-of the newest document with its data, or a data quorum of that document; so a cluster that does not
+of its newest document with its data, or a data quorum of that document; so a cluster that does not
 become whole inside of it has no excuse.
 """
 
@@ -29,7 +29,7 @@ def choose_core(world: World, rng: random.Random) -> tuple[NodeId, ...]:
 
 
 def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
-    document = world.document()
+    document = world.document(group)
     data = [n for n in group if not world.nodes[n].witness and not world.nodes[n].wiped]
     if document is None or not data or any(world.nodes[n].wiped for n in group):
         return False

@@ -9,7 +9,7 @@ Deliberately unaware of scenarios, of what is right, and of how a decision is ma
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from metako.cluster.engine import NodeSettings
@@ -273,9 +273,13 @@ class World:
                 return name
         return None
 
-    def document(self) -> ClusterDocument | None:
-        """Return the newest document that any node has made durable."""
-        documents = [n.hard.document for n in self.nodes.values() if n.hard is not None]
+    def document(self, group: Iterable[NodeId] | None = None) -> ClusterDocument | None:
+        """Return the newest document that any node (of the group) has made durable.
+
+        A document that is on a majority is also with one of any group that has a majority.
+        """
+        nodes = self.nodes.values() if group is None else [self.nodes[name] for name in group]
+        documents = [node.hard.document for node in nodes if node.hard is not None]
         found = [d for d in documents if d is not None]
         return max(found, key=lambda d: d.ref) if found else None
 

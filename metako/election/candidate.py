@@ -20,6 +20,7 @@ from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.wire.messages import (
     Candidacy,
+    DocumentCopy,
     PreVoteReply,
     PreVoteRequest,
     Refusal,
@@ -251,6 +252,10 @@ class Candidate:
             max_tli=reply.max_tli,
         )
         self._documents[sender] = reply.document_ref
+        document = self.core.document
+        if document is not None and reply.document_ref < document.ref:
+            # By an older document its WAL may look diverged, and its promise would not count.
+            self.core.send(sender, DocumentCopy(document))
 
     def evaluate(self) -> Verdict | None:
         """Judge the candidacy as it stands; None when there is none."""

@@ -46,6 +46,7 @@ class Voter:
         self.heartbeat: Heartbeat | None = None  # newest one accepted in this boot
         self.heartbeat_at: Instant | None = None
         self.leader: NodeId | None = None  # sender of `heartbeat`
+        self._voted: tuple[NodeId, Term] | None = None  # newest vote given in this boot
         self._answered: tuple[NodeId, Term] | None = None  # vote whose kept promise is to be told
         if core.hard.max_hold_ms:
             # Whatever was acknowledged before the restart may still be running, and the clock of
@@ -90,16 +91,24 @@ class Voter:
         return True
 
     def heard_copy(self, sender: NodeId, copy: DocumentCopy) -> bool:
-        """Adopt a newer document from anybody. It is no leader's word: nothing is promised."""
-        if self._core.adopt(copy.document):
-            self._core.emit(
-                EventName.DOCUMENT_ADOPTED,
-                f"adopted document {copy.document.ref} from {sender}",
-                document=str(copy.document.ref),
-                source=sender,
-            )
-            return True
-        return False
+        """Adopt a newer document from anybody. It is no leader's word: nothing is promised.
+
+        A vote that was given is told once more: our WAL is now judged by the newer document.
+        """
+        core = self._core
+        if not core.adopt(copy.document):
+            return False
+        core.emit(
+            EventName.DOCUMENT_ADOPTED,
+            f"adopted document {copy.document.ref} from {sender}",
+            document=str(copy.document.ref),
+            source=sender,
+        )
+        if self._voted is not None and (core.hard.voted_for, core.hard.term) == self._voted:
+            candidate, term = self._voted
+            if term == core.hard.promised_term:
+                self._reply(candidate, term, None)
+        return True
 
     def heard_release(self, now: Instant, sender: NodeId, release: Release) -> bool:
         """End the hold that the leader gave up; return whether it was ended."""
@@ -191,7 +200,8 @@ class Voter:
             )
         if request.document_ref < core.document_ref:
             self._copy_document(sender)
-        self._answered = None if core.detached(request.term) else (sender, request.term)
+        self._voted = sender, request.term
+        self._answered = None if core.detached(request.term) else self._voted
         self._reply(sender, request.term, None)
         return fresh
 

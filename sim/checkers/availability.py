@@ -116,12 +116,13 @@ class Availability(Watcher):
         primary = self._world.primary()
         if primary is None:
             self._stuck_s = 0.0
-            self._without_s = self._without_s + SAMPLE_S if self._could(document) else 0.0
-            if self._without_s > self.recovery_s:
+            by = self._electable(document)
+            self._without_s = self._without_s + SAMPLE_S if by is not None else 0.0
+            if by is not None and self._without_s > self.recovery_s:
                 raise ViolationError(
                     "no_recovery",
                     f"no primary for {self._without_s:.1f} s, although a majority and the data "
-                    f"quorum of document {document.ref} are sound and reach each other",
+                    f"quorum of document {by.ref} are sound and reach each other",
                     self._world.names,
                 )
             return
@@ -136,16 +137,21 @@ class Availability(Watcher):
                 (primary,),
             )
 
-    def _could(self, document: ClusterDocument) -> bool:
-        """Return whether some sound node could be elected now, by the truth."""
+    def _electable(self, newest: ClusterDocument) -> ClusterDocument | None:
+        """Return the document by which some sound node could be elected now, by the truth."""
         world = self._world
         if any(n.leads(world.heap.now_ns) and n.server.ill for n in world.nodes.values()):
-            return False  # an elected server that hangs has its own, longer limit
-        voters = [name for name in document.voters if self._votes(world.nodes[name])]
+            return None  # an elected server that hangs has its own, longer limit
+        voters = [name for name in newest.voters if self._votes(world.nodes[name])]
         group = self.monitor.clique(voters, 0)
-        enough = len(group) >= majority_of(len(document.voters))
-        if not enough:
-            return False
+        document = world.document(group)
+        if document is None or len(group) < majority_of(len(newest.voters)):
+            return None
+        return document if self._has_quorum(document, group) else None
+
+    def _has_quorum(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:
+        """Return whether a group has a data quorum, and with it every acknowledged commit."""
+        world = self._world
         holding = [
             name
             for name in group

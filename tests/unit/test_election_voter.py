@@ -24,6 +24,7 @@ from metako.model.timeline import HistoryStep, TimelineEntry
 from metako.wire.messages import (
     AgreementMessage,
     DocumentAck,
+    DocumentCopy,
     DocumentOffer,
     Heartbeat,
     HeartbeatAck,
@@ -180,6 +181,35 @@ def test_granted_vote_carries_no_position_before_the_receiver_is_gone() -> None:
     assert isinstance(told, VoteReply)
     assert told.detached
     assert told.position == RankedPosition(Term(3), Lsn(640))
+
+
+def test_vote_is_told_again_when_a_newer_document_shows_that_our_wal_is_no_other() -> None:
+    """By the record of before a failover, the timeline that came of it looks diverged."""
+    older = replace(
+        DOCUMENT,
+        version=6,
+        timelines=(replace(DOCUMENT.timelines[0], tli=TimelineId(1), term=Term(1)),),
+    )
+    node = Node(replace(RECORD, document=older), observed=detached(4))
+    first = reply_to(node.hear(10, B, vote()))
+    assert first.granted
+    assert first.position is None
+    assert first.document_ref == older.ref
+    again = reply_to(node.hear(12, B, DocumentCopy(DOCUMENT)))
+    assert again.granted
+    assert again.detached
+    assert again.position == RankedPosition(Term(3), Lsn(500))
+    assert again.document_ref == DOCUMENT.ref
+    assert node.hear(14, B, DocumentCopy(DOCUMENT)) == []
+
+
+def test_newer_document_tells_no_vote_of_a_term_that_has_passed() -> None:
+    older = replace(DOCUMENT, version=6)
+    node = Node(replace(RECORD, document=older), observed=detached(4))
+    node.hear(10, B, vote())
+    node.hear(12, A, vote(5))
+    told = node.hear(14, B, DocumentCopy(DOCUMENT))
+    assert [m for m in told if isinstance(m, VoteReply)] == []
 
 
 def test_position_found_under_an_older_promise_does_not_count() -> None:
