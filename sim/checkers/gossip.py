@@ -2,7 +2,8 @@
 
 Gossip never grants anything, so a wrong verdict is no danger to data; but it takes standbys out of
 the sync set, replicas out of the routes and candidates out of their rank. A suspicion that cannot
-be refuted, or a death that nobody notices is over, shows here.
+be refuted, or a death that nobody notices is over, shows here. One that a third node has just
+spread, because *it* reaches nobody, is no fault: the accused refutes it with its next message.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from metako.model.ids import NodeId
 from metako.model.member import MemberState
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
@@ -33,25 +35,33 @@ class Gossip(Watcher):
         self._world = world
         self._monitor = monitor
         self._samples = 0
+        # Who held whom for what when last looked at, and of which incarnation.
+        self._held: dict[tuple[NodeId, NodeId], tuple[MemberState | None, int]] = {}
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
         self._samples += 1
         if self._samples % EVERY_SAMPLES:
             return
         monitor = self._monitor
+        before, self._held = self._held, {}
         sound = [node for node in nodes if monitor.agent_ok(node.name, SOUND_NS)]
         for node in sound:
             engine = node.engine
             if engine is None:
                 continue
-            states = {m.node: m.state for m in engine.members()}
+            states = {m.node: (m.state, m.incarnation) for m in engine.members()}
             for other in sound:
                 if other is node or not monitor.way_ok(node.name, other.name, SOUND_NS):
                     continue
-                if states.get(other.name) is not MemberState.ALIVE:
+                state, incarnation = states.get(other.name, (None, 0))
+                if state is MemberState.ALIVE:
+                    continue
+                pair = node.name, other.name
+                self._held[pair] = state, incarnation
+                if before.get(pair, (None, -1))[1] == incarnation:
                     raise ViolationError(
                         "wrongly_dead",
-                        f"{node.name} holds {other.name} to be {states.get(other.name)}, and both "
-                        f"have been sound and reached each other for {SOUND_NS / NS_PER_S:g} s",
-                        (node.name, other.name),
+                        f"{node.name} holds {other.name} to be {state}, and both have been sound "
+                        f"and reached each other for {SOUND_NS / NS_PER_S:g} s",
+                        pair,
                     )

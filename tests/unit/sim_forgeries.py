@@ -340,7 +340,7 @@ def a_sound_node_is_held_dead() -> None:
         world.run(8)
         world.write_everywhere(0.1)
     vars(engine)["members"] = lambda: roster
-    world.run(3)
+    world.run(5)
 
 
 @breaks("stale_route")
