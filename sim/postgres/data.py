@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from metako.model.ids import DataId, TimelineId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.timeline import HistoryStep
+from sim.postgres.slots import Slots
 from sim.postgres.wal import (
     FIRST_LSN,
     RECORD_BYTES,
@@ -46,7 +47,8 @@ class Data:
 
     __slots__ = (
         *("branch", "control", "data_id", "durable", "flushed", "history", "history_files"),
-        *("mixed", "standby_signal", "system_id", "tainted", "wal", "wal_begin", "written"),
+        *("mixed", "slots", "standby_signal", "system_id", "tainted", "wal", "wal_begin"),
+        "written",
     )
 
     def __init__(
@@ -68,6 +70,7 @@ class Data:
         self.history_files = history_files  # in pg_wal, with placeholders
         self.control = control
         self.wal_begin = wal_begin  # older WAL was removed; the list keeps what it did to tables
+        self.slots: Slots = {}  # by name; no copy of the directory has them
         self.branch = wal[-1].branch if wal else ""  # on which a primary writes
         self.standby_signal = True
         self.tainted = False  # marked as: a rewind was begun and not finished
@@ -98,6 +101,11 @@ class Data:
     def lsn_at(self, count: int) -> Lsn:
         """Return the end of the first `count` records."""
         return self.wal[count - 1].end if count else FIRST_LSN
+
+    @property
+    def wal_held(self) -> int:
+        """Return how many records are in pg_wal."""
+        return len(self.wal) - count_until(self.wal, self.wal_begin)
 
     def holds(self, record: Record) -> bool:
         """Return whether this very record, not only one at its LSN, is here."""

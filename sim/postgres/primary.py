@@ -18,6 +18,7 @@ from metako.model.postgres import SyncSetting
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.postgres.commits import Commit, CommitState, Outcome, SyncLevel
 from sim.postgres.sender import MODES_SENT, Sender
+from sim.postgres.slots import kept_from, save
 from sim.postgres.syncwait import MODES, SyncQueue
 from sim.postgres.wal import Record, RecordKind
 
@@ -28,13 +29,17 @@ if TYPE_CHECKING:
 WRITER_NS = 200 * NS_PER_MS
 """`wal_writer_delay`: within it, WAL that nobody waits for is flushed."""
 CHECKPOINT_NS = 300 * NS_PER_S
+CHECKPOINTS_OF_ROOM = 4
+"""Where space for WAL is limited, `max_wal_size` is set so that a checkpoint begins this often
+before it is used up."""
 
 
 class Primary:
     """See the module's docstring."""
 
     __slots__ = (
-        *("_checkpoint", "_checkpoint_ns", "_flushing", "_keep_from", "_lazy", "_unflushed"),
+        *("_checkpoint", "_checkpoint_end", "_checkpoint_ns", "_flushing", "_keep_from", "_lazy"),
+        *("_slots_need", "_unflushed"),
         *("data", "queue", "senders", "server", "stopping", "write_replies"),
     )
 
@@ -50,6 +55,8 @@ class Primary:
         self._lazy = False  # the WAL writer will flush
         self._checkpoint: Record | None = None  # not flushed yet
         self._keep_from: Lsn | None = None  # the checkpoint removes older WAL
+        self._slots_need = 0  # LSN from which slots kept WAL when the checkpoint began; 0: none
+        self._checkpoint_end = len(data.wal)  # records when the last checkpoint began
         self._checkpoint_ns = server.heap.now_ns + CHECKPOINT_NS
 
     # ------------------------------------------------------------ inserting and flushing
@@ -63,7 +70,7 @@ class Primary:
     ) -> Commit | None:
         """Insert a commit; None if the server panicked instead."""
         server = self.server
-        if server.wal_disk_full:
+        if server.wal_full:
             server.panic("no space is left for WAL")
             return None
         record = self.data.append(kind, values, server.next_commit_id())
@@ -115,7 +122,7 @@ class Primary:
                 return  # whoever was told ended the server
         if self._checkpoint is not None and self._checkpoint.end <= end:
             self._checkpointed(self._checkpoint)
-        if server.heap.now_ns >= self._checkpoint_ns:
+        if server.heap.now_ns >= self._checkpoint_ns or (server.wal_limit and self._grown()):
             self.checkpoint()
         self.flush()
         if self.stopping is not None:
@@ -130,6 +137,9 @@ class Primary:
         if keep_from is not None:
             self._keep_from = keep_from
         self._checkpoint_ns = self.server.heap.now_ns + CHECKPOINT_NS
+        self._checkpoint_end = len(self.data.wal)
+        if self.data.slots:
+            self._slots_need = save(self.data.slots)
         self._checkpoint = self.insert(RecordKind.CHECKPOINT)
 
     def _checkpointed(self, record: Record) -> None:
@@ -137,9 +147,25 @@ class Primary:
         control = self.data.control
         control.checkpoint_tli, control.redo_lsn = record.tli, record.end
         control.min_recovery_tli, control.min_recovery_lsn = TimelineId(0), Lsn(0)
-        if self._keep_from is not None:
-            self.data.wal_begin, self._keep_from = self._keep_from, None
+        if self._keep_from is not None or self.server.removes_wal:
+            self._remove_wal(record.end)
         self.server.version += 1
+
+    def _remove_wal(self, end: Lsn) -> None:
+        """Remove what neither the checkpoint that ends here nor a setting nor a slot needs."""
+        server, data = self.server, self.data
+        keep, self._keep_from = self._keep_from, None
+        if keep is None:
+            most = data.lsn_at(max(0, len(data.wal) - server.wal_keep))
+            keep = Lsn(min(end, most) // server.wal_grain * server.wal_grain)
+        if data.slots:
+            keep = kept_from(server, keep, end, self._slots_need)
+        data.wal_begin = max(data.wal_begin, keep)
+
+    def _grown(self) -> bool:
+        """Return whether so much was written that a checkpoint has to make room."""
+        room = self.server.wal_room // CHECKPOINTS_OF_ROOM
+        return self._checkpoint is None and len(self.data.wal) - self._checkpoint_end > room
 
     # ------------------------------------------------------------ waiting for standbys
 

@@ -19,10 +19,9 @@ from sim.postgres.server import SimServer
 from sim.postgres.steps import FILE_MS, READ_DISK_MS, Executor
 from sim.postgres.task import StepError, Steps
 from sim.postgres.wal import (
-    FIRST_LSN,
-    Record,
     RecordKind,
     count_until,
+    last_checkpoint,
     left_at,
     timeline_at,
 )
@@ -87,6 +86,9 @@ class Rebuilder:
         except StepError as error:
             server.note("clone_broken", str(error))
             raise StepError(f"pg_basebackup failed: {error}") from None
+        if server.wal_limit and server.wal_full:
+            # The copy is made beside what fills the disk.
+            raise StepError("pg_basebackup failed: no space is left for WAL")
         yield from executor.sleep(FILE_MS)
         self._check_nothing_runs()
         yield from self._put_in_place(copies[0])
@@ -166,7 +168,7 @@ class Rebuilder:
         yield from executor.sleep(FILE_MS)
         data.standby_signal = False
         yield from executor.sleep(SINGLE_USER_MS)
-        if server.wal_disk_full:
+        if server.wal_full:
             raise StepError("postgres --single failed: no space is left for WAL")
         data.settle()
         data.branch = server.env.new_id("branch")  # nobody else has what follows
@@ -255,12 +257,6 @@ def rewound(target: Data, source: SimServer, copied: int | None = None) -> Data 
         control=Control(timeline_at(held.history, redo - 1), redo, held.tli, held.end, clean=False),
         wal_begin=min(held.wal_begin, redo),
     )
-
-
-def last_checkpoint(wal: list[Record]) -> Lsn:
-    """Return the end of the last checkpoint record."""
-    ends = (record.end for record in reversed(wal) if record.kind is RecordKind.CHECKPOINT)
-    return next(ends, FIRST_LSN)
 
 
 def target_tli(data: Data) -> TimelineId:

@@ -49,8 +49,8 @@ class Receiver:
 
     __slots__ = (
         *("_cut_off", "_dial", "_flushing", "_known", "_sent", "_silent_since", "_stalled"),
-        *("alive", "conn", "heard_ns", "phase", "replied_ns", "sender", "server", "startup"),
-        *("terminating", "tli", "upstream"),
+        *("alive", "conn", "heard_ns", "phase", "replied_ns", "sender", "server", "slot"),
+        *("startup", "terminating", "tli", "upstream"),
     )
 
     def __init__(self, startup: Startup, upstream: NodeId) -> None:
@@ -58,6 +58,7 @@ class Receiver:
         self.server = server
         self.startup = startup
         self.upstream = upstream
+        self.slot = startup.slot  # that it asks for with every request; "": none
         self.alive = True
         self.terminating = False  # SIGTERM is on its way
         self.phase = ReceiverPhase.CONNECTING
@@ -211,7 +212,7 @@ class Receiver:
             return
         self.heard_ns = server.heap.now_ns
         self._sent = wal[hi - 1].end
-        if server.wal_disk_full:
+        if server.wal_full:
             self.die("no space is left for WAL")
             return
         data = self.startup.data

@@ -4,6 +4,8 @@ In: a start request, replies. Out: batches of flushed records, and the release o
 PostgreSQL compares timeline numbers and LSNs here and nothing else: a standby with other rows under
 the same number attaches silently, and one that is ahead acknowledges what it does not have.
 
+A slot that the standby names is its for as long as it streams, and follows what it has on disk.
+
 Each sender has its own copy of `synchronous_standby_names`. After a reload it renews the copy
 within a moment; the one reply that it was busy with when the signal came is judged by the old copy.
 """
@@ -17,6 +19,7 @@ from metako.model.ids import NodeId, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.postgres import SyncSetting
 from sim.heap import NS_PER_S
+from sim.postgres.slots import Slot, acquired
 from sim.postgres.syncwait import APPLY, FLUSH, WRITE
 from sim.postgres.wal import count_until, left_at, segment_of
 
@@ -35,7 +38,7 @@ class Sender:
     __slots__ = (
         *("_busy", "_primary", "_renewed", "alive", "apply_lsn", "conn", "flush_lsn", "heard_ns"),
         *("limit", "listed", "next_setting", "node", "receiver", "reply_ns", "sent", "setting"),
-        *("streaming", "write_lsn"),
+        *("slot", "streaming", "write_lsn"),
     )
 
     def __init__(
@@ -48,6 +51,7 @@ class Sender:
         self.conn = conn
         self.receiver = receiver  # the other end, for ground truth and as the address of messages
         self.alive = True
+        self.slot: Slot | None = None  # that it uses, and nobody else meanwhile
         self.streaming = True  # it has caught up; a limit is reached at once
         self.sent = sent  # records so far
         self.limit = limit  # records of the timeline that was asked for; None: the current one
@@ -105,6 +109,9 @@ class Sender:
         self.reply_ns = sent_ns
         self.heard_ns = server.heap.now_ns
         server.version += 1
+        slot = self.slot
+        if slot is not None and flush:
+            slot.restart_lsn = flush
         self._renew()
         if ping:
             self.conn.send(server.node, self.receiver.kept_alive)
@@ -115,6 +122,7 @@ class Sender:
             # It was in state streaming for just as long as it took to reach the limit: long enough
             # for a standby beyond the fork to acknowledge what it will never get (measured).
             self.streaming = False
+            self.release_slot()
         if primary.stopping is not None:
             primary.check_stopping()
 
@@ -175,7 +183,19 @@ class Sender:
         """End this process; its primary forgets it."""
         if self.alive:
             self.alive = False
+            self.release_slot()
             self.conn.close(self._primary.server.node)
+
+    def terminate(self) -> None:
+        """Take SIGTERM; the slot is free when this returns."""
+        self.end()
+        self._primary.sender_ended(self)
+
+    def release_slot(self) -> None:
+        """Let others have the slot; where the standby is stays written in it."""
+        if self.slot is not None:
+            self.slot.sender = None
+            self.slot = None
 
     def _closed(self) -> None:
         server = self._primary.server
@@ -183,6 +203,7 @@ class Sender:
             server.hold(self._closed)
         elif self.alive:
             self.alive = False
+            self.release_slot()
             self._primary.sender_ended(self)
 
     def _expire(self) -> None:
@@ -193,8 +214,38 @@ class Sender:
         if left > 0:
             server.later(left, self._expire)
         else:
-            self.end()
-            self._primary.sender_ended(self)
+            self.terminate()
+
+
+def start_sending(
+    primary: Primary, conn: Connection, receiver: Receiver, lsn: Lsn, tli: TimelineId
+) -> None:
+    """Answer START_REPLICATION on a connection, with a new sender or an error.
+
+    The process that has answered an earlier request of the connection is the one that does.
+    """
+    formers = [s for s in primary.senders if s.conn is conn]
+    for former in formers:
+        former.release_slot()
+    slot, wrong = acquired(primary.data.slots, receiver.slot)
+    sent, limit, following = 0, None, None
+    if not wrong:
+        sent, limit, following, wrong = start_of(primary, lsn, tli)
+    if wrong:
+        here = primary.server.node
+        conn.send(here, partial(receiver.refused, wrong))
+        conn.close(here)
+        for former in formers:
+            former.terminate()
+        return
+    sender = Sender(primary, conn, receiver, sent, limit)
+    if slot is not None:
+        sender.slot, slot.sender = slot, sender
+    for former in formers:
+        sender.succeed(former)
+        primary.sender_ended(former)
+    primary.attach(sender)
+    sender.begin(tli, following)
 
 
 def start_of(

@@ -18,12 +18,13 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import ProcessState
 from metako.postgres.steps import ServerConfig
 from sim.heap import NS_PER_MS, NS_PER_S
-from sim.network import Connection, Traffic
+from sim.network import Traffic
 from sim.postgres.commits import Commit, Outcome, SyncLevel
 from sim.postgres.data import Data, first_data
 from sim.postgres.primary import Primary
 from sim.postgres.reading import Tables
-from sim.postgres.sender import Sender, start_of
+from sim.postgres.sender import start_sending
+from sim.postgres.slots import forget_unsaved
 from sim.postgres.startup import Startup
 from sim.postgres.state import Ending, GuardPort, ServerState
 from sim.postgres.wal import RECORD_BYTES, RecordKind
@@ -166,7 +167,7 @@ class SimServer(ServerState):
         primary = self.primary
         if primary is None:
             return
-        if self.wal_disk_full:
+        if self.wal_full:
             self.panic("no space is left for WAL")
             return
         primary.stop_when_sent(self._gone)
@@ -236,6 +237,8 @@ class SimServer(ServerState):
             self._in_doubt += primary.end_backends()
             for sender in primary.senders:
                 sender.end()
+        if self.data is not None and self.data.slots:
+            forget_unsaved(self.data.slots)
         self.env.network.close_all(self.node, Traffic.REPLICATION)
 
     def _gone(self) -> None:
@@ -272,8 +275,11 @@ class SimServer(ServerState):
             self.later(busy_ns + int(lag_ms * NS_PER_MS), self._define_sync)
             if self.primary is not None:
                 self.primary.reload(config.sync)
-        if self.startup is not None and config.upstream != before.upstream:
-            self.startup.reload()
+        startup = self.startup
+        if startup is not None and (
+            config.upstream != before.upstream or self.primary_slot != startup.slot
+        ):
+            startup.reload()
         self.changed()
 
     def _define_sync(self) -> None:
@@ -331,26 +337,7 @@ class SimServer(ServerState):
             lsn, tli = args
             assert isinstance(lsn, int)
             assert isinstance(tli, int)
-            self._start_sending(primary, conn, receiver, Lsn(lsn), TimelineId(tli))
-
-    def _start_sending(
-        self, primary: Primary, conn: Connection, receiver: Receiver, lsn: Lsn, tli: TimelineId
-    ) -> None:
-        sent, limit, following, wrong = start_of(primary, lsn, tli)
-        formers = [s for s in primary.senders if s.conn is conn]
-        if wrong:
-            conn.send(self.node, partial(receiver.refused, wrong))
-            conn.close(self.node)
-            for former in formers:
-                former.end()
-                primary.sender_ended(former)
-            return
-        sender = Sender(primary, conn, receiver, sent, limit)
-        for former in formers:
-            sender.succeed(former)
-            primary.sender_ended(former)
-        primary.attach(sender)
-        sender.begin(tli, following)
+            start_sending(primary, conn, receiver, Lsn(lsn), TimelineId(tli))
 
     # ------------------------------------------------------------ clients
 

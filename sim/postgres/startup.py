@@ -22,11 +22,13 @@ from metako.model.timeline import HistoryStep
 from metako.postgres.steps import UpstreamAddress
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.postgres.receiver import Receiver, ReceiverPhase
+from sim.postgres.slots import kept_from, oldest, save
 from sim.postgres.wal import (
     Chain,
     RecordKind,
     chain_of,
     count_until,
+    last_checkpoint,
     newest_from,
     segment_of,
     timeline_at,
@@ -66,7 +68,7 @@ class Startup:
             "_retry",
             "_since",
         ),
-        *("data", "received", "receiver", "replayed", "replayed_ns", "server", "upstream"),
+        *("data", "received", "receiver", "replayed", "replayed_ns", "server", "slot", "upstream"),
     )
 
     def __init__(self, server: SimServer, data: Data) -> None:
@@ -74,6 +76,7 @@ class Startup:
         self.data = data
         self.receiver: Receiver | None = None
         self.upstream: UpstreamAddress | None = None  # as this process last read the settings
+        self.slot = ""  # likewise: the slot there; "": none
         self.replayed = 0  # records
         self.replayed_ns = server.heap.now_ns  # when the last one was
         self.received = Lsn(0)  # end of WAL received since the start; 0: none
@@ -94,7 +97,7 @@ class Startup:
         data, control = self.data, self.data.control
         config = self.server.config
         assert config is not None
-        self.upstream = config.upstream
+        self.upstream, self.slot = config.upstream, self.server.primary_slot
         if control.redo_lsn > data.end:
             return "could not locate a valid checkpoint record"
         chain, wrong = data.recovery_chain()
@@ -154,17 +157,41 @@ class Startup:
         ):
             server.came_up()
         now = self.replayed_ns = server.heap.now_ns
-        if now >= self._restartpoint_ns:
+        if now >= self._restartpoint_ns or (server.wal_limit and self._checkpoint_replayed()):
             self._restartpoint_ns = now + RESTARTPOINT_NS
             self.restartpoint()
+
+    def _checkpoint_replayed(self) -> bool:
+        """Return whether a restartpoint would make room for WAL."""
+        return last_checkpoint(self.data.wal, self.replayed) > self.data.control.redo_lsn
 
     def restartpoint(self) -> None:
         """Let pg_control name how far replay has come."""
         control, data = self.data.control, self.data
         lsn = data.lsn_at(self.replayed)
+        if data.slots:
+            save(data.slots)
+        if self.server.removes_wal:
+            self._remove_wal(lsn)
         owner = data.wal[self.replayed - 1].tli if self.replayed else data.history[0].tli
         control.checkpoint_tli, control.redo_lsn = owner, lsn
         control.min_recovery_tli, control.min_recovery_lsn = owner, lsn
+
+    def _remove_wal(self, replayed: Lsn) -> None:
+        """Remove what is not needed from the last checkpoint in the WAL on.
+
+        Without one since the last restartpoint there is none to be made, and nothing is removed: a
+        standby whose disk is full stays full, although the slot was dropped (measured).
+        """
+        server, data = self.server, self.data
+        redo = last_checkpoint(data.wal, self.replayed)
+        if redo <= data.control.redo_lsn:
+            return
+        most = data.lsn_at(max(0, len(data.wal) - server.wal_keep))
+        keep = Lsn(min(redo, most) // server.wal_grain * server.wal_grain)
+        if data.slots:
+            keep = kept_from(server, keep, replayed, oldest(data.slots.values()))
+        data.wal_begin = max(data.wal_begin, keep)
 
     def unpause(self) -> None:
         """Go on after a pause."""
@@ -275,9 +302,10 @@ class Startup:
             self._reread = True
             return
         assert server.config is not None
-        if server.config.upstream == self.upstream:
+        read = (server.config.upstream, server.primary_slot)
+        if read == (self.upstream, self.slot):
             return
-        self.upstream = server.config.upstream
+        self.upstream, self.slot = read
         self._since += 1
         if self.receiver is not None:
             low, high = RELEASE_MS
@@ -328,7 +356,7 @@ class Startup:
 
     def _end_recovery(self, chain: Chain) -> None:
         server, data, done = self.server, self.data, self._promoting
-        if server.wal_disk_full:
+        if server.wal_full:
             server.panic("no space is left for WAL")
             return
         data.history = chain

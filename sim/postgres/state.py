@@ -14,9 +14,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from metako.model.ids import NodeId
+from metako.model.lsn import Lsn
 from metako.model.postgres import DataState, ProcessState
 from metako.postgres.steps import ServerConfig
 from sim.heap import NS_PER_MS
+from sim.postgres.slots import SLOTS_MAX, Slot, redo_of
+from sim.postgres.wal import RECORD_BYTES
 
 if TYPE_CHECKING:
     from sim.ports import Environment
@@ -91,11 +94,19 @@ class ServerState:
         self.start_failures = 0
         self.slow = 1.0
         self.checkpointer_stall_ms = 0.0  # a busy checkpointer reads its signals so much later
-        self.wal_keep = 64  # records that `remove_wal` leaves
+        self.wal_limit = 0  # records that the disk of pg_wal has space for; 0: for all of them
+        self._wal_room = 0  # what the limit was made from
         self._hung = self._replay_paused = self._receive_stalled = False
         self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._pending: Ending | None = None  # a signal that ends it waits until it can act
         self._commits = 0
+        # Settings that metako leaves alone.
+        self.primary_slot = ""  # `primary_slot_name`, beside the conninfo; "": none
+        self.wal_keep = 64  # `wal_keep_size`: records that a checkpoint leaves
+        self.wal_grain = RECORD_BYTES  # bytes of WAL that are removed as one: a segment, in small
+        self.wal_size_max = 1 << 30  # `max_wal_size`, in bytes
+        self.wal_removed = False  # every checkpoint removes WAL; else only `remove_wal` does
+        self.slot_keep: int | None = None  # `max_slot_wal_keep_size`, in grains; None: no limit
 
     # ------------------------------------------------------------ time
 
@@ -211,7 +222,7 @@ class ServerState:
     def ill(self) -> bool:
         """Return whether any fault is on that hurts it."""
         return bool(
-            self.wal_disk_full
+            self.wal_full
             or self.fsync_lies
             or self._receive_stalled
             or self._replay_paused
@@ -232,9 +243,64 @@ class ServerState:
             primary is not None
             and self.is_up
             and not self.silent
-            and not self.wal_disk_full
+            and not self.wal_full
             and primary.could_acknowledge()
         )
+
+    # ------------------------------------------------------------ slots and space for WAL
+
+    def create_slot(self, name: str, *, reserve: bool = True) -> bool:
+        """Create a physical slot, which is on disk when this returns; False if it is refused.
+
+        Args:
+            name: of the slot.
+            reserve: keep WAL from the last checkpoint on; else the first reply of a standby does.
+        """
+        data = self.data
+        if data is None or not self.is_up or self.silent:
+            return False
+        if name in data.slots or len(data.slots) >= SLOTS_MAX:
+            return False
+        data.slots[name] = Slot(name, redo_of(data) if reserve else Lsn(0))
+        self.version += 1
+        return True
+
+    def drop_slot(self, name: str) -> bool:
+        """Drop a slot; False if it is refused: there is none, or it is in use.
+
+        Of a server that does not answer it is the file that somebody removes.
+        """
+        data = self.data
+        if data is None or name not in data.slots or data.slots[name].sender is not None:
+            return False
+        del data.slots[name]
+        self.version += 1
+        return True
+
+    @property
+    def removes_wal(self) -> bool:
+        """Return whether a checkpoint removes the WAL that nothing needs, without being told."""
+        return self.wal_removed or self.wal_limit > 0
+
+    @property
+    def wal_full(self) -> bool:
+        """Return whether no space is left for WAL."""
+        limit = self.wal_limit
+        if not limit:
+            return self.wal_disk_full
+        return self.wal_disk_full or (self.data is not None and self.data.wal_held >= limit)
+
+    @property
+    def wal_room(self) -> int:
+        """How many more records than it holds now pg_wal may hold; 0: as many as there are."""
+        return self._wal_room
+
+    @wal_room.setter
+    def wal_room(self, records: int) -> None:
+        self._wal_room = records
+        held = self.data.wal_held if self.data is not None else 0
+        self.wal_limit = held + records if records else 0
+        self.version += 1
 
     # ------------------------------------------------------------ faults with an end
 

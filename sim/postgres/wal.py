@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left, bisect_right
+from itertools import islice
 from operator import attrgetter
 
 from metako.model.ids import TimelineId
@@ -75,6 +76,13 @@ def count_until(wal: list[Record], lsn: int) -> int:
 def find(wal: list[Record], lsn: int) -> int:
     """Return the index of the first record that ends at or after `lsn`."""
     return bisect_left(wal, lsn, key=_end)
+
+
+def last_checkpoint(wal: list[Record], count: int | None = None) -> Lsn:
+    """Return the end of the last checkpoint record among the first `count`, None for all."""
+    backwards = islice(reversed(wal), 0 if count is None else len(wal) - count, None)
+    ends = (record.end for record in backwards if record.kind is RecordKind.CHECKPOINT)
+    return next(ends, FIRST_LSN)
 
 
 def segment_of(lsn: Lsn) -> Lsn:

@@ -22,10 +22,9 @@ from sim.postgres.rebuild import (
     common_end,
     copy_of,
     flushed_on,
-    last_checkpoint,
     rewound,
 )
-from sim.postgres.wal import RECORD_BYTES
+from sim.postgres.wal import RECORD_BYTES, last_checkpoint
 
 # ------------------------------------------------------------ rewind and clone
 
