@@ -9,6 +9,7 @@ from metako.postgres import plan as planner
 from sim.agent import SimAgent
 from sim.disk import SimDisk
 from sim.mutations.base import Mutation, Patch
+from sim.postgres import supervisor
 
 
 def _record_not_synced(patch: Patch) -> None:
@@ -53,6 +54,11 @@ def _suspicion_irrefutable(patch: Patch) -> None:
     patch.set(Identity, "contradict", lambda *_: False)
 
 
+def _standbys_without_slots(patch: Patch) -> None:
+    """Let a standby attach while the sender of its last connection still lingers."""
+    patch.set(supervisor, "slot_of", lambda _: "")
+
+
 DRIVERS = (
     Mutation("record_not_synced", "§3", "a step goes on before its record is durable",
              _record_not_synced),
@@ -60,6 +66,8 @@ DRIVERS = (
              _messages_before_record),
     Mutation("never_rewinds", "§5.4", "a diverged server follows without a rewind",
              _never_rewinds, measured=True),
+    Mutation("standbys_without_slots", "§5.5", "two senders of one standby count as two standbys",
+             _standbys_without_slots),
     Mutation("suspicion_irrefutable", "§6", "a suspicion cannot be refuted",
              _suspicion_irrefutable),
 )  # fmt: skip

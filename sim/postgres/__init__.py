@@ -3,9 +3,8 @@
 The rooms, each a file: what is on disk (`wal`, `data`, `slots`), the server process and its faults
 (`server`), a primary's work (`primary`, `syncwait`, `sender`), a standby's (`startup`, `receiver`),
 and the model of production's supervisor around it (`supervisor`, `observe`, `steps`, `rebuild`,
-`leading`), which plans with the production planner.
+`leading`, `upkeep`), which plans with the production planner.
 
 Not modelled: logical and temporary replication slots, archives, cascading replication, conflicts of
-hot standby, and the contents of tables beyond what commits wrote. Nothing of production uses slots
-yet: strangers make them, and tests let a standby name one.
+hot standby, and the contents of tables beyond what commits wrote.
 """

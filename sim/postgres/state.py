@@ -100,8 +100,8 @@ class ServerState:
         self._held: list[tuple[Callable[..., None], tuple[object, ...]]] = []
         self._pending: Ending | None = None  # a signal that ends it waits until it can act
         self._commits = 0
-        # Settings that metako leaves alone.
         self.primary_slot = ""  # `primary_slot_name`, beside the conninfo; "": none
+        # Settings that metako leaves alone.
         self.wal_keep = 64  # `wal_keep_size`: records that a checkpoint leaves
         self.wal_grain = RECORD_BYTES  # bytes of WAL that are removed as one: a segment, in small
         self.wal_size_max = 1 << 30  # `max_wal_size`, in bytes

@@ -34,6 +34,7 @@ from sim.postgres.rebuild import Rebuilder
 from sim.postgres.server import SimServer
 from sim.postgres.steps import WAIT_POLL_NS, Executor
 from sim.postgres.task import Steps, Task
+from sim.postgres.upkeep import SlotKeeper, slot_of
 
 if TYPE_CHECKING:
     from sim.ports import Environment
@@ -76,6 +77,8 @@ class SimSupervisor:
         self._executor = Executor(server, self._facts, self._observer)
         self._rebuilder = Rebuilder(self._executor)
         self._leading = Leading(self._executor, lambda: not self.alive)
+        self._slots = SlotKeeper(self._executor)
+        server.primary_slot = slot_of(server.node)
         self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
         self._failures = 0
         self._retry_at = 0
@@ -85,6 +88,7 @@ class SimSupervisor:
         self._work: Task | None = None  # a step that may be abandoned
         self._probe: Task | None = None
         self._checkpoint: Task | None = None
+        self._upkeep: Task | None = None
         self._main = Task(self, self._drive())
         server.watcher = self.poke
         self.heap.after(0, self._main.start)
@@ -100,9 +104,12 @@ class SimSupervisor:
             self.poke()
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
-        """Name the nodes whose standbys are to be reported."""
-        self._facts.members = member_map(sorted(nodes))
+        """Name the nodes with data: whose standbys are reported, and who has a slot here."""
+        members = sorted(nodes)
+        self._facts.members = member_map(members)
         self._seen = None
+        if self._slots.want(members):
+            self._keep_slots()
 
     def poke(self) -> None:
         """Observe now, and often for a while."""
@@ -115,9 +122,8 @@ class SimSupervisor:
 
     def resume(self) -> None:
         self.paused = False
-        for task in (self._work, self._probe, self._checkpoint, self._main):
-            if task is not None:
-                task.resume()
+        for task in self._tasks():
+            task.resume()
 
     def kill(self) -> None:
         """SIGKILL of the agent: nothing is cleaned up, its programs die with it."""
@@ -126,9 +132,12 @@ class SimSupervisor:
             self.server.watcher = None
         if self._rebuilder.program is not None:
             self._rebuilder.program.end()
-        for task in (self._work, self._probe, self._checkpoint, self._main):
-            if task is not None:
-                task.cancel()
+        for task in self._tasks():
+            task.cancel()
+
+    def _tasks(self) -> list[Task]:
+        tasks = (self._work, self._probe, self._checkpoint, self._upkeep, self._main)
+        return [task for task in tasks if task is not None]
 
     # ------------------------------------------------------------ the loop
 
@@ -294,10 +303,19 @@ class SimSupervisor:
         if self._executor.checkpoint_wanted:
             self._executor.checkpoint_wanted = False
             self._checkpoint = self._begin(self._leading.checkpoint())
+        answers = seen.in_recovery if seen.process is ProcessState.RUNNING else None
+        if self._slots.observed(answers):
+            self._keep_slots()
         streams = seen.receiver is ReceiverState.STREAMING and isinstance(self.target, Following)
         if streams and facts.delete_superseded:
             facts.delete_superseded = False
             self.server.superseded.clear()
+
+    def _keep_slots(self) -> None:
+        if self._upkeep is None:
+            self._upkeep = self._begin(self._slots.work())
+        else:
+            self._upkeep.wake()
 
     def _begin(self, body: Steps) -> Task:
         task = Task(self, body)

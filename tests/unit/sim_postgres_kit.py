@@ -49,7 +49,9 @@ class Guard:
 class Cluster:
     """Servers of some nodes, and what really happens to them."""
 
-    def __init__(self, nodes: tuple[str, ...] = NODES, *, seed: int = 1) -> None:
+    def __init__(
+        self, nodes: tuple[str, ...] = NODES, *, seed: int = 1, own_slots: bool = False
+    ) -> None:
         self.heap = Heap()
         self.seed = seed
         self.network = Network(self.heap, partial(stream, seed))
@@ -62,6 +64,7 @@ class Cluster:
         self.steps: list[tuple[str, str, bool, str]] = []  # node, step, ok, error
         self.reports: dict[str, list[PostgresObserved]] = {node: [] for node in nodes}
         self.hosts_down: set[str] = set()
+        self.own_slots = own_slots  # standbys use the slots that supervisors make for them
         self._streams: dict[tuple[str, str], random.Random] = {}
         self._ids = 0
         self.guards = {node: Guard() for node in nodes}
@@ -108,6 +111,8 @@ class Cluster:
             on_step=partial(self._ended, node),
         )
         supervisor.set_members([NodeId(name) for name in self.servers])
+        if not self.own_slots:
+            self.servers[node].primary_slot = ""
         return supervisor
 
     def reboot(self, node: str) -> SimSupervisor:
@@ -206,10 +211,15 @@ def sync_of(*nodes: str, k: int = 1) -> SyncSetting:
 
 
 def primary_cluster(
-    nodes: tuple[str, ...] = NODES, *, k: int = 1, seed: int = 1, sync: bool = True
+    nodes: tuple[str, ...] = NODES,
+    *,
+    k: int = 1,
+    seed: int = 1,
+    sync: bool = True,
+    own_slots: bool = False,
 ) -> Cluster:
     """Return a cluster whose first node leads on timeline 2; the others stream from it."""
-    cluster = Cluster(nodes, seed=seed)
+    cluster = Cluster(nodes, seed=seed, own_slots=own_slots)
     first, others = nodes[0], nodes[1:]
     record = ready_data().wal[0]
     for number, node in enumerate(nodes):
