@@ -8,11 +8,13 @@ become whole inside of it has no excuse.
 from __future__ import annotations
 
 import random
+from collections.abc import Collection
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from metako.model.document import majority_of
+from metako.model.document import ClusterDocument, majority_of
 from metako.model.ids import NodeId
+from metako.model.timeline import is_diverged, tip_of
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -35,12 +37,23 @@ def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
         return False
     if document.primary in data and world.nodes[document.primary].server.data is not None:
         return True
-    listed = [
-        member
+    return bool(document.sync.members) and (
+        len(vouching(world, document, data)) >= document.sync.read_quorum
+    )
+
+
+def vouching(
+    world: World, document: ClusterDocument, group: Collection[NodeId]
+) -> tuple[NodeId, ...]:
+    """Return who of a group counts for a data quorum, by what is on the disks."""
+    tip = tip_of(document.timelines)
+    return tuple(
+        member.node
         for member in document.sync.members
-        if member.node in data
-        and (held := world.nodes[member.node].server.data) is not None
-        and held.data_id == member.data_id
-        and not held.tainted  # a rewind that was cut short: it can vouch for nothing
-    ]
-    return bool(document.sync.members) and len(listed) >= document.sync.read_quorum
+        if member.node in group
+        and (data := world.nodes[member.node].server.data) is not None
+        and data.data_id == member.data_id
+        and not data.tainted  # a rewind that was cut short: it can vouch for nothing
+        # Off the document's history a promise counts for nothing (DESIGN §4.3.5).
+        and not is_diverged(document.timelines, tip, data.history, data.position)
+    )

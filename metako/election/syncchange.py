@@ -16,6 +16,7 @@ from metako.model.document import ClusterDocument, SyncMember, SyncSet
 from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
+from metako.model.lsn import Lsn
 from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
@@ -24,6 +25,8 @@ from metako.model.postgres import SyncSetting, sync_setting
 class _Stream:
     since_ns: int | None = None  # streaming without a break since; None while it is not
     last_ns: int = 0  # when it was found to stream no more; 0 while it never did
+    flush_lsn: Lsn = Lsn(0)
+    moved_ns: int = 0  # when `flush_lsn` last changed, or there was no more to flush
 
 
 class SyncSetKeeper:
@@ -158,11 +161,14 @@ class SyncSetKeeper:
         return None
 
     def _watch(self, now: Instant) -> None:
-        streaming = {s.node for s in self._core.observed.standbys if s.streaming}
-        for node in streaming:
+        observed = self._core.observed
+        streaming = {s.node: s.flush_lsn for s in observed.standbys if s.streaming}
+        for node, flush_lsn in streaming.items():
             stream = self._streams.setdefault(node, _Stream())
             if stream.since_ns is None:
                 stream.since_ns = now.mono_ns
+            if flush_lsn != stream.flush_lsn or flush_lsn >= observed.lsn:
+                stream.flush_lsn, stream.moved_ns = flush_lsn, now.mono_ns
         for node, stream in self._streams.items():
             if node not in streaming and stream.since_ns is not None:
                 # Until this picture of the server it was seen.
@@ -170,19 +176,27 @@ class SyncSetKeeper:
 
     def _away(self, node: NodeId) -> bool:
         stream = self._streams.get(node)
-        return stream is None or stream.since_ns is None
+        unseen = stream is None or stream.since_ns is None
+        return unseen or self._last_seen(node) < self._now_ns
 
-    def _lost(self, node: NodeId) -> bool:
-        """Return whether a standby neither streams nor, by gossip, lives."""
+    def _gone(self, node: NodeId) -> bool:
+        """Return whether a node, by gossip, does not live."""
         member = self._core.members.get(node)
-        gone = member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
-        return gone and self._away(node)
+        return member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
 
     def _last_seen(self, node: NodeId) -> int:
+        """Return when a standby last streamed; for one that does, that is now.
+
+        The sender of a host that is gone without a word shows as streaming until its time-out, for
+        as long as ten seconds. Gossip alone takes nobody out, and slow acknowledgements alone do
+        not; a node that is dead by gossip and has stopped acknowledging is away.
+        """
         stream = self._streams.get(node)
-        if stream is not None and stream.since_ns is not None:
-            return self._now_ns
-        return max(self._began_ns, stream.last_ns if stream else 0)
+        if stream is None:
+            return self._began_ns
+        if stream.since_ns is None:
+            return max(self._began_ns, stream.last_ns)
+        return stream.moved_ns if self._gone(node) else self._now_ns
 
     def _standbys(
         self, now: Instant, document: ClusterDocument
@@ -192,7 +206,7 @@ class SyncSetKeeper:
         settle = milliseconds(core.settings.standby_settle_ms)
         grace = milliseconds(core.settings.standby_grace_ms)
         others = [node for node in document.data_members() if node != core.node]
-        if all(map(self._lost, others)):
+        if all(self._gone(node) and self._away(node) for node in others):
             grace = 0  # nobody is left who could acknowledge: waiting would only block commits
         streaming, awaited = [], []
         for node in others:
@@ -204,6 +218,7 @@ class SyncSetKeeper:
                 stream is not None
                 and stream.since_ns is not None
                 and now.mono_ns - stream.since_ns >= settle
+                and not self._away(node)
             )
             if settled and current:
                 streaming.append(SyncMember(node, current))

@@ -15,7 +15,7 @@ from metako.model.events import Event, EventName
 from metako.model.ids import NodeId
 from metako.model.instant import milliseconds
 from metako.model.postgres import DataState
-from metako.model.timeline import is_diverged, tip_of
+from sim.core import vouching
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
 from sim.watch import ViolationError, Watcher
@@ -166,16 +166,8 @@ class Availability(Watcher):
             ]
         if document.primary in holding:
             return True
-        tip = tip_of(document.timelines)
         listed = [
-            member.node
-            for member in document.sync.members
-            if member.node in group
-            and (data := world.nodes[member.node].server.data) is not None
-            and data.data_id == member.data_id
-            and self._usable(world.nodes[member.node])
-            # Off the document's history a promise counts for nothing (DESIGN §4.3.5).
-            and not is_diverged(document.timelines, tip, data.history, data.position)
+            name for name in vouching(world, document, group) if self._usable(world.nodes[name])
         ]
         quorum = len(listed) >= document.sync.read_quorum and bool(document.sync.members)
         return quorum and any(name in holding for name in listed)
