@@ -187,7 +187,10 @@ class Sender:
             self.conn.close(self._primary.server.node)
 
     def terminate(self) -> None:
-        """Take SIGTERM; the slot is free when this returns."""
+        """Take SIGTERM; the slot is free when this returns.
+
+        In PostgreSQL that takes until a standby that stands still has read what fills the socket.
+        """
         self.end()
         self._primary.sender_ended(self)
 

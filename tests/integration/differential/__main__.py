@@ -25,15 +25,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="differential", description=__doc__)
     parser.add_argument("sequence", help="a seed, FIRST..END, or a file with a command a line")
     parser.add_argument("--bindir", help="as METAKO_TEST_BINDIR; else one is looked for")
+    parser.add_argument("--slots", action="store_true", help="the family about replication slots")
     parser.add_argument("--minimise", action="store_true", help="shorten a sequence that differs")
     parser.add_argument("--logs", action="store_true", help="show the servers' logs as well")
     parser.add_argument("--print", action="store_true", help="print the sequence and run nothing")
     arguments = parser.parse_args()
     first, dots, end = arguments.sequence.partition("..")
     if dots and first.isdecimal() and end.isdecimal():
-        return run_many(arguments.bindir, range(int(first), int(end)))
+        return run_many(arguments.bindir, range(int(first), int(end)), slots=arguments.slots)
     seed = int(arguments.sequence) if arguments.sequence.isdecimal() else 0
-    commands = generate(seed) if seed or arguments.sequence == "0" else None
+    given = seed or arguments.sequence == "0"
+    commands = generate(seed, slots=arguments.slots) if given else None
     if commands is None:
         commands = parse(Path(arguments.sequence).read_text())
     if arguments.print:
@@ -47,14 +49,15 @@ def main() -> int:
     return 1 if report.moment is not None else 0
 
 
-def run_many(bindir: str | None, seeds: range) -> int:
+def run_many(bindir: str | None, seeds: range, *, slots: bool) -> int:
     """Compare the sequences of the seeds; return the exit status."""
     from differential.begin import open_programs
     from differential.generate import generate
     from differential.pool import compare_all
 
     with open_programs(bindir) as programs:
-        reports = compare_all(programs, ((seed, generate(seed)) for seed in seeds))
+        sequences = ((seed, generate(seed, slots=slots)) for seed in seeds)
+        reports = compare_all(programs, sequences)
     failed = [report for report in reports if report.moment is not None]
     explained = Counter(name for report in reports for name in report.explained)
     lines = [*map(str, failed), *(f"{count} × {name}" for name, count in explained.items())]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from differential.programs import SUPERUSER, Programs
 from differential.real import BASE_PORT, START_S, Real
-from differential.server import RealServer
+from differential.server import KEEP_NOTHING, RealServer
 from differential.vocabulary import NAMES
 from metako.postgres.history import is_segment
 
@@ -62,7 +62,7 @@ def _make_template(programs: Programs) -> None:
     options = ("-U", SUPERUSER, "-A", "trust", "-N", "-k", "--wal-segsize=1", "--locale=C")
     status, out = programs.run("initdb", "-D", str(server.data), "-E", "UTF8", *options)
     assert status == 0, out
-    server.extra_conf = "wal_keep_size = 0\nmin_wal_size = '2MB'\n"
+    server.extra_conf = KEEP_NOTHING
     try:
         for standby in (False, True):  # a primary takes settings below those of initdb
             server.stop("fast")

@@ -146,6 +146,7 @@ def _judge(report: Report, moments: list[Moment]) -> bool:
 
 def _reached(command: Command, seen: Seen) -> set[str]:
     found = {f"{type(command).__name__}: {seen.outcome}"}
+    found |= {f"slot {slot[3]}" for _, view in seen.servers for slot in view.slots}
     return found | {f"commit {outcome}" for _, outcome in seen.commits}
 
 

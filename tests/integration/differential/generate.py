@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 
 from differential import vocabulary as do
+from differential.slot_plots import SLOT_PLOTS, random_slot_command
 from differential.tracker import CASCADING, Tracker
 from differential.vocabulary import LEVELS, NAMES, Command
 
@@ -275,9 +276,9 @@ def _random_command(w: Writer) -> Command:
     return kinds[kind][1]()
 
 
-def _add_random(w: Writer) -> None:
+def _add_random(w: Writer, *, slots: bool) -> None:
     for _ in range(RANDOM_TRIES):
-        command = _random_command(w)
+        command = random_slot_command(w) if slots and w.rng.random() < 0.5 else _random_command(w)
         rebuilds = sum(isinstance(c, do.Rewind | do.Clone) for c in w.commands)
         if isinstance(command, do.Rewind | do.Clone) and rebuilds >= REBUILDS_MAX:
             continue
@@ -285,21 +286,29 @@ def _add_random(w: Writer) -> None:
             return
 
 
-def generate(seed: int, plot: Callable[[Writer], Plot] | None = None) -> tuple[Command, ...]:
-    """Return the sequence of a seed, around a given plot or one that is drawn."""
-    rng = random.Random(f"differential/{seed}")
+def generate(
+    seed: int, plot: Callable[[Writer], Plot] | None = None, *, slots: bool = False
+) -> tuple[Command, ...]:
+    """Return the sequence of a seed, around a given plot or one that is drawn.
+
+    Args:
+        seed: of everything that is drawn.
+        plot: None: one of the family.
+        slots: of the family about slots.
+    """
+    rng = random.Random(f"differential/slots/{seed}" if slots else f"differential/{seed}")
     w = Writer(rng)
     target = rng.randint(*LENGTH)
-    drawn = rng.choice(PLOTS)
+    drawn = rng.choice(SLOT_PLOTS if slots else PLOTS)
     story = (plot or drawn)(w)
     while len(w.commands) < LENGTH[1]:
         # Before the plot says what is next: the names of its commits count those in between.
         if rng.random() < BETWEEN:
-            _add_random(w)
+            _add_random(w, slots=slots)
         command = next(story, None)
         if command is None:
             break
         w.add(command)
     while len(w.commands) < target:
-        _add_random(w)
+        _add_random(w, slots=slots)
     return tuple(w.commands)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LOOK = """
 select r, replay, received, inserted, flushed, pause, control, pid, received_tli, status,
-  waits, tli, senders, sync
+  waits, tli, senders, sync, slots
 from (select pg_is_in_recovery() as r) s,
 lateral (select case when r then pg_last_wal_replay_lsn() - '0/0' end as replay,
   case when r then pg_last_wal_receive_lsn() - '0/0' end as received,
@@ -25,7 +25,10 @@ lateral (select string_agg(concat_ws(',', application_name, pid, state, sent_lsn
   extract(epoch from backend_start)), ' '
   order by application_name, pid) as senders from pg_stat_replication) p,
 lateral (select string_agg(pid::text, ' ') as sync from pg_stat_activity
-  where wait_event = 'SyncRep') q
+  where wait_event = 'SyncRep') q,
+lateral (select string_agg(concat_ws(',', slot_name, coalesce(active_pid, 0),
+  coalesce(restart_lsn - '0/0', 0), coalesce(wal_status, 'null')), ' ' order by slot_name) as slots
+  from pg_replication_slots where not temporary) z
 """
 
 
@@ -46,6 +49,16 @@ class SenderRow:
 
 
 @dataclass(frozen=True, slots=True)
+class SlotRow:
+    """One row of pg_replication_slots."""
+
+    name: str
+    active_pid: int  # 0: nobody uses it
+    restart: int  # 0: null
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """What a server says of itself at one moment."""
 
@@ -63,6 +76,7 @@ class Look:
     tli: int  # of a primary
     senders: tuple[SenderRow, ...]
     sync_waiters: frozenset[int]  # backends in a synchronous wait
+    slots: tuple[SlotRow, ...]
 
     @property
     def end(self) -> int:
@@ -89,6 +103,11 @@ def _senders(upstream: str, text: str | None) -> tuple[SenderRow, ...]:
     return tuple(found)
 
 
+def _slots(text: str | None) -> tuple[SlotRow, ...]:
+    rows = (row.split(",") for row in (text or "").split())
+    return tuple(SlotRow(name, int(pid), int(at), status) for name, pid, at, status in rows)
+
+
 def look_of(name: str, row: Sequence[str | None]) -> Look:
     """Return the look that the server `name` answered with."""
     return Look(
@@ -106,4 +125,5 @@ def look_of(name: str, row: Sequence[str | None]) -> Look:
         tli=int(row[11] or 0),
         senders=_senders(name, row[12]),
         sync_waiters=frozenset(int(pid) for pid in (row[13] or "").split()),
+        slots=_slots(row[14]),
     )

@@ -11,10 +11,17 @@ from collections.abc import Callable
 from functools import partial
 
 from differential import vocabulary as do
+from differential.model_slots import (
+    change_slots,
+    lift_limit,
+    remove_wal,
+    set_up,
+    slots_of,
+    switch_segment,
+)
 from differential.model_world import CalmGuard, SmallWorld
 from differential.vocabulary import LEVELS, NAMES, Command, Seen, ServerView
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
-from metako.model.lsn import Lsn
 from metako.model.postgres import ProcessState, SyncSetting, Upstream
 from metako.postgres.facts import Facts
 from metako.postgres.steps import ServerConfig, UpstreamAddress
@@ -26,7 +33,7 @@ from sim.postgres.receiver import ReceiverPhase
 from sim.postgres.server import SimServer
 from sim.postgres.steps import Executor
 from sim.postgres.task import Steps, Task
-from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES, Record, RecordKind, segment_of
+from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES
 
 SETTLE_NS = 1_300 * NS_PER_MS
 """More than a status interval, and so little that a few commands pass before a frozen standby is
@@ -54,9 +61,11 @@ class Model:
         self._waiting: dict[str, tuple[SimServer, Commit]] = {}
         self._names = {name: NodeId(name) for name in NAMES}
         for name, node in self._names.items():
-            self._world.servers[name] = SimServer(self._world, node, CalmGuard())
+            server = self._world.servers[name] = SimServer(self._world, node, CalmGuard())
+            set_up(server)
         self._servers = self._world.servers
         self._receiver_frozen: set[str] = set()
+        self._first_segment = 0  # in which the sequence begins
 
     def begin(self) -> Seen:
         """Bring the servers to where every sequence begins."""
@@ -69,6 +78,7 @@ class Model:
             server = self._servers[name]
             server.data = copy_of(first, DataId(name))
             self._start(server, "a")
+        self._first_segment = first.data.end // SEGMENT_BYTES
         return self._see("ok")
 
     def run(self, command: Command) -> Seen:
@@ -151,10 +161,14 @@ class Model:
                 elif server.startup is not None:
                     server.startup.restartpoint()
             case do.RemoveWal():
-                _switch_segment(server)  # removed are whole segments
+                for _ in range(2):
+                    switch_segment(server)  # removed are whole segments
                 self._run_for(SETTLE_NS)
-                server.wal_keep = 0
-                server.remove_wal()
+                remove_wal(server)
+            case do.SwitchWal():
+                switch_segment(server)
+            case do.CreateSlot() | do.DropSlot() | do.UseSlot() | do.LimitSlots():
+                return change_slots(server, command)
             case do.Read(key=key):
                 return str(tuple(sorted(server.read(key) or ())))
             case _:
@@ -216,6 +230,7 @@ class Model:
             assert self._until(lambda: server.process is ProcessState.STOPPED)
         server.receive_stalled = server.replay_paused = False
         self._receiver_frozen.discard(server.node)
+        lift_limit(server)
         return "ok" if in_time else "blocked"
 
     def _start(self, server: SimServer, upstream: str) -> str:
@@ -268,7 +283,11 @@ class Model:
         address, above = self._address(source), self._servers[source].primary
         assert address is not None
         assert above is not None
-        above.checkpoint()  # so does pg_basebackup; the model has only what it reads
+        # So does pg_basebackup; the model has only what it reads. It reads to the end of a segment,
+        # so that a checkpoint may remove that one at once.
+        switch_segment(self._servers[source])
+        above.checkpoint()
+        switch_segment(self._servers[source])
         error = self._do(self._rebuilder(server).clone(address))
         above.checkpoint()
         return "failed" if error else "ok"
@@ -301,8 +320,10 @@ class Model:
         assert data is not None
         seen = {key: tuple(sorted(server.read(key) or ())) for key in KEYS}
         rows = tuple((key, values) for key, values in seen.items() if values)
+        frozen = {name for name, each in self._servers.items() if each.frozen}
+        slots = slots_of(server, self._first_segment, frozen | self._receiver_frozen)
         if server.primary is not None:
-            return ServerView("primary", data.tli, sync=_sync(server), rows=rows)
+            return ServerView("primary", data.tli, sync=_sync(server), rows=rows, slots=slots)
         startup = server.startup
         assert startup is not None
         upstream, tli = _streams(server)
@@ -313,17 +334,8 @@ class Model:
             streams_from=upstream,
             received=received if startup.received else "null",
             rows=rows,
+            slots=slots,
         )
-
-
-def _switch_segment(server: SimServer) -> None:
-    """Let a primary go on in another segment, so that standbys may be that far beyond a fork."""
-    data, primary = server.data, server.primary
-    assert data is not None
-    assert primary is not None
-    end = Lsn(segment_of(data.end) + SEGMENT_BYTES)
-    data.wal.append(Record(end, data.tli, data.branch, RecordKind.MESSAGE))
-    primary.flush()
 
 
 def _sync(server: SimServer) -> tuple[tuple[str, str], ...]:

@@ -14,9 +14,9 @@ from differential import vocabulary as do
 from differential.look import Look
 from differential.programs import POLL_S, Programs
 from differential.rebuild import clone, rewind
-from differential.server import STOP_S, RealServer
+from differential.server import KEEP_NOTHING, STOP_S, RealServer
 from differential.settle import Pending, Settler, streaming_row
-from differential.vocabulary import NAMES, Command, Seen, ServerView
+from differential.vocabulary import NAMES, Command, Seen, ServerView, SlotView
 from differential.wire import Connection, ConnectionLostError, StatementError
 
 START_S = 10.0
@@ -74,6 +74,7 @@ class Real:
         self.settler = Settler(self.servers, programs.stopping.is_set)
         self.notes: list[str] = []  # what programs said when they failed
         self._commits: dict[str, _Commit] = {}
+        self._first_segment = 0  # in which the sequence began
 
     def begin(self) -> Seen:
         """Start the servers as every sequence begins; return what is seen then."""
@@ -88,7 +89,11 @@ class Real:
             assert server.wait_up(START_S), server.log_tail()
         first.standby_signal()
         self.settler.mark()
-        return self._see("ok", replies=False)
+        seen = self._see("ok", replies=False)
+        look = first.look()
+        assert look is not None, first.log_tail()
+        self._first_segment = look.flushed // SEGMENT_BYTES
+        return seen
 
     def run(self, command: Command) -> Seen:
         """Carry out one command, wait until all is quiet, and look."""
@@ -182,6 +187,21 @@ class Real:
                 self.servers[name].query("checkpoint")
             case do.RemoveWal(server=name):
                 self._remove_wal(self.servers[name])
+            case do.SwitchWal(server=name):
+                self._switch_wal(self.servers[name])
+            case do.CreateSlot(server=name, name=slot, reserve=reserve):
+                create = f"pg_create_physical_replication_slot('{slot}', {reserve})"
+                self.servers[name].query(f"select {create}")
+            case do.DropSlot(server=name, name=slot):
+                self.servers[name].query(f"select pg_drop_replication_slot('{slot}')")
+            case do.UseSlot(server=name, name=slot):
+                self.servers[name].slot = slot
+                self.servers[name].reload()
+                return self._loaded(self.servers[name])
+            case do.LimitSlots(server=name, segments=segments):
+                self.servers[name].slot_limit = segments
+                self.servers[name].reload()
+                return self._loaded(self.servers[name])
             case _:
                 raise AssertionError(command)
         return "ok"
@@ -233,20 +253,27 @@ class Real:
     def _stop(self, server: RealServer, how: str) -> str:
         below = [s for s in self.servers.values() if s.upstream is server]
         patience_s = BLOCKED_S if any(s.frozen for s in below) else STOP_S
-        return "ok" if server.stop(how, patience_s=patience_s) else "blocked"
+        in_time = server.stop(how, patience_s=patience_s)
+        server.slot_limit = None  # also for what a rewind starts
+        return "ok" if in_time else "blocked"
 
     def _remove_wal(self, server: RealServer) -> None:
-        server.extra_conf = "wal_keep_size = 0\nmin_wal_size = '2MB'\n"
+        server.extra_conf = KEEP_NOTHING
         server.reload()
         self._loaded(server)
         for _ in range(2):
-            server.query("select pg_logical_emit_message(false, '', 'x')")
-            server.query("select pg_switch_wal()")
+            self._switch_wal(server)
         self._wait_sent(server)
         server.query("checkpoint")
         server.extra_conf = ""
         server.reload()
         self._loaded(server)
+
+    def _switch_wal(self, server: RealServer) -> None:
+        """Go on in the next segment, and not at its very begin."""
+        message = "select pg_logical_emit_message(false, '', 'x')"
+        for statement in (message, "select pg_switch_wal()", message):
+            server.query(statement)
 
     def _wait_sent(self, server: RealServer) -> None:
         """Wait until every standby that streams has received everything."""
@@ -319,7 +346,9 @@ class Real:
             return ServerView("starting")
         sync = tuple((row.name, row.sync_state) for row in look.served())
         if not look.in_recovery:
-            return ServerView("primary", look.tli, sync=sync, rows=server.rows())
+            return ServerView(
+                "primary", look.tli, sync=sync, rows=server.rows(), slots=self._slots(look)
+            )
         row = streaming_row(server.name, look, looks)
         received = "position" if (look.received or 0) % SEGMENT_BYTES else "segment"
         return ServerView(
@@ -328,4 +357,18 @@ class Real:
             streams_from=row.upstream if row is not None else "",
             received="null" if look.received is None else received,
             rows=server.rows(),
+            slots=self._slots(look),
         )
+
+    def _slots(self, look: Look) -> tuple[SlotView, ...]:
+        users = {row.pid: row for row in look.served()}
+        found = []
+        for slot in look.slots:
+            user = users.get(slot.active_pid)
+            where = f"segment {slot.restart // SEGMENT_BYTES - self._first_segment}"
+            if not slot.restart:
+                where = "null"
+            elif user is not None and not self.servers[user.name].frozen:
+                where = "end" if slot.restart == look.flushed else where
+            found.append((slot.name, user is not None, where, slot.status))
+        return tuple(sorted(found))

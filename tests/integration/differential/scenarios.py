@@ -209,6 +209,95 @@ _TEXTS = {
         Attach('c', 'b')
         Stop('b', 'fast')
     """,
+    "slot keeps WAL for a standby that is away, and nobody needs a clone": """
+        CreateSlot('a', 's1', False)
+        UseSlot('b', 's1')
+        Stop('b', 'kill')
+        Commit('a', 'k1', 'v1')
+        RemoveWal('a')
+        Start('b', 'a')
+        Commit('a', 'k1', 'v2')
+        DropSlot('a', 's1')
+    """,
+    "forgotten slot is lost at the first checkpoint beyond its limit, and good again once used": """
+        CreateSlot('a', 's1')
+        SwitchWal('a')
+        RemoveWal('a')
+        LimitSlots('a', 1)
+        SwitchWal('a')
+        Checkpoint('a')
+        UseSlot('b', 's1')
+        Commit('a', 'k1', 'v1')
+    """,
+    "standby that is too late for its slot is refused by its WAL and not by its slot": """
+        CreateSlot('a', 's1')
+        UseSlot('b', 's1')
+        LimitSlots('a', 0)
+        Detach('b')
+        SwitchWal('a')
+        SwitchWal('a')
+        Checkpoint('a')
+        Attach('b', 'a')
+        CreateSlot('a', 's1')
+        Stop('b', 'fast')
+        Clone('b', 'a')
+        Start('b', 'a')
+    """,
+    "slot that does not exist or is in use is refused, and had as soon as that ends": """
+        UseSlot('b', 's1')
+        Commit('a', 'k1', 'v1')
+        CreateSlot('a', 's1')
+        UseSlot('c', 's1')
+        DropSlot('a', 's1')
+        Commit('a', 'k1', 'v2')
+        Stop('b', 'immediate')
+        Commit('a', 'k1', 'v3')
+    """,
+    "shutdown leaves a slot where its checkpoint was, a crash where the one before": """
+        CreateSlot('a', 's1')
+        CreateSlot('a', 's2')
+        UseSlot('b', 's1')
+        UseSlot('c', 's2')
+        Checkpoint('a')
+        SwitchWal('a')
+        Commit('a', 'k1', 'v1')
+        Stop('a', 'kill')
+        Detach('b')
+        Detach('c')
+        Start('a', '')
+        Promote('a', 4)
+        Attach('b', 'a')
+        SwitchWal('a')
+        Stop('a', 'fast')
+        Detach('b')
+        Start('a', '')
+    """,
+    "slots of a standby survive its promotion and keep WAL then": """
+        CreateSlot('b', 's1')
+        CreateSlot('b', 's2', False)
+        SwitchWal('a')
+        Checkpoint('a')
+        Checkpoint('b')
+        Detach('b')
+        Promote('b', 4)
+        RemoveWal('b')
+        UseSlot('c', 's2')
+        Attach('c', 'b')
+        RemoveWal('b')
+    """,
+    "pg_rewind removes its target's slots and brings none along": _FORK
+    + """
+        CreateSlot('a', 's1')
+        CreateSlot('b', 's2')
+        Stop('a', 'fast')
+        Detach('c')
+        Rewind('a', 'b')
+        Start('a', 'b')
+        CreateSlot('a', 's1')
+        Stop('a', 'fast')
+        Clone('a', 'b')
+        Start('a', 'b')
+    """,
 }
 
 SCENARIOS: dict[str, tuple[Command, ...]] = {name: parse(text) for name, text in _TEXTS.items()}

@@ -31,6 +31,8 @@ STOP_S = 20.0
 QUIT_S = 3.0
 IDLE_S = 2.0
 NO_WAL_MAX = 8
+KEEP_NOTHING = "wal_keep_size = 0\nmin_wal_size = '2MB'\n"
+"""Settings with which a checkpoint removes every segment that is not needed."""
 
 _NO_WAL = "waiting for WAL to become available"
 _ROWS = "select k, string_agg(v, ' ' order by v) from kv group by k order by k"
@@ -49,6 +51,8 @@ class RealServer:
         self.conf = self.directory / "server.conf"
         self.log = self.directory / "log"
         self.upstream: RealServer | None = None
+        self.slot = ""  # that it names beside its upstream
+        self.slot_limit: int | None = None  # segments that its own slots may keep
         self.sync: tuple[tuple[str, ...], int] = ((), 0)
         self.frozen = ""  # or: receiver, server
         self.paused = False  # replay
@@ -77,6 +81,9 @@ class RealServer:
         conf += f"test.generation = {self.generation}\n"
         conf += f"synchronous_standby_names = '{setting}'\n"
         conf += f"primary_conninfo = '{self.conninfo_to(self.upstream)}'\n"
+        conf += f"primary_slot_name = '{self.slot}'\n"
+        if self.slot_limit is not None:
+            conf += f"max_slot_wal_keep_size = '{self.slot_limit}MB'\n{KEEP_NOTHING}"
         self.programs.write(self.conf, conf + self.extra_conf)
 
     def conninfo_to(self, upstream: RealServer | None) -> str:

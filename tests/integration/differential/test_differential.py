@@ -4,7 +4,7 @@ By default one sequence of each plot; with METAKO_TEST_FULL=1 hundreds of seeds.
 seed, the commands, and the first observable that differs. To look closer:
 
     .venv/bin/python tests/integration/differential SEED [--minimise] [--logs]
-    .venv/bin/python tests/integration/differential FIRST..END
+    .venv/bin/python tests/integration/differential FIRST..END [--slots]
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from differential.model import Model
 from differential.pool import compare_all
 from differential.programs import Programs
 from differential.scenarios import SCENARIOS
+from differential.slot_plots import SLOT_PLOTS
 from differential.tracker import applicable
-from differential.vocabulary import Commit, Rewind, parse, render
+from differential.vocabulary import Command, Commit, CreateSlot, Rewind, UseSlot, parse, render
 
 pytestmark = pytest.mark.integration
 
 FULL = os.environ.get("METAKO_TEST_FULL", "") not in ("", "0")
 SEEDS_FULL = 240
+SLOT_SEEDS_FULL = 120
 INTERESTING = {
     "CancelCommit: ok",
     "Clone: ok",
@@ -44,6 +46,20 @@ INTERESTING = {
     "commit warned",
 }
 """What the seeds together have to bring about on the real servers."""
+SLOTS_INTERESTING = {
+    "Clone: ok",
+    "CreateSlot: ok",
+    "CreateSlot: refused 42710",
+    "DropSlot: ok",
+    "DropSlot: refused 42704",
+    "DropSlot: refused 55006",
+    "Rewind: done",
+    "slot lost",
+    "slot null",
+    "slot reserved",
+    "slot unreserved",
+}
+"""The same for those about slots."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +80,14 @@ def test_one_sequence_of_each_plot_shows_no_unexplained_difference(programs):
     assert sum(report.done for report in reports) > 5 * len(PLOTS)
 
 
+def test_one_sequence_of_each_plot_about_slots_shows_no_unexplained_difference(programs):
+    plots = enumerate(SLOT_PLOTS)
+    sequences = [(number, generate(number, plot, slots=True)) for number, plot in plots]
+    reports = compare_all(programs, sequences)
+    assert not failures(reports), failures(reports)
+    assert sum(report.done for report in reports) > 5 * len(SLOT_PLOTS)
+
+
 def test_scenarios_show_no_unexplained_difference(programs):
     reports = compare_all(programs, enumerate(SCENARIOS.values()))
     assert not failures(reports), failures(reports)
@@ -80,12 +104,39 @@ def test_many_seeds_show_no_unexplained_difference(programs):
     assert complete > 0.8 * SEEDS_FULL
 
 
+@pytest.mark.skipif(not FULL, reason="METAKO_TEST_FULL is not set")
+def test_many_seeds_about_slots_show_no_unexplained_difference(programs):
+    seeds = range(SLOT_SEEDS_FULL)
+    reports = compare_all(programs, ((seed, generate(seed, slots=True)) for seed in seeds))
+    assert not failures(reports), failures(reports)
+    reached = set().union(*(report.reached for report in reports))
+    assert sorted(SLOTS_INTERESTING - reached) == []
+
+
 def test_sequences_are_the_same_for_the_same_seed_and_survive_their_text():
     for seed in range(200):
-        commands = generate(seed)
-        assert commands == generate(seed)
-        assert parse(render(commands)) == commands
-        assert applicable(commands) == commands
+        for slots in (False, True):
+            commands = generate(seed, slots=slots)
+            assert commands == generate(seed, slots=slots)
+            assert parse(render(commands)) == commands
+            assert applicable(commands) == commands
+
+
+def about_slots(commands: tuple[Command, ...]) -> bool:
+    return any(isinstance(command, CreateSlot | UseSlot) for command in commands)
+
+
+def test_scenarios_about_slots_make_sense_where_they_stand():
+    found = {name: each for name, each in SCENARIOS.items() if about_slots(each)}
+    assert len(found) == 7
+    for name, commands in found.items():
+        assert applicable(commands) == commands, name
+
+
+def test_slots_occur_in_every_sequence_about_them_and_in_no_other():
+    for seed in range(100):
+        assert about_slots(generate(seed, slots=True))
+        assert not about_slots(generate(seed))
 
 
 def test_commands_that_no_longer_apply_are_left_out():

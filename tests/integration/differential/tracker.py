@@ -37,6 +37,7 @@ class Status:
     upstream: str = ""
     paused: bool = False
     frozen: str = ""
+    slot: str = ""  # that its settings name
     sync: tuple[str, ...] = ()  # listed
     # Every history that its data may be on: whether a standby could follow is not known here.
     chains: set[Chain] = field(default_factory=lambda: {FIRST})
@@ -55,6 +56,7 @@ class Tracker:
     branches: int = 0
     max_tli: int = 2  # no timeline above it exists
     frozen_for: int = 0  # commands since a process was frozen
+    contest: tuple[str, str] = ("", "")  # who has a slot, and who is refused it
     careful: bool = True  # keep away from what depends on bytes
 
     def __post_init__(self) -> None:
@@ -68,6 +70,8 @@ class Tracker:
         """Return whether the command makes sense now."""
         if self.frozen_for >= FROZEN_MAX and not isinstance(command, do.Thaw):
             return False
+        if self.contest[0] and not self._ends_contest(command):
+            return False
         match command:
             case do.Settle():
                 return self.frozen_for == 0
@@ -75,9 +79,11 @@ class Tracker:
                 return value in self.commits and self._answers(self.commits[value])
             case do.Commit(value=value):
                 return self._answers(command.server) and value not in self.commits
-            case do.SetSync() | do.Checkpoint() | do.Read():
+            case do.SetSync() | do.Checkpoint() | do.Read() | do.CreateSlot() | do.DropSlot():
                 return self._answers(command.server)
-            case do.RemoveWal(server=name):
+            case do.LimitSlots(server=name):
+                return self._is_primary(name)
+            case do.RemoveWal(server=name) | do.SwitchWal(server=name):
                 # More than a socket takes is sent to every standby.
                 return self._is_primary(name) and not self.frozen_for
             case do.Stop(server=name, how=how):
@@ -85,6 +91,8 @@ class Tracker:
                 return here.running and (how == "kill" or not here.frozen)
             case do.Start(server=name, upstream=upstream):
                 if self.servers[name].running or not (CASCADING or self._is_alone(name)):
+                    return False
+                if self._users(name, self.servers[name].slot):
                     return False
                 return self._may_follow(name, upstream)
             case do.Rewind(server=name, source=source):
@@ -119,8 +127,40 @@ class Tracker:
                 return what == "server" or connected
             case do.Promote(tli=tli):
                 return tli == 0 or tli > self.max_tli
+            case do.UseSlot(server=name, name=slot):
+                return slot != here.slot and self._may_use(name, slot)
             case _:
                 raise AssertionError(command)
+
+    def _may_use(self, name: str, slot: str) -> bool:
+        """Return whether it is known who has the slot, if several ask for it."""
+        users = self._users(name, slot)
+        if not users:
+            return True
+        here, other = self.servers[name], self.servers[users[0]]
+        same = bool(here.upstream) and here.upstream == other.upstream
+        busy = here.paused or other.paused or other.frozen
+        return same and not busy and self._is_primary(here.upstream)
+
+    def _users(self, name: str, slot: str) -> list[str]:
+        """Return the other standbys whose settings name the slot."""
+        standbys = ((n, s) for n, s in self.servers.items() if s.running and not s.primary)
+        return [n for n, s in standbys if n != name and slot and s.slot == slot]
+
+    def _ends_contest(self, command: Command) -> bool:
+        """Return whether it stays known who has a slot that two standbys ask for."""
+        holder, refused = self.contest
+        match command:
+            case do.Commit() | do.Read() | do.Checkpoint() | do.Settle() | do.DropSlot():
+                return True
+            case do.CreateSlot() | do.SwitchWal() | do.RemoveWal():
+                return True
+            case do.Stop(server=name):
+                return name in (holder, refused)
+            case do.UseSlot(server=name):
+                return name == refused
+            case _:
+                return False
 
     def _answers(self, name: str) -> bool:
         return self.servers[name].running and self.servers[name].frozen != "server"
@@ -171,6 +211,7 @@ class Tracker:
                 here.crashed_standby = how != "fast" and not here.primary
                 here.running = here.primary = here.paused = False
                 here.frozen = here.upstream = ""
+                self.contest = ("", "")
             case do.Start(server=name, upstream=upstream):
                 here = self.servers[name]
                 here.running, here.upstream = True, upstream
@@ -180,6 +221,10 @@ class Tracker:
                 self.servers[name].upstream = upstream
             case do.Detach(server=name):
                 self.servers[name].upstream = ""
+            case do.UseSlot(server=name, name=slot):
+                holder = next(iter(self._users(name, slot)), "")
+                self.contest = (holder, name) if holder else ("", "")
+                self.servers[name].slot = slot
             case do.PauseReplay(server=name):
                 self.servers[name].paused = True
             case do.ResumeReplay(server=name):

@@ -13,6 +13,8 @@ import ast
 from dataclasses import dataclass, field, fields
 
 NAMES = ("a", "b", "c")
+SLOTS = ("s1", "s2")
+SlotView = tuple[str, bool, str, str]
 LEVELS = ("off", "local", "remote_write", "on", "remote_apply")
 
 
@@ -144,6 +146,47 @@ class RemoveWal:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchWal:
+    """Have a primary go on in the next segment of WAL."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSlot:
+    """Create a physical slot that keeps WAL at once, or from its first use on."""
+
+    server: str
+    name: str
+    reserve: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DropSlot:
+    server: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UseSlot:
+    """Set `primary_slot_name` of a running standby, "" for none, and reload."""
+
+    server: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSlots:
+    """Let slots keep so many segments, and every checkpoint remove what is not kept.
+
+    In force until the server is stopped.
+    """
+
+    server: str
+    segments: int
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Nothing but a long wait: more than one status interval of the standbys."""
 
@@ -172,6 +215,11 @@ Command = (
     | Thaw
     | Checkpoint
     | RemoveWal
+    | SwitchWal
+    | CreateSlot
+    | DropSlot
+    | UseSlot
+    | LimitSlots
     | Settle
     | Read
 )
@@ -180,7 +228,12 @@ _CLASSES = {cls.__name__: cls for cls in Command.__args__}
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What is seen of one server. Numbers of LSNs are never part of it."""
+    """What is seen of one server. Numbers of LSNs are never part of it but for their segments.
+
+    A slot is its name, whether a standby streams with it, where it keeps WAL from, and its status.
+    Where: null; `end`, if the standby that uses it has everything; else the segment, counted from
+    the one in which the sequence began.
+    """
 
     state: str  # stopped, starting (does not answer), primary, standby, frozen
     timeline: int = 0  # of a primary, or of a standby that streams; else 0
@@ -188,6 +241,7 @@ class ServerView:
     received: str = ""  # of a standby: null, segment (it is the start of one), position
     sync: tuple[tuple[str, str], ...] = ()  # standby → sync_state, of the standbys that stream
     rows: tuple[tuple[str, tuple[str, ...]], ...] = ()  # key → its values, both sorted
+    slots: tuple[SlotView, ...] = ()  # sorted
 
 
 @dataclass(frozen=True, slots=True)
