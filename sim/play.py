@@ -24,7 +24,7 @@ from sim.checkers.durability import Durable
 from sim.client import ClientConfig
 from sim.faults import Fault, Injector
 from sim.heap import NS_PER_MS, NS_PER_S
-from sim.marks import Marks
+from sim.marks import MARKS, Marks
 from sim.mutations import planted
 from sim.peace import make_peace
 from sim.postgres.commits import SyncLevel
@@ -252,6 +252,9 @@ def _expect(scenario: Scenario, parts: Parts, *, alone: bool) -> None:
     first = parts.availability.first
     if expect.primary_stays and world.primary() != first:
         raise ViolationError("expected", f"{world.primary()} is the primary instead of {first}")
+    for mark in expect.never:
+        if parts.marks.counts[mark]:
+            raise ViolationError("expected", f"{mark}: {MARKS[mark]}, and it never should")
     longest = max(parts.durable.gaps_ns, default=0)
     for limit in (expect.rto_max_ns, expect.writes_blocked_max_ns):
         if limit is not None and longest > limit:

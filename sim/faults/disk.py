@@ -14,10 +14,21 @@ from sim.faults.site import Site
 from sim.faults.switches import Setting, Switches, switch
 from sim.heap import NS_PER_MS
 
+ROOM_MIN = 100
+"""Less would fill up before a checkpoint has made room, without anything being wrong."""
+RECORDS_MAX = 1_000_000
+
 
 def _slow(site: Site, fault: Fault) -> Undo | Skipped | None:
     delay_ms = whole(fault, "delay") // NS_PER_MS
     return switch(site, fault, (("disk", "slow_ms", delay_ms), ("server", "fsync_ms", delay_ms)))
+
+
+def _small(site: Site, fault: Fault) -> Undo | Skipped | None:
+    settings: list[Setting] = [("server", "wal_room", whole(fault, "room"))]
+    if fault.get("slots_keep") is not None:
+        settings.append(("server", "slot_keep", whole(fault, "slots_keep")))
+    return switch(site, fault, settings)
 
 
 def _lying(site: Site, fault: Fault) -> Undo | Skipped | None:
@@ -68,6 +79,22 @@ KINDS: tuple[FaultKind, ...] = (
         "wal_disk_full",
         "Let the disk of pg_wal have no space left: PostgreSQL ends with a PANIC.",
         Switches(("server", "wal_disk_full", True)),
+    ),
+    _kind(
+        "wal_disk_small",
+        "Let pg_wal grow by so many records only; each checkpoint then removes what nothing needs.",
+        _small,
+        Argument(
+            *("room", Type.COUNT, "records more than there are"),
+            default=200,
+            low=ROOM_MIN,
+            high=RECORDS_MAX,
+        ),
+        Argument(
+            *("slots_keep", Type.COUNT, "`max_slot_wal_keep_size` in records; none if missing"),
+            low=0,
+            high=RECORDS_MAX,
+        ),
     ),
     _kind(
         "disk_slow",

@@ -24,6 +24,8 @@ from sim.faults.switches import Counted, Switches
 from sim.heap import NS_PER_MS
 
 TIMES_MAX = 1000
+STRANGER = "stranger"
+"""The slot of somebody who does not come back: one a server, as the first one keeps all WAL."""
 
 
 def _nothing(_site: Site, _fault: Fault) -> Undo | Skipped | None:
@@ -34,6 +36,19 @@ def _nothing(_site: Site, _fault: Fault) -> Undo | Skipped | None:
 def _remove_wal(site: Site, fault: Fault) -> Undo | Skipped | None:
     done = [site.node(name).server.remove_wal() for name in nodes_of(fault)]
     return None if any(done) else Skipped("there is no older WAL")
+
+
+def _create_slot(site: Site, fault: Fault) -> Undo | Skipped | None:
+    servers = [site.node(name).server for name in nodes_of(fault)]
+    created = [server for server in servers if server.create_slot(STRANGER)]
+    if not created:
+        return Skipped("no server runs there, or it has such a slot already")
+
+    def drop() -> None:
+        for server in created:
+            server.drop_slot(STRANGER)
+
+    return drop
 
 
 def _times(fault: Fault) -> int:
@@ -105,6 +120,11 @@ _LASTING: tuple[FaultKind, ...] = (
         Counted("server", "start_failures", _times),
         _failures("how many"),
     ),
+    _kind(
+        "create_slot",
+        "Create a replication slot that nobody reads, so that no WAL is removed from now on.",
+        _create_slot,
+    ),
 )
 
 KINDS: tuple[FaultKind, ...] = (
@@ -132,7 +152,8 @@ KINDS: tuple[FaultKind, ...] = (
         _nothing,
         cures=(
             *(kind.name for kind in _LASTING),
-            *("disk_full", "disk_error", "wal_disk_full", "disk_slow", "lying_fsync"),
+            *("disk_full", "disk_error", "wal_disk_full", "wal_disk_small", "disk_slow"),
+            "lying_fsync",
             *("clock_rate", "slow_agent"),
         ),
     ),

@@ -51,8 +51,12 @@ class FaultyServer(Protocol):
     start_failures: int
     slow: float
     checkpointer_stall_ms: float
+    wal_room: int
+    slot_keep: int | None
 
     def remove_wal(self) -> bool: ...
+    def create_slot(self, name: str) -> bool: ...
+    def drop_slot(self, name: str) -> bool: ...
 
 
 class FaultyNode(Protocol):

@@ -130,6 +130,7 @@ def _expectation(expect: Expectation) -> Data:
         "lost_acked": 0,
         "primary_stays": expect.primary_stays,
         "sometimes": list(expect.sometimes),
+        "never": list(expect.never),
     }
     if expect.elections is not None:
         data["elections"] = f"{expect.elections[0]}..{expect.elections[1]}"

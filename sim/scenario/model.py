@@ -158,6 +158,7 @@ class Expectation:
     writes_blocked_max_ns: int | None = None  # longest time without an acknowledged write
     primary_stays: bool = False  # at the end the primary is the one from the beginning
     sometimes: tuple[str, ...] = ()  # marks that some of the seeds reach
+    never: tuple[str, ...] = ()  # marks that no run reaches
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,6 +244,7 @@ def _expectation(reader: Reader) -> Expectation:
         writes_blocked_max_ns=reader.duration_or_none("writes_blocked_max"),
         primary_stays=stays,
         sometimes=reader.names("sometimes", list(MARKS), "mark"),
+        never=reader.names("never", list(MARKS), "mark"),
     )
     reader.done()
     return expectation

@@ -5,7 +5,8 @@ A template has a name of its own (`kill:agent`), because a run turns half of the
 half of the kinds: that is what makes some runs all about one thing.
 
 Left out on purpose is what nothing promises to survive: a lying fsync or a lost record on several
-nodes, clocks beyond ρ. Scenarios name those themselves.
+nodes, clocks beyond ρ. So are forgotten slots and small disks, which do something only together and
+after a while. Scenarios name those themselves.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
@@ -27,6 +28,8 @@ SERVER = {
     "promote_extra_ms": 0.0,
     "slow": 1.0,
     "checkpointer_stall_ms": 0.0,
+    "wal_room": 0,
+    "slot_keep": None,
 }
 
 
@@ -49,7 +52,9 @@ class FakeNode:
         self.refuses: set[str] = set()
         self.clock = FakeClock()
         self.disk = SimpleNamespace(**DISK)
-        self.server = SimpleNamespace(**SERVER, remove_wal=lambda: self._do("remove_wal"))
+        self.server = SimpleNamespace(**SERVER)
+        for verb in ("remove_wal", "create_slot", "drop_slot"):
+            setattr(self.server, verb, partial(self._do, verb))
         self._log = log
 
     def _do(self, verb: str, *args: object) -> bool:

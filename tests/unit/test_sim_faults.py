@@ -208,6 +208,35 @@ def test_cures_name_kinds_that_exist_and_last(name: str) -> None:
     assert all(KINDS[cured].lasting for cured in KINDS[name].cures)
 
 
+def test_a_stranger_s_slot_is_dropped_at_the_end_of_its_fault() -> None:
+    world, _, _ = injected(sample("create_slot", node=("n1",), **{"for": 2 * S}))
+    world.heap.run_until(2 * S)
+    assert world.log == ["n1 create_slot stranger", "n1 drop_slot stranger"]
+
+
+def test_a_second_slot_of_a_stranger_makes_no_sense() -> None:
+    world = FakeWorld()
+    world.nodes["n1"].refuses.add("create_slot")
+    _, injector, _ = injected(sample("create_slot", node=("n1",)), world=world)
+    assert injector.skipped == 1
+    assert not world.log
+
+
+def test_a_small_disk_is_large_again_at_the_end() -> None:
+    world, injector, _ = injected(sample("wal_disk_small", node=("n1",), room=150, slots_keep=0))
+    server = world.nodes["n1"].server
+    assert (server.wal_room, server.slot_keep) == (150, 0)
+    injector.end_all()
+    assert (server.wal_room, server.slot_keep) == (0, None)
+    injector.apply(sample("wal_disk_small", node=("n1",)))
+    assert (server.wal_room, server.slot_keep) == (200, None)
+
+
+def test_a_disk_that_no_checkpoint_could_keep_from_filling_is_refused() -> None:
+    with pytest.raises(FaultError, match="room"):
+        injected(sample("wal_disk_small", room=10))
+
+
 def test_fault_that_is_cut_short_is_kept_as_one_that_lasted_so_long() -> None:
     world, injector, _ = injected(sample("hang", at_ns=0))
     world.heap.run_until(3 * S)

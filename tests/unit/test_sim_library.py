@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sim.play import play
@@ -52,6 +54,31 @@ def test_saved_faults_repeat_the_run(name: str, extra_faults: bool) -> None:
     saved = load_run(save_run(first, scenario, extra_faults=extra_faults))
     again = play(saved.scenario, 5, faults=saved.faults, extra_faults=saved.extra_faults)
     assert facts(again) == facts(first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_slot_decides_whether_a_standby_that_was_away_is_cloned(seed: int) -> None:
+    """The two scenarios differ in the slot only."""
+    kept, lost = (
+        play(load_scenario(name), seed).marks
+        for name in ("forgotten-slot-keeps-wal", "standby-far-behind-needs-clone")
+    )
+    assert kept["slot_kept_wal"] == 1
+    assert "wal_lost" not in kept
+    assert "slot_kept_wal" not in lost
+    assert lost["wal_lost"]
+    assert lost["clone_used"] == kept["clone_used"] + 1
+
+
+@pytest.mark.slow
+def test_mark_that_is_never_to_be_reached_is_a_violation() -> None:
+    scenario = load_scenario("standby-far-behind-needs-clone")
+    never = replace(scenario, expect=replace(scenario.expect, never=("wal_lost",)))
+    violation = play(never, DEFAULT_SEED).violation
+    assert violation is not None
+    assert violation.check == "expected"
+    assert "wal_lost" in violation.text
 
 
 @pytest.mark.slow

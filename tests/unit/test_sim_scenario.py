@@ -97,12 +97,13 @@ def test_workload_is_read() -> None:
 def test_expectations_are_read() -> None:
     expect = read(
         "expect: {failover: required, elections: 1..3, rto_max: 15s, lost_acked: 0,"
-        " writes_blocked_max: 500ms, sometimes: [rewind_used]}"
+        " writes_blocked_max: 500ms, sometimes: [rewind_used], never: [wal_lost]}"
     ).expect
     assert expect.failover is Failover.REQUIRED
     assert expect.elections == (1, 3)
     assert (expect.rto_max_ns, expect.writes_blocked_max_ns) == (15 * S, 500 * MS)
     assert expect.sometimes == ("rewind_used",)
+    assert expect.never == ("wal_lost",)
 
 
 def test_conditions_are_read() -> None:
@@ -182,6 +183,7 @@ def test_times_are_read_and_shown(text: str, when: When) -> None:
         ("expect: {elections: 3..1}", 3, "'3..1' ends before it begins"),
         ("expect: {lost_acked: 1}", 3, "no acknowledged commit may be lost"),
         ("expect: {sometimes: [rewind_usd]}", 3, "unknown mark 'rewind_usd'; did you mean 'rew"),
+        ("expect: {never: [wal_lst]}", 3, "unknown mark 'wal_lst'; did you mean 'wal_lost'?"),
         ("expect: {failover: required, primary_stays: true}", 3, "contradicts"),
         ("tier: [moon]", 3, "unknown tier 'moon'; there are core, program, real"),
         ("known_good_seeds: [1, a]", 3, "known_good_seeds[1]: 'a' is no seed"),
