@@ -8,7 +8,19 @@ from __future__ import annotations
 
 from sim.faults.arguments import Argument, Type
 from sim.faults.fault import Fault
-from sim.faults.kind import NODES, Effect, Family, FaultKind, Skipped, Undo, choice, text, whole
+from sim.faults.kind import (
+    NODES,
+    RECORDS_MAX,
+    SLOTS_KEEP,
+    Effect,
+    Family,
+    FaultKind,
+    Skipped,
+    Undo,
+    choice,
+    text,
+    whole,
+)
 from sim.faults.process import Verb, each
 from sim.faults.site import Site
 from sim.faults.switches import Setting, Switches, switch
@@ -16,7 +28,6 @@ from sim.heap import NS_PER_MS
 
 ROOM_MIN = 100
 """Less would fill up before a checkpoint has made room, without anything being wrong."""
-RECORDS_MAX = 1_000_000
 
 
 def _slow(site: Site, fault: Fault) -> Undo | Skipped | None:
@@ -90,11 +101,7 @@ KINDS: tuple[FaultKind, ...] = (
             low=ROOM_MIN,
             high=RECORDS_MAX,
         ),
-        Argument(
-            *("slots_keep", Type.COUNT, "`max_slot_wal_keep_size` in records; none if missing"),
-            low=0,
-            high=RECORDS_MAX,
-        ),
+        SLOTS_KEEP,
     ),
     _kind(
         "disk_slow",

@@ -124,6 +124,16 @@ class FaultKind:
 
 
 FOR_ARGUMENT = Argument(FOR, Type.DURATION, "until it is undone; to the end if missing", low=1)
+RECORDS_MAX = 1_000_000
+SLOTS_KEEP = Argument(
+    *(
+        "slots_keep",
+        Type.COUNT,
+        "new `max_slot_wal_keep_size`, in records; unchanged if missing",
+    ),
+    low=0,
+    high=RECORDS_MAX,
+)
 NODES = Argument("node", Type.NODES, "one node, or a list of them", required=True)
 
 

@@ -10,6 +10,7 @@ from sim.faults.arguments import Argument, Type
 from sim.faults.fault import Fault, Value
 from sim.faults.kind import (
     NODES,
+    SLOTS_KEEP,
     Effect,
     Family,
     FaultKind,
@@ -34,7 +35,11 @@ def _nothing(_site: Site, _fault: Fault) -> Undo | Skipped | None:
 
 
 def _remove_wal(site: Site, fault: Fault) -> Undo | Skipped | None:
-    done = [site.node(name).server.remove_wal() for name in nodes_of(fault)]
+    servers = [site.node(name).server for name in nodes_of(fault)]
+    if fault.get("slots_keep") is not None:
+        for server in servers:
+            server.slot_keep = whole(fault, "slots_keep")
+    done = [server.remove_wal() for server in servers]
     return None if any(done) else Skipped("there is no older WAL")
 
 
@@ -140,8 +145,8 @@ KINDS: tuple[FaultKind, ...] = (
     FaultKind(
         "remove_wal",
         Family.POSTGRES,
-        "Remove the WAL that the server itself does not need: who is further behind needs a clone.",
-        (NODES,),
+        "Remove the WAL that neither the server nor a slot needs: who is further behind is cloned.",
+        (NODES, SLOTS_KEEP),
         _remove_wal,
     ),
     FaultKind(

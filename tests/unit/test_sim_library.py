@@ -59,12 +59,13 @@ def test_saved_faults_repeat_the_run(name: str, extra_faults: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_slot_decides_whether_a_standby_that_was_away_is_cloned(seed: int) -> None:
-    """The two scenarios differ in the slot only."""
+    """The two scenarios differ only in how much a slot may keep."""
     kept, lost = (
         play(load_scenario(name), seed).marks
-        for name in ("forgotten-slot-keeps-wal", "standby-far-behind-needs-clone")
+        for name in ("slot-keeps-wal-for-one-that-is-away", "standby-far-behind-needs-clone")
     )
     assert kept["slot_kept_wal"] == 1
+    assert lost["slot_invalidated"] == 1
     assert "wal_lost" not in kept
     assert "slot_kept_wal" not in lost
     assert lost["wal_lost"]
