@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -22,6 +22,7 @@ from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
 from metako.postgres.slots import SlotPolicy, keep_slots
+from metako.postgres.steps import StepFailed
 
 PROBE_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 2.0
@@ -29,13 +30,23 @@ CHECKPOINT_TRIES_MAX = 5
 CHECKPOINT_PAUSE_S = 1.0
 SLOTS_INTERVAL_S = 5.0
 SLOTS_PAUSE_S = 0.2
+SLOTS_TRIES_TOLD = 5
+"""A failure is reported after so many in a row; without its slot a standby cannot attach."""
 
 
 class Background:
     """See the module's docstring."""
 
-    def __init__(self, *, executor: Executor, files: ServerFiles, facts: Facts) -> None:
+    def __init__(
+        self,
+        *,
+        executor: Executor,
+        files: ServerFiles,
+        facts: Facts,
+        report: Callable[[StepFailed], None],
+    ) -> None:
         self._executor = executor
+        self._report = report
         self._files = files
         self._facts = facts
         self._primary = False
@@ -103,15 +114,23 @@ class Background:
 
     async def _keep_slots(self) -> None:
         policy = SlotPolicy()
+        failures = 0
         while True:
             with trio.move_on_after(SLOTS_INTERVAL_S):
                 await self._slots_due.wait()
             self._slots_due = trio.Event()
             wanted = self._slots_wanted
             if self._answers is None or wanted is None:
+                failures = 0
                 continue
+            begun = trio.current_time()
             try:
-                await keep_slots(self._executor.session, policy, wanted, trio.current_time())
-            except (MetakoError, sql.SqlError):
-                await trio.sleep(SLOTS_PAUSE_S)
+                await keep_slots(self._executor.session, policy, wanted, begun)
+                failures = 0
+            except (MetakoError, sql.SqlError) as error:
+                failures += 1
+                if failures % SLOTS_TRIES_TOLD == 0:  # not each time that the server is busy
+                    lasted_ms = round((trio.current_time() - begun) * 1000)
+                    self._report(StepFailed("KeepSlots", lasted_ms, " ".join(str(error).split())))
+                await trio.sleep(SLOTS_PAUSE_S * min(failures, SLOTS_TRIES_TOLD))
                 self._slots_due.set()

@@ -103,7 +103,9 @@ class PostgresSupervisor:
             facts=self._facts,
             executor=self._executor,
         )
-        self._background = Background(executor=self._executor, files=self._files, facts=self._facts)
+        self._background = Background(
+            executor=self._executor, files=self._files, facts=self._facts, report=self._tell
+        )
         self._target: PostgresTarget = Untouched()
         self._observed = PostgresObserved()
         self._wake = trio.Event()
@@ -265,7 +267,10 @@ class PostgresSupervisor:
         pause = min(BACKOFF_FIRST_S * 2**self._failures, BACKOFF_MAX_S)
         self._failures = min(self._failures + 1, 16)
         self._retry_at = trio.current_time() + pause
-        self._results.append(steps.StepFailed(name, duration_ms, error))
+        self._tell(steps.StepFailed(name, duration_ms, error))
+
+    def _tell(self, result: steps.StepFailed | steps.StepFinished) -> None:
+        self._results.append(result)
         self._something_to_send.set()
 
     async def _carry_out(self, step: steps.Step) -> None:
@@ -290,8 +295,7 @@ class PostgresSupervisor:
         elif not cancelled:
             if name != "Start":  # whether a start succeeded is seen later
                 self._failures, self._retry_at = 0, 0.0
-            self._results.append(steps.StepFinished(name, duration_ms))
-            self._something_to_send.set()
+            self._tell(steps.StepFinished(name, duration_ms))
 
     async def _watched(self, step: steps.Step) -> bool:
         """Carry out a step that is abandoned when it is no longer the plan; True if it was."""

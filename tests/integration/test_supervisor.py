@@ -282,6 +282,15 @@ async def test_standby_has_one_sender_at_most_and_its_upstream_a_slot_for_each_m
         assert sorted(slots) == sorted((names[n], "f", "f") for n in "bc")
 
 
+async def test_slots_that_cannot_be_made_are_told():
+    """Without its slot a standby does not attach, and its own log would be all that says why."""
+    few = (("max_replication_slots", "1"),)
+    async with nodes("a", bindir=BINDIR, parameters=few) as (a,):
+        await initialize(a)
+        await a.until(lambda _: any(f.step == "KeepSlots" for f in a.failures), "told")
+        assert "all replication slots are in use" in a.failures[-1].error
+
+
 async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
     """A base backup brings one history file, and the standby asks for each one in between."""
     async with nodes("abc", bindir=BINDIR) as (a, b, c):
