@@ -41,6 +41,7 @@ def make_peace(
     else:
         core = choose_core(world, stream(seed, "core"))
         injector.end_where(lambda a: not a.nodes or bool(set(a.nodes) & set(core)))
+        injector.keep_all()  # or the end of a fault starts a node that is switched off below
         world.network.heal()
         outside = [n for n in world.names if n not in core]
         for name in outside:

@@ -110,6 +110,10 @@ class Injector:
         """Undo everything that lasts."""
         return self.end_where(lambda _: True)
 
+    def keep_all(self) -> None:
+        """Let everything that lasts now last for ever."""
+        self._active.clear()
+
     def _cure(self, kind: FaultKind, fault: Fault, nodes: Collection[str]) -> int:
         if not kind.cures:
             return 0

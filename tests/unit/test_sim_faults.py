@@ -472,3 +472,11 @@ def test_cancelling_is_left_out_when_no_commit_waits() -> None:
         client.waits = False
     _, injector, _ = injected(Fault.make(0, "cancel_waiting"), world=world)
     assert not injector.applied
+
+
+def test_what_is_kept_never_ends() -> None:
+    world, injector, told = injected(sample("disk_full", **{"for": S}))
+    injector.keep_all()
+    world.heap.run_until(5 * S)
+    assert injector.active == ()
+    assert len(told.lines) == 1
