@@ -122,6 +122,8 @@ class Primary:
                 return  # whoever was told ended the server
         if self._checkpoint is not None and self._checkpoint.end <= end:
             self._checkpointed(self._checkpoint)
+            if server.primary is not self:
+                return  # it let the last sender go that a shutdown waited for
         if server.heap.now_ns >= self._checkpoint_ns or (server.wal_limit and self._grown()):
             self.checkpoint()
         self.flush()
@@ -138,9 +140,14 @@ class Primary:
             self._keep_from = keep_from
         self._checkpoint_ns = self.server.heap.now_ns + CHECKPOINT_NS
         self._checkpoint_end = len(self.data.wal)
-        if self.data.slots:
-            self._slots_need = save(self.data.slots)
+        self._slots_need = save(self.data.slots) if self.data.slots else 0
         self._checkpoint = self.insert(RecordKind.CHECKPOINT)
+
+    @property
+    def redo_lsn(self) -> Lsn:
+        """Return where the newest checkpoint begins, be it complete or not."""
+        newest = self._checkpoint
+        return newest.end if newest is not None else self.data.control.redo_lsn
 
     def _checkpointed(self, record: Record) -> None:
         self._checkpoint = None

@@ -97,10 +97,10 @@ def acquired(slots: Slots, name: str) -> tuple[Slot | None, str]:
     return slot, ""
 
 
-def redo_of(data: Data) -> Lsn:
-    """Return where the last checkpoint or restartpoint begins, from which a new slot keeps WAL.
+def restart_of(data: Data) -> Lsn:
+    """Return where the last restartpoint of a standby begins, from which a new slot keeps WAL.
 
-    The control data of a standby say how far it had replayed; the record is at or before that.
+    Its control data say how far it had replayed then; the checkpoint's record is at or before that.
     """
     wal = data.wal
     return max(data.wal_begin, last_checkpoint(wal, count_until(wal, data.control.redo_lsn)))

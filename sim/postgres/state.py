@@ -18,7 +18,7 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import DataState, ProcessState
 from metako.postgres.steps import ServerConfig
 from sim.heap import NS_PER_MS
-from sim.postgres.slots import SLOTS_MAX, Slot, redo_of
+from sim.postgres.slots import SLOTS_MAX, Slot, restart_of
 from sim.postgres.wal import RECORD_BYTES
 
 if TYPE_CHECKING:
@@ -261,7 +261,9 @@ class ServerState:
             return False
         if name in data.slots or len(data.slots) >= SLOTS_MAX:
             return False
-        data.slots[name] = Slot(name, redo_of(data) if reserve else Lsn(0))
+        primary = self.primary
+        redo = primary.redo_lsn if primary is not None else restart_of(data)
+        data.slots[name] = Slot(name, redo if reserve else Lsn(0))
         self.version += 1
         return True
 

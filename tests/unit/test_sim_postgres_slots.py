@@ -263,6 +263,37 @@ def test_what_a_standby_confirms_while_a_checkpoint_is_written_frees_nothing() -
     assert data.wal_begin == saved
 
 
+def test_a_slot_that_is_created_during_a_checkpoint_outlives_it() -> None:
+    cluster = primary_cluster(sync=False)
+    server = cluster.servers["n1"]
+    server.wal_keep, server.fsync_ms = 0, 300.0
+    write(cluster, 5)
+    assert server.remove_wal()
+    assert server.create_slot("s")
+    cluster.run(1)
+    assert 0 < slot_of(cluster).restart_lsn <= data_on(cluster, "n1").control.redo_lsn
+    assert data_on(cluster, "n1").wal_begin <= slot_of(cluster).restart_lsn
+    assert not cluster.noted("slot_invalidated")
+
+
+def test_a_shutdown_that_lets_the_last_slot_down_goes_on_without_its_standby() -> None:
+    cluster = with_slot()
+    server = cluster.servers["n1"]
+    server.slot_keep, server.wal_removed = 10, True
+    for node in ("n1", "n2", "n3"):
+        cluster.supervisors[node].kill()
+    stop_following(cluster, "n3")
+    cluster.servers["n2"].receive_stalled = True
+    write(cluster, 40)
+    server.stop(fast=True)
+    cluster.run(1)
+    data = data_on(cluster, "n1")
+    assert server.process is ProcessState.STOPPED
+    assert cluster.noted("slot_invalidated") == 1
+    assert data.control.redo_lsn == data.end
+    assert data.control.clean
+
+
 def test_the_oldest_of_several_slots_decides() -> None:
     cluster = with_slot()
     assert cluster.servers["n1"].create_slot("forgotten")
