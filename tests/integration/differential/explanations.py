@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from differential import vocabulary as do
 from differential.tracker import Tracker
-from differential.vocabulary import Command, Seen, ServerView
+from differential.vocabulary import Command, Seen, ServerView, SlotView
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +64,13 @@ def _reload_meets_the_cycle(m: Moment) -> bool:
 
 
 def _is_about_following(m: Moment, name: str) -> bool:
-    """Return whether it is about what a standby gets, or whether it gets anything."""
+    """Return whether it is about what a standby gets, with which slot, or whether it does."""
     if m.name.endswith(".sync"):
         return {standby for standby, _ in _pairs(m.real) ^ _pairs(m.model)} == {name}
+    if m.name.endswith(".slots"):
+        return {slot[0] for slot in _slots(m.real) ^ _slots(m.model)} == {
+            m.tracker.servers[name].slot
+        }
     return m.name in {f"{name}.{each}" for each in ("timeline", "streams_from", "received", "rows")}
 
 
@@ -122,6 +126,10 @@ def _in_the_snapshot_of_a_checkpoint(m: Moment) -> bool:
 
 def _pairs(sync: object) -> set[tuple[str, str]]:
     return set(sync) if isinstance(sync, tuple) else set()
+
+
+def _slots(slots: object) -> set[SlotView]:
+    return set(slots) if isinstance(slots, tuple) else set()
 
 
 def _values(rows: object) -> set[str]:

@@ -153,8 +153,10 @@ class Tracker:
         match command:
             case do.Commit() | do.Read() | do.Checkpoint() | do.Settle() | do.DropSlot():
                 return True
-            case do.CreateSlot() | do.SwitchWal() | do.RemoveWal():
+            case do.SwitchWal() | do.RemoveWal():
                 return True
+            case do.CreateSlot(name=slot):  # if there was none, both would be there at once
+                return slot != self.servers[refused].slot
             case do.Stop(server=name):
                 return name in (holder, refused)
             case do.UseSlot(server=name):
