@@ -23,6 +23,8 @@ from sim.watch import ViolationError
 
 INBOX_MAX = 1024
 """Inputs that may wait; as in the production driver, datagrams beyond it are dropped."""
+LOCAL_MAX = 16
+"""Inputs of the node itself that may wait beyond it: in production their senders wait."""
 SOCKET_DATAGRAMS_MAX = 256
 """Datagrams that the kernel keeps for a process that does not read."""
 WAKE_LATE_NS = NS_PER_MS // 5

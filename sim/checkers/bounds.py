@@ -12,7 +12,7 @@ from metako.model.postgres import DataState, ProcessState
 from metako.proxy.routes import Route
 from metako.wire.codec import encode_hard_state
 from metako.wire.messages import Heartbeat, Outbound, Received
-from sim.agent import INBOX_MAX
+from sim.agent import INBOX_MAX, LOCAL_MAX
 from sim.monitor import Monitor
 from sim.network import Fate
 from sim.watch import ViolationError, Watcher
@@ -64,7 +64,7 @@ class Bounds(Watcher):
                 )
             self._sent[node.name] = 0
             agent = node.agent
-            if agent is not None and agent.longest_inbox > INBOX_MAX:
+            if agent is not None and agent.longest_inbox > INBOX_MAX + LOCAL_MAX:
                 raise ViolationError(
                     "too_much", f"{agent.longest_inbox} inputs wait in {node.name}", (node.name,)
                 )

@@ -20,7 +20,7 @@ from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting
 from metako.proxy.routes import Route
 from metako.wire.messages import DocumentAck, Message, Outbound, Ping, VoteReply
-from sim.agent import INBOX_MAX
+from sim.agent import INBOX_MAX, LOCAL_MAX
 from sim.checkers.agreement import Agreement
 from sim.checkers.availability import FLAPPING_MAX
 from sim.checkers.bounds import MESSAGES_PER_SECOND_MAX
@@ -390,7 +390,7 @@ def an_inbox_grows_without_end() -> None:
     world = settled()
     agent = world.nodes[A].agent
     assert agent is not None
-    agent.longest_inbox = INBOX_MAX + 1
+    agent.longest_inbox = INBOX_MAX + LOCAL_MAX + 1
     world.run(1)
 
 
