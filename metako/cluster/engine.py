@@ -8,7 +8,6 @@ is an input.
 
 from __future__ import annotations
 
-import operator
 import random
 from dataclasses import dataclass, replace
 from typing import assert_never
@@ -16,7 +15,7 @@ from typing import assert_never
 from metako.cluster.narrate import server_events
 from metako.cluster.projection import project, same_standing
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
-from metako.cluster.routing import Replicas, build_table, current_primary
+from metako.cluster.routing import Router, current_primary
 from metako.election.election import Election
 from metako.election.explain import blocked
 from metako.election.output import ElectionOutput, Role
@@ -33,17 +32,7 @@ from metako.model.member import Member, MemberMeta, only_measures_differ
 from metako.model.postgres import PostgresObserved, PostgresTarget, only_moved
 from metako.model.routing import RoutingTable
 from metako.model.status import NodeStatus
-from metako.wire.messages import (
-    Ack,
-    Gossip,
-    Hello,
-    Nack,
-    Outbound,
-    Ping,
-    PingRequest,
-    PushPull,
-    Received,
-)
+from metako.wire.messages import GOSSIP_KINDS, AgreementMessage, Outbound, Received
 
 NOTHING = Ready()
 META_INTERVAL_NS = NS_PER_S
@@ -110,8 +99,7 @@ class Engine:
         # What the metadata were last made from, and whether they wait for their interval.
         self._shown: tuple[PostgresObserved | None, ClusterDocument | None, int] = (None, None, 0)
         self._withheld = False
-        self._replicas = Replicas(hard.node_id)
-        self._routed: tuple[object, ...] = ()  # what the newest table was made from
+        self._router = Router(hard.node_id)
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
         self._election_due_ns = 0  # CLOCK_MONOTONIC; agreement's own deadline as of its last step
@@ -143,7 +131,7 @@ class Engine:
                     self._election.moved(event)
                 else:
                     events.extend(server_events(before, event, self._target))
-                    self._refresh_roster(now)
+                    self._refresh_roster()
                     self._election.observe(now, event)
             case StopRequested():
                 self._election.stop(now)
@@ -154,10 +142,10 @@ class Engine:
         wakeup = self._membership.wakeup()
         if wakeup is not None and now.mono_ns >= wakeup:
             self._collect(self._membership.tick(now), messages, events)
-            self._refresh_roster(now)
+            self._refresh_roster()
         if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
             if moved or roster is not self._roster:
-                self._tell(now)
+                self._tell(now, moved=moved)
             if not messages and not events:
                 return NOTHING
             return Ready(messages=tuple(messages), events=tuple(events))
@@ -220,15 +208,11 @@ class Engine:
         message = received.message
         # Any message is proof of its sender's life, also one that is not gossip.
         self._collect(self._membership.receive(now, received), messages, events)
-        self._refresh_roster(now)
-        match message:
-            case Ping() | PingRequest() | Ack() | Nack() | Gossip() | PushPull():
-                return True
-            case Hello():
-                return True  # answered by the transport before it gets here
-            case _:
-                self._election.receive(now, received.sender, message)
-                return False
+        self._refresh_roster()
+        if type(message) in GOSSIP_KINDS or not isinstance(message, AgreementMessage):
+            return True  # or a Hello, which the transport has answered before it gets here
+        self._election.receive(now, received.sender, message)
+        return False
 
     def _collect(
         self, output: MembershipOutput, messages: list[Outbound], events: list[Event]
@@ -238,16 +222,21 @@ class Engine:
         if output.events:
             events.extend(output.events)
 
-    def _refresh_roster(self, now: Instant) -> None:
+    def _refresh_roster(self) -> None:
         members = self._membership.members()
         if members is not self._roster:
             if not same_standing(self._roster, members):
                 self._standing = members
             self._roster = members
-            self._election.roster(now, members)
+            self._election.roster(self._membership.by_name(), self._standing)
 
-    def _tell(self, now: Instant) -> None:
-        """Gossip what changed about us: positions now and then, everything else at once."""
+    def _tell(self, now: Instant, *, moved: bool = False) -> None:
+        """Gossip what changed about us: positions now and then, everything else at once.
+
+        Args:
+            now: the time of this step.
+            moved: the server has only got more WAL, and nothing else has happened.
+        """
         core = self._election.core
         observed, document, sessions = self._shown
         due = now.mono_ns - self._meta_at_ns >= META_INTERVAL_NS
@@ -255,12 +244,15 @@ class Engine:
         if same and self._sessions == sessions and not (self._withheld and due):
             return
         self._shown = (core.observed, core.document, self._sessions)
+        if moved and not due:
+            self._withheld = True  # whatever it is, it has to wait
+            return
         meta = project(core.observed, self._meta_base, core.document_ref, self._sessions)
         self._withheld = meta != self._meta
         if self._withheld and (due or not only_measures_differ(self._meta, meta)):
             self._meta, self._meta_at_ns, self._withheld = meta, now.mono_ns, False
             self._membership.set_meta(now, meta)
-            self._refresh_roster(now)
+            self._refresh_roster()
 
     def _ready(
         self,
@@ -294,16 +286,9 @@ class Engine:
 
     def _route(self, now: Instant, events: list[Event]) -> RoutingTable | None:
         primary, until = current_primary(self._election, now)
-        document = self._election.core.document
-        made_from = (primary, until, self._standing, document)
-        if all(map(operator.is_, made_from[2:], self._routed[2:])) and (
-            self._routed[:2] == made_from[:2]
-        ):
-            return None
-        self._routed = made_from
-        table = build_table(self._election, self._replicas.among(self._standing), primary, until)
+        table = self._router.table(self._election, self._standing, primary, until)
         old = self._routing
-        if table == old:
+        if table is old:
             return None
         self._routing = table
         before = old.primary.node if old and old.primary else None

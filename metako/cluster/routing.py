@@ -6,6 +6,8 @@ as long as its lease can run. Gossip only contributes addresses and the list of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metako.election.election import Election
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -40,13 +42,14 @@ def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, in
 class Replicas:
     """The standbys that serve reads.
 
-    While a large cluster starts, every message tells of somebody's new state: the routes are made
-    again only when a member changed in what a route depends on.
+    While a large cluster starts, every message tells of somebody's new state: a route is made again
+    only when its member has changed.
     """
 
     def __init__(self, me: NodeId) -> None:
         self._me = me
-        self._roster: tuple[Member, ...] = ()  # that the routes below were made from
+        self._roster: Sequence[Member | None] = ()  # that the routes below were made from
+        self._by_place: list[RouteTarget | None] = []  # in the roster; None: serves no reads
         self._routes: tuple[RouteTarget, ...] = ()
 
     def among(self, roster: tuple[Member, ...]) -> tuple[RouteTarget, ...]:
@@ -54,50 +57,73 @@ class Replicas:
 
         Args:
             roster: in order of names; a member that has not changed is the same object as before.
+
+        Returns:
+            The same object as before while all the routes are the same.
         """
         before, self._roster = self._roster, roster
-        if not _lead_alike(before, roster):
-            routes = (_target(member, self._me) for member in roster if _serves_reads(member))
-            self._routes = tuple(route for route in routes if route is not None)
+        if before is roster:
+            return self._routes
+        routes, changed = self._by_place, False
+        if len(before) != len(roster):
+            before, changed = [None] * len(roster), True
+            routes[:] = [None] * len(roster)
+        for place, member in enumerate(roster):
+            if member is before[place]:
+                continue
+            route = _target(member, self._me) if _serves_reads(member) else None
+            if route != routes[place]:
+                routes[place], changed = route, True
+        if changed:
+            self._routes = tuple([route for route in routes if route is not None])
         return self._routes
 
 
-def build_table(
-    election: Election, replicas: tuple[RouteTarget, ...], primary: NodeId | None, until: int
-) -> RoutingTable:
-    """Return the routes to `primary`, as `current_primary` names it, and to the replicas."""
-    core = election.core
-    target = _target(core.members.get(primary), core.node) if primary is not None else None
-    # The term in which the present timeline was begun, not the newest one: proxies cut sessions
-    # when it rises. A vote for somebody who then fails deposes nobody, and a primary that is
-    # elected again in a higher term is still the server that the sessions are connected to.
-    document = core.document
-    term = document.timelines[-1].term if document and document.timelines else Term(0)
-    return RoutingTable(
-        term=term,
-        primary=target,
-        replicas=tuple(route for route in replicas if route.node != primary),
-        valid_until_boot_ns=until if target is not None else 0,
-    )
+class Router:
+    """Makes tables. With every heartbeat they hold for longer, and mostly lead where they did."""
 
+    def __init__(self, me: NodeId) -> None:
+        self._replicas = Replicas(me)
+        self._made_from: tuple[NodeId | None, object, object] | None = None
+        self._table = RoutingTable(Term(0), None, (), 0)
 
-def _lead_alike(before: tuple[Member, ...], now: tuple[Member, ...]) -> bool:
-    """Return whether two rosters differ in nothing that a route depends on."""
-    if before is now:
-        return True
-    if len(before) != len(now):
-        return False
-    for old, new in zip(before, now, strict=True):
-        if old is not new and _leads(old) != _leads(new):
-            return False
-    return True
+    def table(
+        self,
+        election: Election,
+        standing: tuple[Member, ...],
+        primary: NodeId | None,
+        until: int,
+    ) -> RoutingTable:
+        """Return the routes to `primary` and to the replicas; the same object if nothing changed.
 
-
-def _leads(member: Member) -> tuple[object, ...]:
-    meta = member.meta
-    if meta is None:
-        return (member.node,)
-    return (member.node, _serves_reads(member), meta.postgres_address)
+        Args:
+            election: of this node.
+            standing: the roster, the same object while nobody changed in more than positions.
+            primary: who takes writes, as `current_primary` names it.
+            until: and until when.
+        """
+        core = election.core
+        document, known, made_from = core.document, self._table, self._made_from
+        if (
+            made_from is None
+            or made_from[1] is not standing
+            or made_from[2] is not document
+            or made_from[0] != primary
+        ):
+            self._made_from = (primary, standing, document)
+            target = _target(core.members.get(primary), core.node) if primary is not None else None
+            # The term in which the present timeline was begun, not the newest one: proxies cut
+            # sessions when it rises. A vote for somebody who then fails deposes nobody, and a
+            # primary that is elected again in a higher term is still the server that the sessions
+            # are connected to.
+            term = document.timelines[-1].term if document and document.timelines else Term(0)
+            replicas = tuple([r for r in self._replicas.among(standing) if r.node != primary])
+        else:
+            term, target, replicas, _ = known
+        table = RoutingTable(term, target, replicas, until if target is not None else 0)
+        if table != known:
+            self._table = table
+        return self._table
 
 
 def _serves_reads(member: Member) -> bool:

@@ -8,7 +8,7 @@ record changed anywhere in a step is persisted before any message of that step l
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from metako.election.quorum import Promise
@@ -34,7 +34,8 @@ class Core:
     hard: HardState
     rng: random.Random
     observed: PostgresObserved = field(default_factory=PostgresObserved)
-    members: dict[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
+    members: Mapping[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
+    standing: object = None  # the same while no member changed in more than positions
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)

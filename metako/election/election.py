@@ -14,6 +14,7 @@ It does not know how messages travel, who is "dead", or how PostgreSQL is run. S
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import assert_never
 
 from metako.election.bootstrap import Bootstrap
@@ -136,9 +137,9 @@ class Election:
         """Take a picture with more WAL and no other news, while not leading: it decides nothing."""
         self.core.observed = observed
 
-    def roster(self, now: Instant, members: tuple[Member, ...]) -> None:
+    def roster(self, members: Mapping[NodeId, Member], standing: object) -> None:
         """Take gossip's view of the members. It only ever changes speed, never a verdict."""
-        self.core.members = {member.node: member for member in members}
+        self.core.members, self.core.standing = members, standing
 
     def tick(self, now: Instant) -> None:
         """Do everything that time has made due."""
@@ -156,18 +157,16 @@ class Election:
 
     def wakeup(self) -> int:
         """Return the CLOCK_MONOTONIC time of the next deadline, in nanoseconds."""
-        due = [2**63 - 1]
-        if self._was_holding:
-            due.append(self.voter.hold.until_ns)
+        due = self.voter.hold.until_ns if self._was_holding else 2**63 - 1
         if self.leader is not None:
-            due.append(self.leader.wakeup())
+            due = min(due, self.leader.wakeup())
         for part in (self.candidate, self._releasing, self.bootstrap):
             at = part.wakeup()
-            if at is not None:
-                due.append(at)
+            if at is not None and at < due:
+                due = at
         if self.stopping and not self.stopped:
-            due.append(self._stop_at_ns)
-        return min(due)
+            due = min(due, self._stop_at_ns)
+        return due
 
     def output(self, now: Instant) -> ElectionOutput:
         """Return what the inputs since the last call produced."""
@@ -262,17 +261,18 @@ class Election:
     def _advance(self, now: Instant) -> None:
         if self.stopped:
             return
+        candidate = self.candidate
         self._end_if_over(now)
         if self.leader is not None:
             self._advance_leader(now, self.leader)
         if self._was_holding and not self.voter.hold.active(now):
             self._hold_ended(now, primary_crashed=False)
-        if (self.leader is None or self.candidate.incumbent) and not self.stopping:
+        if (self.leader is None or candidate.incumbent) and not self.stopping:
             holding = self.voter.hold.active(now)
-            if advance(self.candidate, now, holding=holding):
+            if candidate.stage is not Stage.IDLE and advance(candidate, now, holding=holding):
                 self._take_office(now)
-            elif self.candidate.stage is Stage.IDLE and self._election_due(now):
-                self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=False))
+            elif candidate.stage is Stage.IDLE and not holding and self._election_due(now):
+                candidate.schedule(now, candidate.delay_ms(primary_crashed=False))
         if self.leader is None and not self.stopping and self.bootstrap.tick(now):
             self._create_cluster(now)
         self._releasing.tick(now)

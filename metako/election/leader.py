@@ -21,7 +21,7 @@ from metako.election.lease import Lease
 from metako.election.quorum import Promise, successor_sync_set
 from metako.election.reserve import confirm, first_entry, reserve
 from metako.election.syncchange import SyncSetKeeper
-from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -323,7 +323,7 @@ class Leader:
         core = self._core
         self._beat_at_ns = now.mono_ns + milliseconds(core.settings.heartbeat_ms)
         round_ = self.lease.begin_round(now)
-        committed = self.committed.ref if self.committed else DocumentRef(Term(0), 0)
+        committed = self.committed.ref if self.committed else NO_DOCUMENT
         beat = Heartbeat(
             term=self.term,
             boot_epoch=core.hard.boot_epoch,
@@ -365,7 +365,7 @@ class Leader:
         assert self.proposal is not None
         self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
         ref = self.proposal.ref
-        waiting = [n for n in core.others() if self._refs.get(n, DocumentRef(Term(0), 0)) < ref]
+        waiting = [n for n in core.others() if self._refs.get(n, NO_DOCUMENT) < ref]
         core.broadcast(waiting, DocumentOffer(self.term, self.proposal))
 
     def _check_committed(self, now: Instant) -> None:

@@ -44,14 +44,18 @@ class SyncSetKeeper:
         # it is asked for at every step and depends on nothing else.
         self._decided: tuple[object, object, object] | None = None
         self._due_ns: int | None = None
+        # What `wakeup` said last, and of which document; None: it has to be computed anew.
+        self._wakeup: tuple[ClusterDocument | None, int | None] | None = None
 
     def adopt(self, other: SyncSetKeeper) -> None:
         """Take over what an earlier leadership of this node knew about the streams."""
         self._streams = other._streams
         self._began_ns = other._began_ns
+        self._wakeup = None
 
     def begin(self, now: Instant) -> None:
         self._began_ns = now.mono_ns
+        self._wakeup = None
 
     def setting(self, document: ClusterDocument) -> SyncSetting:
         """Return what PostgreSQL's setting should be now."""
@@ -62,8 +66,13 @@ class SyncSetKeeper:
 
     def wakeup(self) -> int | None:
         """Return when the passing of time alone may call for a change."""
+        document, known = self._core.document, self._wakeup
+        if known is None or known[0] is not document:
+            known = self._wakeup = (document, self._next_wakeup(document))
+        return known[1]
+
+    def _next_wakeup(self, document: ClusterDocument | None) -> int | None:
         core = self._core
-        document = core.document
         if not self._began_ns or document is None:
             return None
         settle = milliseconds(core.settings.standby_settle_ms)
@@ -85,7 +94,7 @@ class SyncSetKeeper:
     def committed(self, document: ClusterDocument) -> None:
         """A document is on a majority: its change, if it carried one, is done."""
         if self._change is not None and document.sync == self._change.new:
-            self._change = None
+            self._change = self._wakeup = None
             self._announce(document.sync)
 
     def due(self, now: Instant, document: ClusterDocument) -> bool:
@@ -95,7 +104,7 @@ class SyncSetKeeper:
         if (
             decided is None
             or decided[0] is not core.observed
-            or decided[1] is not core.members
+            or decided[1] is not core.standing
             or decided[2] is not document
         ):
             return True
@@ -105,7 +114,8 @@ class SyncSetKeeper:
         """Return the sync set that the document should have next; None for no change now."""
         wanted = self._next_document(now, document)
         core = self._core
-        self._decided = (core.observed, core.members, document)
+        self._decided = (core.observed, core.standing, document)
+        self._wakeup = None
         self._due_ns = self.wakeup()
         return wanted
 

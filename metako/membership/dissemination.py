@@ -20,7 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from metako.model.ids import Address, NodeId
+from metako.model.ids import NodeId
 from metako.model.member import MemberMeta, MemberState
 from metako.wire.messages import (
     Ack,
@@ -57,7 +57,9 @@ def retransmit_limit(mult: int, members: int) -> int:
 
 def update_bytes(update: MemberUpdate) -> int:
     """Return an upper bound of the encoded size, in bytes."""
-    size = _UPDATE_BYTES + _text(update.node) + _address(update.address)
+    size = _UPDATE_BYTES + _text(update.node)
+    if update.address is not None:
+        size += _ADDRESS_BYTES + _text(update.address.host)
     if update.accuser is not None:
         size += _text(update.accuser)
     if update.meta is not None:
@@ -66,18 +68,11 @@ def update_bytes(update: MemberUpdate) -> int:
 
 
 def _meta(meta: MemberMeta) -> int:
-    return (
-        _META_BYTES
-        + _address(meta.postgres_address)
-        + _address(meta.api_address)
-        + _address(meta.proxy_address)
-        + _text(meta.data_id)
-        + _text(meta.agent_version)
-    )
-
-
-def _address(address: Address | None) -> int:
-    return 0 if address is None else _ADDRESS_BYTES + _text(address.host)
+    size = _META_BYTES + _text(meta.data_id) + _text(meta.agent_version)
+    for address in (meta.postgres_address, meta.api_address, meta.proxy_address):
+        if address is not None:
+            size += _ADDRESS_BYTES + _text(address.host)
+    return size
 
 
 def _text(text: str) -> int:
@@ -87,13 +82,12 @@ def _text(text: str) -> int:
 @dataclass(slots=True)
 class _Rumour:
     update: MemberUpdate
-    sends_left: int
+    level: _Level
     size: int  # bytes, upper bound
-    casual: bool
 
     @property
-    def level(self) -> _Level:
-        return not self.casual, self.sends_left
+    def casual(self) -> bool:
+        return not self.level[0]
 
 
 _Level = tuple[bool, int]  # whether it presses, how often it is to be sent: the highest goes first
@@ -133,8 +127,9 @@ class Rumours:
         for other in tuple(self._keys_of.get(update.node, ())):
             told = self._by_key[other]
             if other == key or not (suspicion and _is_fellow(told.update, update)):
-                if not told.casual:
-                    news_left = max(news_left, told.sends_left)
+                pressing, left = told.level
+                if pressing and left > news_left:
+                    news_left = left
                 self._drop(other)
         if casual and news_left:
             casual, sends = False, news_left
@@ -142,10 +137,11 @@ class Rumours:
             lowest = self._levels[min(self._levels)]
             self._drop(next(iter(lowest)))
             self.dropped += 1
-        self._by_key[key] = _Rumour(update, sends, update_bytes(update), casual)
+        level = (not casual, sends)
+        self._by_key[key] = _Rumour(update, level, update_bytes(update))
         self._pressing += not casual
         self._keys_of.setdefault(update.node, set()).add(key)
-        self._levels.setdefault(self._by_key[key].level, {})[key] = None
+        self._enter_level(key, level)
 
     def discard(self, node: NodeId) -> None:
         """Forget every rumour about the member."""
@@ -191,12 +187,13 @@ class Rumours:
         return keys
 
     def _count_sent(self, key: _Key, rumour: _Rumour) -> None:
-        if rumour.sends_left <= 1:
+        pressing, left = rumour.level
+        if left <= 1:
             self._drop(key)
             return
         self._leave_level(key, rumour.level)
-        rumour.sends_left -= 1
-        self._levels.setdefault(rumour.level, {})[key] = None
+        rumour.level = (pressing, left - 1)
+        self._enter_level(key, rumour.level)
 
     def _drop(self, key: _Key) -> None:
         rumour = self._by_key.pop(key)
@@ -206,6 +203,13 @@ class Rumours:
         keys.discard(key)
         if not keys:
             del self._keys_of[key[0]]
+
+    def _enter_level(self, key: _Key, level: _Level) -> None:
+        keys = self._levels.get(level)
+        if keys is None:
+            self._levels[level] = {key: None}
+        else:
+            keys[key] = None
 
     def _leave_level(self, key: _Key, level: _Level) -> None:
         keys = self._levels[level]

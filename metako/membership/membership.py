@@ -26,7 +26,7 @@ Sources: SWIM (DSN 2002), Lifeguard (arXiv:1707.00788), hashicorp/memberlist.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_never
 
 from metako.membership.awareness import Awareness
@@ -45,6 +45,7 @@ from metako.model.ids import Address, NodeId
 from metako.model.instant import Instant, milliseconds, seconds
 from metako.model.member import Member, MemberMeta, MemberState
 from metako.wire.messages import (
+    GOSSIP_KINDS,
     Ack,
     Gossip,
     GossipMessage,
@@ -100,6 +101,7 @@ class Membership:
         self._gossiper = Gossiper(config=config, roster=self._roster, view=self._view, rng=rng)
         self._relays = Relays(limit=config.max_relays)
         self._contacts = Contacts(config=config, roster=self._roster, rng=rng)
+        self._timed = (self._prober, self._relays, self._contacts)
         self._outbox = Outbox(config=config, roster=self._roster, view=self._view, rng=rng)
         self._pause = PauseDetector(threshold_ns=milliseconds(config.stall_ms))
         self._sequence = 0  # of our pings; grows
@@ -128,20 +130,21 @@ class Membership:
     def receive(self, now: Instant, received: Received) -> MembershipOutput:
         """Take in one message. What it makes due is done by the next `tick`, but for answers."""
         now_ns = now.mono_ns
-        if self.has_left:
+        if self._own.state is MemberState.LEFT:
             return NOTHING
         self._notice_pause(now)
-        sender, message = received.sender, received.message
-        if self._view.is_current(sender, received.boot_epoch):
+        sender, boot_epoch, message = received
+        gossips = type(message) in GOSSIP_KINDS
+        if gossips and self._view.is_current(sender, boot_epoch):
             whole = isinstance(message, PushPull)
             for update in updates_of(message):
                 self._view.apply(now_ns, update, sender=sender, whole=whole)
-        if self._view.hear(now_ns, sender, received.boot_epoch):
+        if self._view.hear(now_ns, sender, boot_epoch):
             self._contacts.heard(now_ns)
             self._tries.pop(sender, None)
             if self._prober.heard(sender):
                 self._awareness.probe_succeeded()
-            if isinstance(message, GossipMessage):
+            if gossips and isinstance(message, GossipMessage):
                 self._answer(now_ns, sender, message)
         return self._finish(now_ns)
 
@@ -200,14 +203,18 @@ class Membership:
     def superseded_by(self) -> int | None:
         """Return the boot epoch that somebody else has used with our name; None if there is none.
 
-        Nobody listens to this process any more. It helps to stop the other one, or, if the other
-        one is our own past whose record was lost, to start again under a higher boot epoch.
+        Nobody listens to this process any more. It helps to stop the other one, or, if that is our
+        own past whose record was lost, to start again under a higher boot epoch.
         """
         return self._view.identity.superseded_by or None
 
     def members(self) -> tuple[Member, ...]:
         """Return everybody known, this node included, sorted by name."""
         return self._roster.snapshot()
+
+    def by_name(self) -> Mapping[NodeId, Member]:
+        """Return the members of the newest `members()` by their names. Read only."""
+        return self._roster.by_name
 
     def address_of(self, node: NodeId) -> Address | None:
         entry = self._roster.get(node)
@@ -242,8 +249,8 @@ class Membership:
             case Gossip():
                 pass
             case PushPull():
-                if message.reply:
-                    self._send_roster_back(now_ns, sender)
+                if message.reply and not self._outbox.send_roster_back(now_ns, sender):
+                    self.counters.rosters_withheld += 1
             case _:
                 assert_never(message)
 
@@ -266,16 +273,6 @@ class Membership:
             self.counters.relays_full += 1
             return
         self._outbox.send(request.target, Ping(sequence, self._outbox.piggyback(request.target)))
-
-    def _send_roster_back(self, now_ns: int, sender: NodeId) -> None:
-        entry = self._roster.get(sender)
-        assert entry is not None
-        pause_ns = milliseconds(self._config.push_pull_reply_min_ms)
-        if entry.roster_sent_ns is not None and now_ns - entry.roster_sent_ns < pause_ns:
-            self.counters.rosters_withheld += 1
-            return
-        entry.roster_sent_ns = now_ns
-        self._outbox.send_roster(sender, entry.address, reply=False)
 
     # ------------------------------------------------------------ what is due
 
@@ -386,13 +383,14 @@ class Membership:
         return MembershipOutput(messages, events) if messages or events else NOTHING
 
     def _finish_due(self, now_ns: int) -> None:
-        due = now_ns if self._view.to_ask else self._reclaim_ns
-        for at in (self._prober.wakeup(), self._relays.wakeup(), self._contacts.wakeup()):
+        view = self._view
+        due = now_ns if view.to_ask else self._reclaim_ns
+        for part in self._timed:
+            at = part.wakeup()
             if at is not None and at < due:
                 due = at
-        for suspicion in self._view.suspicions.values():
-            if suspicion.deadline_ns < due:
-                due = suspicion.deadline_ns
+        if view.suspicions:
+            due = min(due, *[suspicion.deadline_ns for suspicion in view.suspicions.values()])
         if self._gossip_ns < due and self._gossiper.has_news():
             due = self._gossip_ns
-        self._pause.due_ns = max(now_ns, due)
+        self._pause.due_ns = due if due > now_ns else now_ns

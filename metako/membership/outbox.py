@@ -17,6 +17,7 @@ from metako.membership.roster import Roster
 from metako.membership.view import View
 from metako.model.events import Event
 from metako.model.ids import Address, NodeId
+from metako.model.instant import milliseconds
 from metako.model.member import MemberState
 from metako.wire.messages import MemberUpdate, Message, Outbound, PushPull
 
@@ -67,6 +68,17 @@ class Outbox:
         message = PushPull(reply, self.whole_roster())
         self._messages.append(Outbound(node, address, message, stream=True))
 
+    def send_roster_back(self, now_ns: int, node: NodeId) -> bool:
+        """Answer with everything that is known; False if it was sent there only just now."""
+        entry = self._roster.get(node)
+        assert entry is not None
+        pause_ns = milliseconds(self._config.push_pull_reply_min_ms)
+        if entry.roster_sent_ns is not None and now_ns - entry.roster_sent_ns < pause_ns:
+            return False
+        entry.roster_sent_ns = now_ns
+        self.send_roster(node, entry.address, reply=False)
+        return True
+
     def piggyback(self, to: NodeId) -> tuple[MemberUpdate, ...]:
         """Return the rumours for one datagram to `to`, and count them as told."""
         first = self.accusation(to)
@@ -80,7 +92,9 @@ class Outbox:
     def accusation(self, node: NodeId) -> tuple[MemberUpdate, ...]:
         """Return what a suspect or dead member must hear first."""
         entry = self._roster.get(node)
-        if entry is None or entry.state not in (MemberState.SUSPECT, MemberState.DEAD):
+        if entry is None or entry.state is MemberState.ALIVE:
+            return ()
+        if entry.state not in (MemberState.SUSPECT, MemberState.DEAD):
             return ()
         return (entry.rumour(entry.state, self._own.node),)
 

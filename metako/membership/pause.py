@@ -24,10 +24,11 @@ class PauseDetector:
 
     def notice(self, now: Instant) -> int | None:
         """Return by how many nanoseconds a paused process is late; None if it was not paused."""
-        suspended_ns = now.boot_ns - now.mono_ns
-        grown_ns = suspended_ns - (
-            suspended_ns if self._suspended_ns is None else self._suspended_ns
-        )
-        self._suspended_ns = suspended_ns
-        late_ns = 0 if self.due_ns is None else max(0, now.mono_ns - self.due_ns)
-        return late_ns if max(late_ns, grown_ns) > self._threshold_ns else None
+        mono_ns, boot_ns = now
+        suspended_ns = boot_ns - mono_ns
+        before, self._suspended_ns = self._suspended_ns, suspended_ns
+        late_ns = 0 if self.due_ns is None or self.due_ns > mono_ns else mono_ns - self.due_ns
+        grown_ns = 0 if before is None else suspended_ns - before
+        if late_ns > self._threshold_ns or grown_ns > self._threshold_ns:
+            return late_ns
+        return None

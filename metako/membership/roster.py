@@ -9,7 +9,7 @@ rumours override each other (`precedence`) and of time.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from metako.model.ids import Address, NodeId
@@ -92,6 +92,11 @@ class Roster:
     @property
     def full(self) -> bool:
         return len(self._entries) >= self._limit
+
+    @property
+    def by_name(self) -> Mapping[NodeId, Member]:
+        """Members of the newest snapshot by their names. Read only."""
+        return self._shown
 
     def get(self, node: NodeId) -> Entry | None:
         return self._entries.get(node)

@@ -254,6 +254,9 @@ AgreementMessage = (
 )
 Message = GossipMessage | AgreementMessage | Hello
 
+GOSSIP_KINDS = frozenset({Ping, PingRequest, Ack, Nack, Gossip, PushPull})
+"""Classes of gossip: `type(message) in GOSSIP_KINDS` costs less than asking for each of them."""
+
 
 class Outbound(NamedTuple):
     """A message to be sent. `stream` asks for TCP; otherwise it must fit a datagram."""
