@@ -70,6 +70,7 @@ class SimAgent:
         self._pending: Ready | None = None  # waits for the record to be durable
         self._timer: Entry | None = None
         self._timer_at = NEVER
+        self._timer_due = NEVER  # on CLOCK_MONOTONIC, the deadline that the timer is for
 
     # ------------------------------------------------------------ inputs
 
@@ -112,7 +113,7 @@ class SimAgent:
 
     def clock_changed(self) -> None:
         """The clock's rate changed or the host was suspended: the deadline is elsewhere."""
-        self._timer_at = NEVER
+        self._timer_at = self._timer_due = NEVER
         Heap.cancel(self._timer)
         if self.alive:
             self._arm()
@@ -171,19 +172,17 @@ class SimAgent:
 
     def _arm(self) -> None:
         due = self.engine.wakeup()
-        if due >= NEVER:
-            return
+        if due >= NEVER or due >= self._timer_due:
+            return  # the timer looks in time, and finds that it is too early
         at = self._clock.true_at_mono(due, self._heap.now_ns) + WAKE_LATE_NS
-        if at >= self._timer_at and self._timer is not None and self._timer[2] is not None:
-            return  # it will look in time, and find that it is too early
-        if at >= NEVER:
+        if at >= self._timer_at or at >= NEVER:
             return
         Heap.cancel(self._timer)
-        self._timer_at = at
+        self._timer_at, self._timer_due = at, due
         self._timer = self._heap.at(at, self._wake)
 
     def _wake(self) -> None:
-        self._timer, self._timer_at = None, NEVER
+        self._timer, self._timer_at, self._timer_due = None, NEVER, NEVER
         if not self.alive or self.paused:
             return
         if self._busy:

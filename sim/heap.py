@@ -6,8 +6,8 @@ back. It knows nothing of nodes, clocks or what a call does.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 NS_PER_MS = 1_000_000
@@ -37,10 +37,11 @@ class Heap:
 
     def at(self, when_ns: int, action: Callable[..., object], *args: object) -> Entry:
         """Call `action(*args)` at `when_ns`, or now if that has passed; return its entry."""
-        self._sequence += 1
-        entry = [when_ns if when_ns > self.now_ns else self.now_ns, self._sequence, action, args]
-        assert len(self._entries) < EVENTS_MAX, "too many events wait"
-        heapq.heappush(self._entries, entry)
+        self._sequence = sequence = self._sequence + 1
+        now_ns, entries = self.now_ns, self._entries
+        entry = [when_ns if when_ns > now_ns else now_ns, sequence, action, args]
+        assert len(entries) < EVENTS_MAX, "too many events wait"
+        heappush(entries, entry)
         return entry
 
     def after(self, delay_ns: int, action: Callable[..., object], *args: object) -> Entry:
@@ -55,9 +56,9 @@ class Heap:
 
     def run_until(self, when_ns: int) -> None:
         """Make every call that is due up to and including `when_ns`."""
-        entries, pop = self._entries, heapq.heappop
+        entries = self._entries
         while entries and entries[0][0] <= when_ns:
-            at, _, action, args = pop(entries)
+            at, _, action, args = heappop(entries)
             if action is None:
                 continue
             if at != self.now_ns:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metako.model.document import Phase
 from metako.model.durable import HardState
@@ -123,6 +123,7 @@ class Marks(Watcher):
     """Counts marks, and tells the other watchers of each."""
 
     name = "marks"
+    sent_kinds: ClassVar[frozenset[type] | None] = frozenset({VoteReply})
 
     def __init__(self, world: World) -> None:
         self.counts: Counter[str] = Counter()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId
 from metako.model.postgres import DataState, ProcessState
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 LOSS_MAX = 0.02
 DELAY_MAX_MS = 40.0
 RATE_PPM_MAX = 10_000
-K = TypeVar("K")
 DISK_SLOW_MS = 20
 NOT = -1
 """`since` of what is not sound."""
@@ -49,14 +48,26 @@ class Monitor(Watcher):
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
         now = self._world.heap.now_ns
+        agents, servers = self.agent_since, self.server_since
         for node in nodes:
-            self._note(self.agent_since, node.name, self._agent_sound(node), now)
-            self._note(self.server_since, node.name, self._server_sound(node), now)
+            name = node.name
+            if not self._agent_sound(node):
+                agents[name] = NOT
+            elif agents[name] == NOT:
+                agents[name] = now
+            if not self._server_sound(node):
+                servers[name] = NOT
+            elif servers[name] == NOT:
+                servers[name] = now
         disturbances = list(self._world.network.disturbances)
         if disturbances != self._disturbances or not self._looked:
             self._disturbances, self._looked = disturbances, True
-            for pair in self.clean_since:
-                self._note(self.clean_since, pair, self._clean(*pair), now)
+            ways = self.clean_since
+            for pair in ways:
+                if not self._clean(*pair):
+                    ways[pair] = NOT
+                elif ways[pair] == NOT:
+                    ways[pair] = now
 
     def node_changed(self, node: Processes) -> None:
         if not self._agent_sound(node):
@@ -74,16 +85,9 @@ class Monitor(Watcher):
         """Look now: a fault has begun or ended."""
         self.sampled(list(self._world.nodes.values()))
 
-    @staticmethod
-    def _note(since: dict[K, int], key: K, sound: bool, now: int) -> None:
-        if not sound:
-            since[key] = NOT
-        elif since[key] == NOT:
-            since[key] = now
-
     def _agent_sound(self, node: Processes) -> bool:
         agent = node.agent
-        guard = node.guard
+        guard = node.seat.guard
         return (
             node.host_up
             and not node.suspended
@@ -92,7 +96,7 @@ class Monitor(Watcher):
             and not agent.paused
             and not agent.step_ns
             and not _disk_ill(node)
-            and abs(node.clock.rate_ppm) <= RATE_PPM_MAX
+            and -RATE_PPM_MAX <= node.clock.rate_ppm <= RATE_PPM_MAX
             and (node.witness or (guard is not None and guard.answers))
         )
 

@@ -8,7 +8,7 @@ the same whoever watches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metako.cluster.ready import Input
 from metako.model.durable import HardState
@@ -44,6 +44,9 @@ class Watcher:
     """Hears what it overrides. `now` of every call is `world.heap.now_ns`."""
 
     name = "watcher"
+    sent_kinds: ClassVar[frozenset[type] | None] = (
+        None  # of messages that `sent` is for; None: of all
+    )
 
     def node_changed(self, node: Processes) -> None:
         """A process of a node, or its host, came, went, was paused or resumed."""
@@ -131,12 +134,12 @@ class Watch(Watcher):
     def add(self, *watchers: Watcher) -> None:
         self.watchers.extend(watchers)
         for hook in _HOOKS:
-            wanted = [
-                getattr(w, hook)
-                for w in self.watchers
-                if getattr(type(w), hook) is not getattr(Watcher, hook)
-            ]
-            setattr(self, hook, _teller(wanted))
+            setattr(self, hook, _teller([getattr(w, hook) for w in self._wanting(hook)]))
+        setattr(self, "sent", _teller_of_sent(self._wanting("sent")))  # noqa: B010 - a hook
+
+    def _wanting(self, hook: str) -> list[Watcher]:
+        own = getattr(Watcher, hook)
+        return [w for w in self.watchers if getattr(type(w), hook) is not own]
 
 
 def _teller(wanted: Sequence[Callable[..., None]]) -> Callable[..., None]:
@@ -150,6 +153,22 @@ def _teller(wanted: Sequence[Callable[..., None]]) -> Callable[..., None]:
     def tell(*arguments: object) -> None:
         for call in calls:
             call(*arguments)
+
+    return tell
+
+
+def _teller_of_sent(watchers: Sequence[Watcher]) -> Callable[..., None]:
+    """Return what tells of a message those who want its kind: most are for one or two of them."""
+    wanted: dict[type, tuple[Callable[..., None], ...]] = {}
+
+    def tell(node: Processes, outbound: Outbound, fate: Fate | None) -> None:
+        kind = type(outbound.message)
+        calls = wanted.get(kind)
+        if calls is None:
+            takers = [w for w in watchers if w.sent_kinds is None or kind in w.sent_kinds]
+            calls = wanted[kind] = tuple(w.sent for w in takers)
+        for call in calls:
+            call(node, outbound, fate)
 
     return tell
 

@@ -279,9 +279,14 @@ class World:
         A document that is on a majority is also with one of any group that has a majority.
         """
         nodes = self.nodes.values() if group is None else [self.nodes[name] for name in group]
-        documents = [node.hard.document for node in nodes if node.hard is not None]
-        found = [d for d in documents if d is not None]
-        return max(found, key=lambda d: d.ref) if found else None
+        newest: ClusterDocument | None = None
+        for node in nodes:
+            document = node.hard.document if node.hard is not None else None
+            if document is None or document is newest:  # mostly all nodes have the same one
+                continue
+            if newest is None or document.ref > newest.ref:
+                newest = document
+        return newest
 
     def data_nodes(self) -> Sequence[SimNode]:
         """Return the nodes that hold data, in order."""

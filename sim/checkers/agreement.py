@@ -7,7 +7,7 @@ rolled back is left out from then on, because nothing can be promised of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.durable import HardState
@@ -32,6 +32,7 @@ class Agreement(Watcher):
     """See the module's docstring."""
 
     name = "agreement"
+    sent_kinds: ClassVar[frozenset[type] | None] = frozenset({VoteReply})
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -6,7 +6,7 @@ its WAL" is compared with the disk and with the server at the moment at which it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metako.model.ids import DataId
 from metako.model.postgres import ProcessState
@@ -30,6 +30,9 @@ class Promises(Watcher):
     """See the module's docstring."""
 
     name = "promises"
+    sent_kinds: ClassVar[frozenset[type] | None] = frozenset(
+        {HeartbeatAck, DocumentAck, VoteReply, VoteRequest, Heartbeat}
+    )
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -12,6 +12,7 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import (
     DataState,
     PostgresObserved,
+    PostgresTarget,
     ProcessState,
     ReceiverState,
     StandbySeen,
@@ -55,6 +56,7 @@ class Observer:
         self._session_epoch = -1  # of the server that the open connection leads to; -1: none
         self._postmaster = False  # the guard's last word on whether there is a postmaster
         self._gone = True  # the guard's last word on whether everything is gone
+        self._under: PostgresTarget | None = None  # what was wanted at this look
 
     def hear_guard(self) -> None:
         """Take the guard's word; the last one stands while it is frozen.
@@ -79,8 +81,16 @@ class Observer:
         up = server.process is ProcessState.RUNNING
         return self._postmaster and up and server.silent
 
-    def look(self, *, timed_out: bool = False) -> PostgresObserved:
-        """Return what is seen now; `timed_out`: the server did not answer."""
+    def look(
+        self, under: PostgresTarget | None = None, *, timed_out: bool = False
+    ) -> PostgresObserved:
+        """Return what is seen now.
+
+        Args:
+            under: what is wanted of the server now.
+            timed_out: the server did not answer.
+        """
+        self._under = under
         server, facts = self._server, self._facts
         self.hear_guard()
         if facts.written is None and server.conf is not None:
@@ -91,14 +101,31 @@ class Observer:
         if facts.was_up or facts.last_in_recovery is not None:
             facts.server_stopped()
         if not self._gone:
-            return self._common(ProcessState.DYING)
+            return self._picture(ProcessState.DYING)
         if facts.control is None and server.data_state is DataState.PRESENT:
             assert server.data is not None
             facts.control = control_of(server.data)
-        return self._common(ProcessState.STOPPED, with_position=True)
+        return self._picture(ProcessState.STOPPED, with_position=True)
 
-    def _common(self, process: ProcessState, *, with_position: bool = False) -> PostgresObserved:
-        """Return what is known without SQL."""
+    def _picture(
+        self,
+        process: ProcessState,
+        *,
+        with_position: bool = False,
+        server_version: int = 0,
+        in_recovery: bool | None = None,
+        progress: tuple[Lsn, Lsn, int] | None = None,
+        receiver: ReceiverState | None = None,
+        sync_applied: SyncSetting | None = None,
+        unverified: bool = False,
+        standbys: tuple[StandbySeen, ...] = (),
+        blocked: bool | None = None,
+    ) -> PostgresObserved:
+        """Return what is known without SQL, and what a running server has answered.
+
+        Made at once and not by `replace`: while a cluster changes, every server is looked at forty
+        times a second.
+        """
         facts, control, data = self._facts, self._facts.control, self._server.data
         timeline: int = facts.timeline
         if control is not None:
@@ -108,6 +135,11 @@ class Observer:
         upstream = written.upstream if written is not None else None
         position = facts.position if with_position else None
         known = TimelineId(timeline)
+        if progress is None:
+            lsn = position.lsn if position is not None else Lsn(0)
+            progress = (lsn, lsn, -1)
+        if receiver is None:
+            receiver = ReceiverState.UNKNOWN if runs else ReceiverState.GONE
         return PostgresObserved(
             data=self._server.data_state,
             process=process,
@@ -116,16 +148,24 @@ class Observer:
             timeline=known,
             history=chain_of(known, data.history_files if data is not None else {}),
             max_tli=data.max_tli if data is not None else TimelineId(0),
-            lsn=position.lsn if position is not None else Lsn(0),
-            replay_lsn=position.lsn if position is not None else Lsn(0),
-            receiver=ReceiverState.UNKNOWN if runs else ReceiverState.GONE,
+            server_version=server_version,
+            in_recovery=in_recovery,
+            lsn=progress[0],
+            replay_lsn=progress[1],
+            lag_ms=progress[2],
+            receiver=receiver,
             upstream=upstream.node if upstream is not None else None,
             position=position,
             detached_for=facts.detached_for,
-            admitting=written.admit if written is not None else False,
+            sync_applied=sync_applied,
+            sync_barrier=facts.barrier if facts.barrier == sync_applied else None,
+            # Unverified settings may not be loaded: applications are then not known to be out.
+            admitting=unverified or (written is not None and written.admit),
+            standbys=standbys,
             marker_term=facts.marker_term,
             rewind_failed=facts.rewind_failed,
-            commit_blocked=facts.commit_blocked,
+            commit_blocked=facts.commit_blocked if blocked is None else blocked,
+            under=self._under,
         )
 
     # ------------------------------------------------------------ a server that runs
@@ -149,15 +189,14 @@ class Observer:
         facts = self._facts
         if not facts.was_up:
             self._notice_lost_wal()
-            return self._common(ProcessState.STARTING)
+            return self._picture(ProcessState.STARTING)
         applied = facts.written.sync if facts.written is not None and facts.verified else None
-        return with_settings(
-            self._common(ProcessState.RUNNING),
+        return self._picture(
+            ProcessState.RUNNING,
             in_recovery=facts.last_in_recovery,
             sync_applied=applied,
-            sync_barrier=facts.barrier if facts.barrier == applied else None,
             standbys=facts.standbys,
-            commit_blocked=facts.last_in_recovery is False,
+            blocked=facts.last_in_recovery is False,
         )
 
     def _answered(self) -> PostgresObserved:
@@ -180,17 +219,14 @@ class Observer:
         applied = written.sync if written is not None and facts.verified else None
         if applied is not None and applied.k == 0 and not in_recovery:
             facts.barrier = NO_SYNC  # nothing is promised, so there is nothing to wait for
-        lsn, replayed, lag_ms = self._progress(data)
-        return with_settings(
-            self._common(ProcessState.RUNNING, with_position=True),
+        return self._picture(
+            ProcessState.RUNNING,
+            with_position=True,
             server_version=SERVER_VERSION,
             in_recovery=in_recovery,
-            lsn=lsn,
-            replay_lsn=replayed,
-            lag_ms=lag_ms,
+            progress=self._progress(data),
             receiver=receiver,
             sync_applied=applied,
-            sync_barrier=facts.barrier if facts.barrier == applied else None,
             unverified=not facts.verified,
             standbys=facts.standbys,
         )
@@ -248,50 +284,6 @@ class Observer:
 
 POSTMASTER = (ProcessState.STARTING, ProcessState.RUNNING, ProcessState.STOPPING)
 NO_SYNC = SyncSetting()
-
-
-def with_settings(
-    base: PostgresObserved,
-    *,
-    in_recovery: bool | None,
-    sync_applied: SyncSetting | None,
-    sync_barrier: SyncSetting | None,
-    server_version: int = 0,
-    lsn: Lsn | None = None,
-    replay_lsn: Lsn | None = None,
-    lag_ms: int = -1,
-    receiver: ReceiverState | None = None,
-    unverified: bool = False,
-    standbys: tuple[StandbySeen, ...] = (),
-    commit_blocked: bool | None = None,
-) -> PostgresObserved:
-    """Return the picture of a running server; spelled out because `replace` is slow."""
-    return PostgresObserved(
-        data=base.data,
-        process=base.process,
-        system_id=base.system_id,
-        data_id=base.data_id,
-        server_version=server_version,
-        in_recovery=in_recovery,
-        timeline=base.timeline,
-        history=base.history,
-        max_tli=base.max_tli,
-        lsn=base.lsn if lsn is None else lsn,
-        replay_lsn=base.replay_lsn if replay_lsn is None else replay_lsn,
-        lag_ms=lag_ms,
-        receiver=base.receiver if receiver is None else receiver,
-        upstream=base.upstream,
-        position=base.position,
-        detached_for=base.detached_for,
-        sync_applied=sync_applied,
-        sync_barrier=sync_barrier,
-        # Unverified settings may not be loaded: applications are then not known to be out.
-        admitting=base.admitting or unverified,
-        standbys=standbys,
-        marker_term=base.marker_term,
-        rewind_failed=base.rewind_failed,
-        commit_blocked=base.commit_blocked if commit_blocked is None else commit_blocked,
-    )
 
 
 def member_map(nodes: list[NodeId]) -> dict[str, NodeId]:

@@ -11,7 +11,6 @@ what was done to the server by then stays done. A new one adopts what it finds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from metako.model.ids import NodeId
@@ -83,7 +82,7 @@ class SimSupervisor:
         self._failures = 0
         self._retry_at = 0
         self._seen: tuple[int, bool, bool] | None = None  # what `observed` shows; None: look again
-        self._planned: tuple[PostgresObserved, PostgresTarget, LocalState] | None = None
+        self._planned: tuple[object, object, object] | None = None  # what it was made from last
         self._plan_was: Step | None = None
         self._work: Task | None = None  # a step that may be abandoned
         self._probe: Task | None = None
@@ -157,17 +156,12 @@ class SimSupervisor:
         return POLL_CHANGING_NS if self.heap.now_ns < self._changing_until else POLL_STEADY_NS
 
     def _plan(self) -> Step | None:
-        local = self._local()
-        was = self._planned
-        same = (
-            was is not None
-            and was[0] is self.observed
-            and was[1] is self.target
-            and was[2] == local
-        )
-        if not same:
-            self._plan_was = plan(self.observed, self.target, local)
-            self._planned = (self.observed, self.target, local)
+        facts = self._facts
+        local = (facts.written, facts.wal_lost, facts.failed_starts, facts.verified)
+        made_from = (self.observed, self.target, local)
+        if made_from != self._planned:
+            self._plan_was = plan(self.observed, self.target, self._local())
+            self._planned = made_from
         return self._plan_was
 
     def _local(self) -> LocalState:
@@ -201,7 +195,7 @@ class SimSupervisor:
             return
         self._seen = None if timed_out else shown
         before = self.observed
-        now = replace(self._observer.look(timed_out=timed_out), under=self.target)
+        now = self._observer.look(self.target, timed_out=timed_out)
         if now == before:
             return
         self.observed = now
