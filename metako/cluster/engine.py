@@ -118,15 +118,15 @@ class Engine:
         roster, standing = self._roster, self._standing
         # Gossip, time and WAL that grows concern agreement only when a member has changed in more
         # than positions, or when its own deadline has come, and most steps are neither.
-        quiet = moved = False
+        quiet = moved = late = False
         match event:
             case Received():
-                quiet = self._receive(now, event, messages, events)
+                quiet = late = self._receive(now, event, messages, events)
             case Tick():
-                quiet = True
+                quiet = late = True
             case PostgresObserved():
                 before = self._election.core.observed
-                quiet = moved = self._election.leader is None and only_moved(before, event)
+                quiet = moved = late = self._election.leader is None and only_moved(before, event)
                 if moved:
                     self._election.moved(event)
                 else:
@@ -137,19 +137,22 @@ class Engine:
                 self._election.stop(now)
             case ProxyLoad(sessions):
                 self._sessions = sessions
+                late = True
             case _:
                 assert_never(event)
         wakeup = self._membership.wakeup()
         if wakeup is not None and now.mono_ns >= wakeup:
             self._collect(self._membership.tick(now), messages, events)
             self._refresh_roster()
+            late = True
         if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
             if moved or roster is not self._roster:
                 self._tell(now, moved=moved)
             if not messages and not events:
                 return NOTHING
             return Ready(messages=tuple(messages), events=tuple(events))
-        self._election.tick(now)
+        if late:
+            self._election.tick(now)  # after its own inputs it has just done what is due
         output = self._election.output(now)
         self._tell(now)
         ready = self._ready(now, output, messages, events)
