@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from operator import attrgetter
 
 from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.ids import Address, DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn
+from metako.model.values import value
 
 
 class MemberState(enum.StrEnum):
@@ -45,7 +46,7 @@ class ServerState(enum.StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MemberMeta:
     """Metadata of a member; the newest incarnation's is the valid one."""
 
@@ -79,7 +80,7 @@ def only_measures_differ(old: MemberMeta, new: MemberMeta) -> bool:
     return bool(_standing(old) == _standing(new))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Member:
     """One entry of the roster. Identity is (node, boot_epoch); the address is only data."""
 

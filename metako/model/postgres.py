@@ -15,6 +15,7 @@ from metako.model.document import SyncSet
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.timeline import HistoryStep, TimelineEntry
+from metako.model.values import value
 
 
 class DataState(enum.StrEnum):
@@ -47,7 +48,7 @@ class ReceiverState(enum.StrEnum):
     STREAMING = "streaming"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SyncSetting:
     """PostgreSQL's `synchronous_standby_names` in terms of nodes: `ANY k (nodes)`."""
 
@@ -60,7 +61,7 @@ def sync_setting(sync: SyncSet) -> SyncSetting:
     return SyncSetting(tuple(sorted(sync.nodes())), sync.k)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StandbySeen:
     """One row of `pg_stat_replication` on the primary that belongs to a member."""
 
@@ -71,7 +72,7 @@ class StandbySeen:
     counted: bool  # sync_state is 'quorum' or 'sync'
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PostgresObserved:
     """Everything that is known about the local server at one moment."""
 
@@ -155,7 +156,7 @@ class Following:
     upstream: Upstream
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Leading:
     """Be the primary of `term` on the reserved timeline `tli`."""
 

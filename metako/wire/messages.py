@@ -18,11 +18,12 @@ from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition
 from metako.model.member import MemberMeta, MemberState
+from metako.model.values import value
 
 # ---------------------------------------------------------------- gossip
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MemberUpdate:
     """One rumour about a member, as SWIM's Alive, Suspect, Confirm (dead) or a graceful leave."""
 
@@ -35,7 +36,7 @@ class MemberUpdate:
     accuser: NodeId | None = None  # who suspects or declared dead; None otherwise
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ping:
     """Direct probe."""
 
@@ -52,7 +53,7 @@ class PingRequest:
     updates: tuple[MemberUpdate, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ack:
     """Answer to a Ping or, relayed, to a PingRequest of the same sequence."""
 
@@ -67,14 +68,14 @@ class Nack:
     sequence: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Gossip:
     """Rumours without a probe."""
 
     updates: tuple[MemberUpdate, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PushPull:
     """The sender's whole roster; with `reply` the receiver sends its own back."""
 
@@ -122,7 +123,7 @@ class InquiryReply:
     document_ref: DocumentRef  # NO_DOCUMENT when blank; else the document follows by DocumentCopy
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Heartbeat:
     """The leader's round. A voter that accepts holds for `hold_ms` from receipt."""
 
@@ -135,7 +136,7 @@ class Heartbeat:
     active: bool  # applications are admitted
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HeartbeatAck:
     term: Term
     boot_epoch: int  # of the leader, echoed
@@ -152,7 +153,7 @@ class TermRejected:
     nonce: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DocumentOffer:
     """A document, to be made durable and acknowledged. `term` is the sender's term as leader."""
 
@@ -167,7 +168,7 @@ class DocumentCopy:
     document: ClusterDocument
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DocumentAck:
     term: Term
     document_ref: DocumentRef
