@@ -20,6 +20,8 @@ from metako.model.lsn import Lsn
 from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
+_Seen = tuple[tuple[NodeId, ...], SyncSetting | None, SyncSetting | None]
+
 
 @dataclass(slots=True)
 class _Stream:
@@ -42,7 +44,7 @@ class SyncSetKeeper:
         self._setting: tuple[SyncSet, SyncSetting] | None = None  # newest one made, and from what
         # What the newest decision was made from, and when time alone may call for another one;
         # it is asked for at every step and depends on nothing else.
-        self._decided: tuple[object, object, object] | None = None
+        self._decided: tuple[_Seen, object, ClusterDocument] | None = None
         self._due_ns: int | None = None
         # What `wakeup` said last, and of which document; None: it has to be computed anew.
         self._wakeup: tuple[ClusterDocument | None, int | None] | None = None
@@ -99,24 +101,29 @@ class SyncSetKeeper:
 
     def due(self, now: Instant, document: ClusterDocument) -> bool:
         """Return whether anything that a decision depends on has changed since the last one."""
-        core = self._core
         decided = self._decided
         if (
             decided is None
-            or decided[0] is not core.observed
-            or decided[1] is not core.standing
+            or decided[1] is not self._core.standing
             or decided[2] is not document
+            or decided[0] != self._seen()
         ):
             return True
         return self._due_ns is not None and now.mono_ns >= self._due_ns
 
+    def _seen(self) -> _Seen:
+        """Return what a decision depends on of the server, where positions grow all the time."""
+        observed = self._core.observed
+        streaming = tuple([seen.node for seen in observed.standbys if seen.streaming])
+        return streaming, observed.sync_applied, observed.sync_barrier
+
     def next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         """Return the sync set that the document should have next; None for no change now."""
         wanted = self._next_document(now, document)
-        core = self._core
-        self._decided = (core.observed, core.standing, document)
+        self._decided = (self._seen(), self._core.standing, document)
         self._wakeup = None
-        self._due_ns = self.wakeup()
+        due_ns = self.wakeup()
+        self._due_ns = due_ns - 1 if due_ns is not None else None  # when it becomes true
         return wanted
 
     def _next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
