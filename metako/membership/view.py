@@ -282,12 +282,14 @@ class View:
         self.suspicions.pop(entry.node, None)
 
     def _fill(self, entry: Entry, update: MemberUpdate) -> None:
-        self._roster.touch(entry)
+        """Take over what we lack; most of what is told is known already, and is no change."""
         if update.address is not None and not entry.address_learned:
             entry.address = update.address
             entry.address_learned = True
-        if update.meta is not None:
+            self._roster.touch(entry)
+        if update.meta is not None and update.meta != entry.meta:
             entry.meta = update.meta
+            self._roster.touch(entry)
 
     def _revive(
         self,
@@ -303,6 +305,7 @@ class View:
         if renewed:
             self._begin_life(entry, update.boot_epoch)
         entry.incarnation = update.incarnation
+        self._roster.touch(entry)
         self._fill(entry, update)
         self.suspicions.pop(entry.node, None)
         self.to_tell.pop(entry.node, None)

@@ -102,6 +102,14 @@ def test_death_of_somebody_unknown_is_nothing_to_us() -> None:
     assert [m.node for m in solo.core.members()] == [A, ME]
 
 
+def test_what_is_told_again_is_no_change_of_the_roster() -> None:
+    solo = joined(A, B)
+    solo.hear(A, Gossip((alive(B),)))
+    before = solo.core.members()
+    solo.hear(A, PushPull(False, (replace(alive(B), meta=replace(META)),)))
+    assert solo.core.members() is before
+
+
 def test_roster_is_bounded() -> None:
     solo = joined(A, config=MembershipConfig(max_members=3))
     many = tuple(replace(alive(A), node=NodeId(f"x{i}")) for i in range(10))
