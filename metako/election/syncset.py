@@ -5,13 +5,15 @@ instant one contains the other and |S_d ∪ S_p ∪ {P}| ≤ (R_d − 1) + k_p +
 the document always meets the servers that a commit waited for:
 
     what changes           first                    then
-    add a standby          document                 PostgreSQL
+    add standbys           document                 PostgreSQL
     remove a standby       PostgreSQL, barrier      document
     raise k                PostgreSQL, barrier      document
     from empty             PostgreSQL, barrier      document
     lower k, to empty      document                 PostgreSQL
 
-One change at a time; remove-and-lower-k is two changes. Source: DESIGN §4.5; the same order as
+One change at a time; remove-and-lower-k is two changes. Any number of standbys are added by one
+change, because R_d grows with S_d: a large cluster would otherwise begin with a document for each
+of its members, which every one of them has to make durable. Source: DESIGN §4.5; the same order as
 Patroni's `quorum.py`, with the barrier that a reload needs.
 """
 
@@ -33,7 +35,7 @@ class Order(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SyncChange:
-    """One single change of the sync set."""
+    """One change of the sync set: who is added, or who leaves, or another k."""
 
     new: SyncSet
     order: Order
@@ -71,11 +73,11 @@ def next_change(
     # A node that comes with other data is added once its old entry has left.
     fresh = sorted(m for m in target - present if m.node not in current.nodes())
     if fresh:
-        members = (*current.members, fresh[0])
+        members = (*current.members, *fresh)
         return SyncChange(
             SyncSet(tuple(sorted(members)), current.k),
             Order.DOCUMENT_FIRST,
-            f"add {fresh[0].node}",
+            f"add {', '.join(member.node for member in fresh)}",
         )
     if k_target < current.k:
         # Before anybody is removed: the barrier of a removal waits for k of those that stay, and

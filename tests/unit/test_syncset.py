@@ -40,6 +40,12 @@ def test_adding_a_standby_changes_the_document_first() -> None:
     assert (result.new, result.order) == (sync("ab"), Order.DOCUMENT_FIRST)
 
 
+def test_all_standbys_that_are_new_are_added_by_one_change() -> None:
+    result = change(sync("bd", 2), "abcde", k=2)
+    assert result is not None
+    assert (result.new, result.order) == (sync("abcde", 2), Order.DOCUMENT_FIRST)
+
+
 def test_removing_a_standby_changes_postgresql_first() -> None:
     result = change(sync("ab"), "a")
     assert result is not None
