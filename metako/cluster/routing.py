@@ -85,6 +85,7 @@ class Router:
     def __init__(self, me: NodeId) -> None:
         self._replicas = Replicas(me)
         self._made_from: tuple[NodeId | None, object, object] | None = None
+        self._others: tuple[object, NodeId | None, tuple[RouteTarget, ...]] = (None, None, ())
         self._table = RoutingTable(Term(0), None, (), 0)
 
     def table(
@@ -117,13 +118,22 @@ class Router:
             # primary that is elected again in a higher term is still the server that the sessions
             # are connected to.
             term = document.timelines[-1].term if document and document.timelines else Term(0)
-            replicas = tuple([r for r in self._replicas.among(standing) if r.node != primary])
+            replicas = self._without(primary, self._replicas.among(standing))
         else:
             term, target, replicas, _ = known
         table = RoutingTable(term, target, replicas, until if target is not None else 0)
         if table != known:
             self._table = table
         return self._table
+
+    def _without(
+        self, primary: NodeId | None, replicas: tuple[RouteTarget, ...]
+    ) -> tuple[RouteTarget, ...]:
+        """Return all replicas but the primary, whose role may not be known everywhere yet."""
+        if self._others[0] is not replicas or self._others[1] != primary:
+            others = tuple([route for route in replicas if route.node != primary])
+            self._others = (replicas, primary, others)
+        return self._others[2]
 
 
 def _serves_reads(member: Member) -> bool:

@@ -19,7 +19,6 @@ from metako.membership.roster import Roster
 from metako.membership.view import View
 from metako.model.ids import NodeId
 from metako.model.instant import seconds
-from metako.model.member import MemberState
 
 
 class Gossiper:
@@ -52,9 +51,8 @@ class Gossiper:
         return chosen + others
 
     def _recently_dead(self, now_ns: int) -> list[NodeId]:
+        if not self._roster.dead:
+            return []
         limit_ns = seconds(self._config.gossip_to_dead_s)
-        return sorted(
-            entry.node
-            for entry in self._roster
-            if entry.state is MemberState.DEAD and now_ns - entry.changed_ns <= limit_ns
-        )
+        dead = filter(None, map(self._roster.get, self._roster.dead))
+        return sorted(entry.node for entry in dead if now_ns - entry.changed_ns <= limit_ns)

@@ -18,7 +18,7 @@ from metako.membership.view import View
 from metako.model.events import Event
 from metako.model.ids import Address, NodeId
 from metako.model.instant import milliseconds
-from metako.model.member import MemberState
+from metako.model.member import Member, MemberState
 from metako.wire.messages import MemberUpdate, Message, Outbound, PushPull
 
 
@@ -49,6 +49,9 @@ class Outbox:
         self._own = view.identity.own
         self._rng = rng
         self._messages: list[Outbound] = []
+        # Of each member the newest whole rumour, its size in bytes, and what they were made from:
+        # rosters are exchanged all the time, and few members change in between.
+        self._whole: dict[NodeId, tuple[Member, bool, MemberUpdate, int]] = {}
 
     def take(self) -> tuple[Outbound, ...]:
         """Return what was sent since the last call."""
@@ -100,14 +103,32 @@ class Outbox:
 
     def whole_roster(self) -> tuple[MemberUpdate, ...]:
         """Return all that was ever heard of, this node first; a random part if it is too much."""
-        room = self._config.stream_updates_bytes - update_bytes(self._own.update())
-        others = [e for e in self._roster if e is not self._own and e.boot_epoch > 0]
-        others.sort(key=lambda entry: entry.node)
-        updates = [entry.update() for entry in others]
-        if sum(map(update_bytes, updates)) > room:
+        if len(self._whole) > len(self._roster):
+            self._whole.clear()  # some names are forgotten
+        own = self._own.update()
+        room = self._config.stream_updates_bytes - update_bytes(own)
+        updates: list[MemberUpdate] = []
+        size = 0
+        for member in self._roster.snapshot():
+            if member.node != own.node and member.boot_epoch > 0:
+                update, more = self._whole_update(member)
+                updates.append(update)
+                size += more
+        if size > room:
             self._rng.shuffle(updates)
             updates = _fitting(updates, room)
-        return (self._own.update(), *updates)
+        return (own, *updates)
+
+    def _whole_update(self, member: Member) -> tuple[MemberUpdate, int]:
+        """Return all that is known of a member as a rumour, and its size in bytes."""
+        entry = self._roster.get(member.node)
+        assert entry is not None
+        known = self._whole.get(member.node)
+        if known is None or known[0] is not member or known[1] is not entry.address_learned:
+            update = entry.update()
+            known = (member, entry.address_learned, update, update_bytes(update))
+            self._whole[member.node] = known
+        return known[2], known[3]
 
 
 def _fitting(updates: list[MemberUpdate], room: int) -> list[MemberUpdate]:

@@ -56,6 +56,10 @@ def judge(entry: Entry, update: MemberUpdate) -> Verdict:
         return Verdict.LEAVE
     if update.incarnation < entry.incarnation:
         return Verdict.STALE
+    if update.state is MemberState.ALIVE and entry.state is MemberState.ALIVE:
+        # Nearly all that is ever told, so it is not looked up: the tables say the same.
+        newer = update.incarnation > entry.incarnation
+        return Verdict.REFRESH if newer else Verdict.FILL
     if update.incarnation > entry.incarnation:
         return _NEWER[(entry.state is MemberState.DEAD, update.state)]
     return _SAME.get((entry.state, update.state), Verdict.STALE)

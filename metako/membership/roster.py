@@ -63,6 +63,7 @@ class Roster:
         self._limit = limit  # entries
         self._entries: dict[NodeId, Entry] = {}
         self._active: list[NodeId] = []
+        self.dead: set[NodeId] = set()  # names in that state. Read only
         self._version = 0
         self._snapshot: tuple[Member, ...] = ()  # the newest one
         self._shown: dict[NodeId, Member] = {}  # its members, in order
@@ -110,12 +111,17 @@ class Roster:
 
     def remove(self, node: NodeId) -> None:
         entry = self._entries.pop(node)
+        self.dead.discard(node)
         self._touched.add(node)
         assert entry.state not in ACTIVE_STATES, entry
 
     def set_state(self, entry: Entry, state: MemberState, now_ns: int) -> None:
         """Change the state; the time is recorded only when it differs."""
         if entry.state is not state:
+            if state is MemberState.DEAD:
+                self.dead.add(entry.node)
+            else:
+                self.dead.discard(entry.node)
             entry.state = state
             entry.changed_ns = now_ns
             self._touched.add(entry.node)
@@ -182,7 +188,7 @@ def _shown(entry: Entry, known: Member | None) -> Member:
         and entry.state is known.state
         and entry.incarnation == known.incarnation
         and entry.boot_epoch == known.boot_epoch
-        and entry.address == known.address
+        and (entry.address is known.address or entry.address == known.address)
     ):
         return known
     return Member(

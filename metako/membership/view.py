@@ -287,8 +287,9 @@ class View:
             entry.address = update.address
             entry.address_learned = True
             self._roster.touch(entry)
-        if update.meta is not None and update.meta != entry.meta:
-            entry.meta = update.meta
+        meta = update.meta
+        if meta is not None and meta is not entry.meta and meta != entry.meta:
+            entry.meta = meta
             self._roster.touch(entry)
 
     def _revive(
