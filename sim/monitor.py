@@ -140,6 +140,21 @@ class Monitor(Watcher):
         since = self.clean_since[(a, b) if a < b else (b, a)]
         return since != NOT and self._world.heap.now_ns - since >= for_ns
 
+    def all_ok_around(self, center: NodeId, nodes: Iterable[SimNode]) -> bool:
+        """Return whether everybody with data is sound now, and reached from one of them."""
+        agents, servers, ways = self.agent_since, self.server_since, self.clean_since
+        for node in nodes:
+            name = node.name
+            if node.witness:
+                continue
+            if agents[name] == NOT or servers[name] == NOT:
+                return False
+            if name != center:
+                pair = (center, name) if center < name else (name, center)
+                if ways[pair] == NOT:
+                    return False
+        return True
+
     def friends(self, node: NodeId, among: Iterable[NodeId], for_ns: int) -> list[NodeId]:
         """Return the nodes with sound agents that `node` reaches, itself included."""
         return [

@@ -20,6 +20,7 @@ from metako.election.election import Election
 from metako.election.explain import blocked
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.spare import take_spare
 from metako.election.wants import GuardDeadline
 from metako.membership import Membership, MembershipOutput
 from metako.membership.config import MembershipConfig
@@ -32,7 +33,7 @@ from metako.model.member import Member, MemberMeta, only_measures_differ
 from metako.model.postgres import PostgresObserved, PostgresTarget, only_moved
 from metako.model.routing import RoutingTable
 from metako.model.status import NodeStatus
-from metako.wire.messages import GOSSIP_KINDS, AgreementMessage, Outbound, Received
+from metako.wire.messages import GOSSIP_KINDS, AgreementMessage, HeartbeatAck, Outbound, Received
 
 NOTHING = Ready()
 META_INTERVAL_NS = NS_PER_S
@@ -207,14 +208,21 @@ class Engine:
     def _receive(
         self, now: Instant, received: Received, messages: list[Outbound], events: list[Event]
     ) -> bool:
-        """Return whether the message was nothing but gossip."""
+        """Return whether the message was nothing to agreement."""
         message = received.message
         # Any message is proof of its sender's life, also one that is not gossip.
         self._collect(self._membership.receive(now, received), messages, events)
         self._refresh_roster()
         if type(message) in GOSSIP_KINDS or not isinstance(message, AgreementMessage):
             return True  # or a Hello, which the transport has answered before it gets here
-        self._election.receive(now, received.sender, message)
+        sender = received.sender
+        if isinstance(message, HeartbeatAck):
+            election = self._election
+            boot_epoch = election.core.hard.boot_epoch
+            if take_spare(election.leader, boot_epoch, now, sender, message):
+                self._tell(now)
+                return True
+        self._election.receive(now, sender, message)
         return False
 
     def _collect(

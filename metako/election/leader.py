@@ -71,7 +71,7 @@ class Leader:
         self.higher_promise = Term(0)  # highest term that a voter said it had promised
         self.ending: str = ""  # why the server is being stopped; "" while it is not
         self.sync = SyncSetKeeper(core)
-        self._refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
+        self.refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
         self._beat_at_ns = 0
         self._retry_at_ns = 0
         self._began_ns = now.mono_ns
@@ -168,7 +168,7 @@ class Leader:
                 return
             self.lease.answer(sender, ack.round)
             self._renew(now)
-        self._refs[sender] = max(ack.document_ref, self._refs.get(sender, ack.document_ref))
+        self.refs[sender] = max(ack.document_ref, self.refs.get(sender, ack.document_ref))
         self._check_committed(now)
 
     def heard_rejected(self, promised: Term) -> None:
@@ -335,7 +335,7 @@ class Leader:
         )
         core.broadcast(core.others(), beat)
         if self.proposal is None and self.committed is not None:
-            behind = [n for n in core.others() if self._refs.get(n, committed) < committed]
+            behind = [n for n in core.others() if self.refs.get(n, committed) < committed]
             core.broadcast(behind, DocumentOffer(self.term, self.committed))
         self._renew(now)
 
@@ -365,7 +365,7 @@ class Leader:
         assert self.proposal is not None
         self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
         ref = self.proposal.ref
-        waiting = [n for n in core.others() if self._refs.get(n, NO_DOCUMENT) < ref]
+        waiting = [n for n in core.others() if self.refs.get(n, NO_DOCUMENT) < ref]
         core.broadcast(waiting, DocumentOffer(self.term, self.proposal))
 
     def _check_committed(self, now: Instant) -> None:
@@ -373,7 +373,7 @@ class Leader:
         if proposal is None:
             return
         wanted = proposal.ref
-        holders = {n for n, ref in self._refs.items() if ref >= wanted} | {core.node}
+        holders = {n for n, ref in self.refs.items() if ref >= wanted} | {core.node}
         if not proposal.has_majority(holders):
             return
         self.proposal, self.committed = None, proposal

@@ -81,6 +81,10 @@ class Lease:
             del self._sent[old], self._answers[old]
         return self.round
 
+    def is_counted(self, round_: int) -> bool:
+        """Return whether a majority has answered that round or a newer one already."""
+        return round_ <= self._counted
+
     def answer(self, node: NodeId, round_: int) -> None:
         if round_ in self._answers:
             self._answers[round_].add(node)

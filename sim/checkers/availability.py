@@ -191,13 +191,7 @@ class Availability(Watcher):
     def _flows(self, primary: NodeId, document: ClusterDocument) -> bool:
         world = self._world
         writers = any(c.active and c.config.home is None for c in world.clients)
-        data = [n.name for n in world.data_nodes()]
-        return writers and all(
-            self.monitor.agent_ok(name, 0)
-            and self.monitor.server_ok(name, 0)
-            and self.monitor.way_ok(primary, name, 0)
-            for name in data
-        )
+        return writers and self.monitor.all_ok_around(primary, world.nodes.values())
 
 
 def _term(event: Event) -> int:
