@@ -69,14 +69,18 @@ class MemberMeta:
     proxy_sessions: int = 0
 
 
-MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions"})
-"""Fields that change all the time while nothing happens."""
+MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions", "document_ref"})
+"""Fields that nothing is decided by, and that change all the time while nothing happens.
+
+The document's reference among them: it is shown to people, and a new version of the document
+changes it on every node at once. As news, each of those would be told to every other node.
+"""
 
 _standing = attrgetter(*(f.name for f in fields(MemberMeta) if f.name not in MEASURES))
 
 
 def only_measures_differ(old: MemberMeta, new: MemberMeta) -> bool:
-    """Return whether two metadata say the same but for positions, lag and counts."""
+    """Return whether two metadata say the same but for `MEASURES`."""
     return bool(_standing(old) == _standing(new))
 
 

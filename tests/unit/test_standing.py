@@ -9,7 +9,8 @@ import pytest
 from metako.cluster.projection import same_standing
 from metako.cluster.routing import Replicas
 from metako.membership.roster import Entry, Roster
-from metako.model.ids import Address, DataId, NodeId
+from metako.model.document import DocumentRef
+from metako.model.ids import Address, DataId, NodeId, Term
 from metako.model.lsn import Lsn
 from metako.model.member import Member, MemberMeta, MemberState, ServerRole, ServerState
 
@@ -28,6 +29,11 @@ ROSTER = (ONESELF, MEMBER)
 def test_positions_under_a_new_incarnation_are_no_news(position: str) -> None:
     grown = replace(MEMBER, incarnation=5, meta=replace(META, **{position: 7}))
     assert same_standing(ROSTER, (ONESELF, grown))
+
+
+def test_a_newer_document_is_no_news_because_gossip_decides_nothing_by_it() -> None:
+    newer = replace(MEMBER, incarnation=5, meta=replace(META, document_ref=DocumentRef(Term(2), 9)))
+    assert same_standing(ROSTER, (ONESELF, newer))
 
 
 @pytest.mark.parametrize(
