@@ -253,20 +253,22 @@ class Processes:
         self.store.persist(hard, done)
 
     def carry_out(self, agent: SimAgent, ready: Ready) -> None:
-        for message in ready.messages:
-            self.world.send(self, agent, message)
-        if ready.guard is not None:
-            self._arm(ready.guard)
-        if ready.target is not None and self.supervisor is not None:
-            self.supervisor.set_target(ready.target)
-        if ready.routing is not None and self.proxy is not None:
-            self.routing = ready.routing
-            self.world.watch.routed(self, ready.routing)
-            self.heap.after(WORKER_TABLE_NS, self.proxy.receive, ready.routing)
-        if ready.events:
-            self.world.watch.happened(self, ready.events)
-        self.world.watch.stepped(self)
-        if ready.stopped:
+        world = self.world
+        _, messages, target, routing, deadline, events, stopped = ready
+        for message in messages:
+            world.send(self, agent, message)
+        if deadline is not None:
+            self._arm(deadline)
+        if target is not None and self.supervisor is not None:
+            self.supervisor.set_target(target)
+        if routing is not None and self.proxy is not None:
+            self.routing = routing
+            world.watch.routed(self, routing)
+            self.heap.after(WORKER_TABLE_NS, self.proxy.receive, routing)
+        if events:
+            world.watch.happened(self, events)
+        world.watch.stepped(self)
+        if stopped:
             self.stopped = True
             self._end_agent()
             guard = self.guard

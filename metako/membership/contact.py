@@ -50,7 +50,7 @@ class Contacts:
         self._roster = roster
         self._rng = rng
         self._backoff_ms = config.join_backoff_ms
-        self._joined = False  # True once anybody was heard
+        self.joined = False  # True once anybody was heard
         self._join_ns = 0
         self._push_pull_ns = 0
         self._reconnect_ns = 0
@@ -62,14 +62,14 @@ class Contacts:
 
     def heard(self, now_ns: int) -> None:
         """Somebody was heard: stop asking everybody."""
-        if not self._joined:
-            self._joined = True
+        if not self.joined:
+            self.joined = True
             self._schedule_push_pull(now_ns)
             self._schedule_reconnect(now_ns)
 
     def due(self, now_ns: int) -> tuple[NodeId, ...]:
         """Return whom to exchange rosters with now, and set the next times."""
-        if not self._joined:
+        if not self.joined:
             return self._due_join(now_ns)
         chosen: list[NodeId] = []
         if now_ns >= self._push_pull_ns:
@@ -83,7 +83,7 @@ class Contacts:
         return tuple(dict.fromkeys(chosen))
 
     def wakeup(self) -> int | None:
-        if not self._joined:
+        if not self.joined:
             return self._join_ns if self._lost() else None
         return min(self._push_pull_ns, self._reconnect_ns)
 

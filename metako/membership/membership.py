@@ -41,6 +41,7 @@ from metako.membership.probe import Probe, Prober, sample
 from metako.membership.relay import Relay, Relays
 from metako.membership.roster import Entry, Roster
 from metako.membership.view import View
+from metako.membership.word import shows_only_life
 from metako.model.ids import Address, NodeId
 from metako.model.instant import Instant, milliseconds, seconds
 from metako.model.member import Member, MemberMeta, MemberState
@@ -135,6 +136,12 @@ class Membership:
         self._notice_pause(now)
         sender, boot_epoch, message = received
         gossips = type(message) in GOSSIP_KINDS
+        if not gossips and now_ns < (self._pause.due_ns or 0) and self._contacts.joined:
+            entry = self._roster.get(sender)
+            if shows_only_life(entry, boot_epoch, own=self._own, probe=self._prober.current):
+                entry.heard_ns = now_ns
+                self._tries.pop(sender, None)
+                return NOTHING
         if gossips and self._view.is_current(sender, boot_epoch):
             whole = isinstance(message, PushPull)
             for update in updates_of(message):
@@ -157,7 +164,8 @@ class Membership:
         if now_ns >= self._reclaim_ns:
             self._reclaim_ns = now_ns + seconds(self._config.push_pull_interval_s)
             self._view.reclaim(now_ns)
-        self._tick_relays(now_ns)
+        for relay in self._relays.take_due(now_ns):
+            self._outbox.send(relay.origin, Nack(relay.origin_sequence))
         self._tick_probe(now_ns)
         self._view.expire(now_ns)
         self._tick_gossip(now_ns)
@@ -275,10 +283,6 @@ class Membership:
         self._outbox.send(request.target, Ping(sequence, self._outbox.piggyback(request.target)))
 
     # ------------------------------------------------------------ what is due
-
-    def _tick_relays(self, now_ns: int) -> None:
-        for relay in self._relays.take_due(now_ns):
-            self._outbox.send(relay.origin, Nack(relay.origin_sequence))
 
     def _tick_probe(self, now_ns: int) -> None:
         while self._view.to_verify:
