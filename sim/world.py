@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from metako.cluster.engine import NodeSettings
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -194,10 +195,7 @@ class World:
             self.watch.sent(node, outbound, None)  # a connection needs both ways
             return
 
-        def deliver(corrupt: bool) -> None:
-            if not corrupt:
-                self._open(self.nodes[to], envelope)
-
+        deliver = partial(self._open, self.nodes[to], envelope)
         fate = self.network.datagram(node.name, to, deliver, traffic)
         self.watch.sent(node, outbound, fate)
 
@@ -208,10 +206,10 @@ class World:
             raise ViolationError("codec", f"{message} came back as {decoded}")
         return decoded, len(data)
 
-    def _open(self, node: SimNode, envelope: Envelope) -> None:
+    def _open(self, node: SimNode, envelope: Envelope, corrupt: bool) -> None:
         agent = node.agent
-        if agent is None or not agent.alive or envelope.opened_by is agent:
-            return  # nobody listens, or the replay window knows it
+        if corrupt or agent is None or not agent.alive or envelope.opened_by is agent:
+            return  # the seal is broken, nobody listens, or the replay window knows it
         received = envelope.received
         newest = agent.epochs.get(received.sender, 0)
         if received.boot_epoch < newest:

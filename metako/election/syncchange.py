@@ -45,6 +45,7 @@ class SyncSetKeeper:
         # What the newest decision was made from, and when time alone may call for another one;
         # it is asked for at every step and depends on nothing else.
         self._decided: tuple[_Seen, object, ClusterDocument] | None = None
+        self._compared: object = None  # the newest picture of the server that was no news
         self._due_ns: int | None = None
         # What `wakeup` said last, and of which document; None: it has to be computed anew.
         self._wakeup: tuple[ClusterDocument | None, int | None] | None = None
@@ -106,9 +107,10 @@ class SyncSetKeeper:
             decided is None
             or decided[1] is not self._core.standing
             or decided[2] is not document
-            or decided[0] != self._seen()
+            or (self._compared is not self._core.observed and decided[0] != self._seen())
         ):
             return True
+        self._compared = self._core.observed
         return self._due_ns is not None and now.mono_ns >= self._due_ns
 
     def _seen(self) -> _Seen:

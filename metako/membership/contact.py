@@ -71,6 +71,8 @@ class Contacts:
         """Return whom to exchange rosters with now, and set the next times."""
         if not self.joined:
             return self._due_join(now_ns)
+        if now_ns < self._push_pull_ns and now_ns < self._reconnect_ns:
+            return ()
         chosen: list[NodeId] = []
         if now_ns >= self._push_pull_ns:
             self._schedule_push_pull(now_ns)

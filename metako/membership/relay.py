@@ -52,6 +52,8 @@ class Relays:
 
     def take_due(self, now_ns: int) -> tuple[Relay, ...]:
         """Return the requests to nack now, and drop those whose time is over."""
+        if not self._open:
+            return ()
         due = tuple(r for r in self._open.values() if not r.nacked and r.nack_ns <= now_ns)
         for relay in due:
             relay.nacked = True

@@ -183,6 +183,8 @@ class SimSupervisor:
     def _look(self) -> Steps:
         timed_out = False
         shown = self._state()
+        if shown == self._seen and self.step is None and not self.server.silent:
+            return
         if self._observer.would_wait():
             deadline = self.heap.now_ns + STATEMENT_NS
             while self._observer.would_wait() and not timed_out:
