@@ -20,7 +20,7 @@ from metako.model.lsn import Lsn
 from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
-_Seen = tuple[tuple[NodeId, ...], SyncSetting | None, SyncSetting | None]
+_Seen = tuple[tuple[NodeId, ...], tuple[Lsn, ...], SyncSetting | None, SyncSetting | None]
 
 
 @dataclass(slots=True)
@@ -28,7 +28,8 @@ class _Stream:
     since_ns: int | None = None  # streaming without a break since; None while it is not
     last_ns: int = 0  # when it was found to stream no more; 0 while it never did
     flush_lsn: Lsn = Lsn(0)
-    moved_ns: int = 0  # when `flush_lsn` last changed, or there was no more to flush
+    behind: bool = False  # there was more to flush when it was last looked at
+    moved_ns: int = 0  # when `flush_lsn` last changed, or it began to be behind
 
 
 class SyncSetKeeper:
@@ -41,6 +42,7 @@ class SyncSetKeeper:
         self._change: SyncChange | None = None  # PostgreSQL-first change under way
         self._change_until_ns = 0  # it is given up then
         self._now_ns = 0
+        self._dead: set[NodeId] = set()  # by gossip, of those that have streamed
         self._setting: tuple[SyncSet, SyncSetting] | None = None  # newest one made, and from what
         # What the newest decision was made from, and when time alone may call for another one;
         # it is asked for at every step and depends on nothing else.
@@ -114,10 +116,17 @@ class SyncSetKeeper:
         return self._due_ns is not None and now.mono_ns >= self._due_ns
 
     def _seen(self) -> _Seen:
-        """Return what a decision depends on of the server, where positions grow all the time."""
+        """Return what a decision depends on of the server, where positions grow all the time.
+
+        Only those of standbys that are dead by gossip tell anything.
+        """
         observed = self._core.observed
         streaming = tuple([seen.node for seen in observed.standbys if seen.streaming])
-        return streaming, observed.sync_applied, observed.sync_barrier
+        silent: tuple[Lsn, ...] = ()
+        if self._dead:
+            flushed = [seen.flush_lsn for seen in observed.standbys if seen.node in self._dead]
+            silent = (observed.lsn, *flushed)
+        return streaming, silent, observed.sync_applied, observed.sync_barrier
 
     def next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         """Return the sync set that the document should have next; None for no change now."""
@@ -131,6 +140,7 @@ class SyncSetKeeper:
     def _next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         self._now_ns = now.mono_ns
         self._watch(now)
+        self._dead = {node for node in self._streams if self._gone(node)}
         observed = self._core.observed
         if self._change is not None:
             return self._finish(now, document)
@@ -186,8 +196,10 @@ class SyncSetKeeper:
             stream = self._streams.setdefault(node, _Stream())
             if stream.since_ns is None:
                 stream.since_ns = now.mono_ns
-            if flush_lsn != stream.flush_lsn or flush_lsn >= observed.lsn:
-                stream.flush_lsn, stream.moved_ns = flush_lsn, now.mono_ns
+            behind = flush_lsn < observed.lsn
+            if flush_lsn != stream.flush_lsn or not (behind and stream.behind):
+                stream.moved_ns = now.mono_ns
+            stream.flush_lsn, stream.behind = flush_lsn, behind
         for node, stream in self._streams.items():
             if node not in streaming and stream.since_ns is not None:
                 # Until this picture of the server it was seen.
