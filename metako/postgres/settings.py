@@ -36,8 +36,8 @@ _HEADER = "# metako-config: "
 
 _DEFAULTS: Mapping[str, str] = {
     # Wanted, but for the user to change.
-    "max_wal_senders": "16",
-    "max_replication_slots": "16",
+    "max_wal_senders": "64",
+    "max_replication_slots": "64",
     "max_slot_wal_keep_size": "4GB",
     "wal_keep_size": "512MB",
     "password_encryption": "scram-sha-256",

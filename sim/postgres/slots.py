@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from sim.postgres.sender import Sender
     from sim.postgres.state import ServerState
 
-SLOTS_MAX = 10
-"""`max_replication_slots`."""
+SLOTS_MAX = 64
+"""`max_replication_slots`, as metako sets it."""
 
 
 class WalStatus(enum.StrEnum):

@@ -74,7 +74,7 @@ class SlotKeeper:
                 slot.name,
                 active=slot.sender is not None,
                 reserved=slot.restart_lsn > 0,
-                lost=wal_status(server, slot) is WalStatus.LOST,
+                lost=slot.sender is None and wal_status(server, slot) is WalStatus.LOST,
             )
             for slot in data.slots.values()
         ]
