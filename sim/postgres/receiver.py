@@ -204,11 +204,11 @@ class Receiver:
         server = self.server
         if not self.alive:
             return
-        if server.frozen:
+        if server.frozen and not self._stalled:
             server.hold(self.receive, wal, lo, hi)
             return
-        if server.receive_stalled:
-            self._stalled.append((wal, lo, hi))
+        if server.receive_stalled or self._stalled:
+            self._stalled.append((wal, lo, hi))  # behind what came before it
             return
         self.heard_ns = server.heap.now_ns
         self._sent = wal[hi - 1].end
@@ -356,7 +356,7 @@ class Receiver:
         server = self.server
         if server.frozen:
             server.hold(self._closed)
-        elif server.receive_stalled and self._stalled:
+        elif self._stalled:
             self._cut_off = True
         else:
             self.die("the upstream closed the connection")

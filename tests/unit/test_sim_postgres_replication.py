@@ -173,6 +173,26 @@ def test_a_stalled_standby_stays_attached_and_gets_nothing() -> None:
     assert outcomes == [Outcome.OK]
 
 
+def test_a_standby_that_stalls_and_freezes_reads_everything_in_order() -> None:
+    cluster = primary_cluster()
+    server = cluster.servers["n2"]
+
+    def write(value: str) -> None:
+        cluster.commit(value=value, level=SyncLevel.LOCAL)
+        cluster.run(0.05)
+
+    server.receive_stalled = True
+    write("before both")
+    server.freeze()
+    write("during both")
+    server.receive_stalled = False
+    write("frozen only")
+    server.thaw()
+    write("after both")
+    cluster.run(1)
+    assert data_on(cluster, "n2").wal == data_on(cluster, "n1").wal
+
+
 def test_what_a_stalled_receiver_has_got_is_read_after_its_upstream_has_ended() -> None:
     """Measured on PostgreSQL 15: it is in the socket of the stopped process."""
     cluster = primary_cluster(("n1", "n2"))
