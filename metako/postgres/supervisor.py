@@ -106,6 +106,7 @@ class PostgresSupervisor:
         self._background = Background(
             executor=self._executor, files=self._files, facts=self._facts, report=self._tell
         )
+        self._members: tuple[NodeId, ...] | None = None
         self._target: PostgresTarget = Untouched()
         self._observed = PostgresObserved()
         self._wake = trio.Event()
@@ -142,11 +143,13 @@ class PostgresSupervisor:
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
         """Name the nodes with data: whose standbys are reported, and who has a slot here."""
-        members = names_of(self._settings.secret, nodes)
-        if members != self._facts.members:
-            self._facts.members = dict(members)
+        members = tuple(nodes)
+        if members != self._members:  # told with every durable record
+            self._members = members
+            names = names_of(self._settings.secret, members)
+            self._facts.members = dict(names)
             own = application_name(self._settings.secret, self._settings.node)
-            self._background.want_slots(name for name in members if name != own)
+            self._background.want_slots(name for name in names if name != own)
 
     def set_settings(self, settings: ServerSettings) -> None:
         """Replace the node's own configuration. Paths, port and secret must be the same.

@@ -14,7 +14,7 @@ from metako.model.document import ClusterDocument, Phase, majority_of
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId
 from metako.model.instant import milliseconds
-from metako.model.postgres import DataState
+from metako.model.postgres import DataState, ProcessState
 from sim.core import vouching
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
@@ -140,8 +140,11 @@ class Availability(Watcher):
     def _electable(self, newest: ClusterDocument) -> ClusterDocument | None:
         """Return the document by which some sound node could be elected now, by the truth."""
         world = self._world
-        if any(n.leads(world.heap.now_ns) and n.server.ill for n in world.nodes.values()):
-            return None  # an elected server that hangs has its own, longer limit
+        leaders = [n.server for n in world.nodes.values() if n.leads(world.heap.now_ns)]
+        if any(server.ill or server.process is ProcessState.STOPPING for server in leaders):
+            # An elected server that hangs has its own, longer limit; so has one that is being
+            # stopped, because PostgreSQL waits until its standbys have everything or time out.
+            return None
         voters = [name for name in newest.voters if self._votes(world.nodes[name])]
         group = self.monitor.clique(voters, 0)
         document = world.document(group)

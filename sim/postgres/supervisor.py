@@ -71,6 +71,7 @@ class SimSupervisor:
         self.step: Step | None = None  # that is being carried out
         self._report = report
         self._on_step = on_step
+        self._members: list[NodeId] = []
         self._facts = Facts(members=member_map([server.node]))
         self._observer = Observer(server, self._facts)
         self._executor = Executor(server, self._facts, self._observer)
@@ -105,6 +106,9 @@ class SimSupervisor:
     def set_members(self, nodes: Iterable[NodeId]) -> None:
         """Name the nodes with data: whose standbys are reported, and who has a slot here."""
         members = sorted(nodes)
+        if members == self._members:  # told with every durable record
+            return
+        self._members = members
         self._facts.members = member_map(members)
         self._seen = None
         if self._slots.want(members):

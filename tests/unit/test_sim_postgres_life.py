@@ -303,7 +303,7 @@ def test_a_placeholder_names_no_ancestor_and_counts_as_a_number_on_disk() -> Non
     cluster.detach("n1", 1)
     cluster.run_to(lambda: cluster.observed("n1").in_recovery)
     data.history_files[3] = PLACEHOLDER
-    cluster.supervisors["n1"].set_members([NodeId("n1")])  # makes it look again
+    cluster.supervisors["n1"].set_members([NodeId("n1"), NodeId("n9")])  # makes it look again
     cluster.run(1)
     seen = cluster.observed("n1")
     assert seen.max_tli == 3
