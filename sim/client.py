@@ -182,7 +182,7 @@ class SimClient:
         if src == dst:
             self._heap.after(NS_PER_MS // 20, arrive, False)
         else:
-            self._world.network.datagram(src, dst, arrive, traffic)
+            self._world.network.packet(src, dst, arrive, traffic)
 
     # ------------------------------------------------------------ at the server
 
@@ -239,7 +239,7 @@ class SimClient:
             self._heap.after(NS_PER_MS // 20, back, False)
         else:
             traffic = Traffic.CLIENT if operation.via is None else Traffic.PROXY
-            self._world.network.datagram(name, home, back, traffic)
+            self._world.network.packet(name, home, back, traffic)
 
     # ------------------------------------------------------------ ends
 

@@ -88,9 +88,11 @@ class Way:
         elif not link.clear and link.blocks(connection.traffic):
             self._stall()
         else:
-            delay = link.segment_ns(self._draw, connection.network.retransmit_max_ns)
-            self.last_ns = max(self.last_ns, self.heap.now_ns + delay)
-            self.heap.at(self.last_ns, self._arrive)
+            heap = self.heap
+            at = heap.now_ns + link.segment_ns(self._draw, connection.network.retransmit_max_ns)
+            if at > self.last_ns:
+                self.last_ns = at
+            heap.at(self.last_ns, self._arrive)
 
     def drop(self) -> None:
         """Forget all that is not delivered."""
@@ -109,9 +111,12 @@ class Way:
             self.drop()
 
     def _arrive(self) -> None:
-        if not self.queue:
+        queue = self.queue
+        if not queue:
             return  # dropped
-        if self._stalled:
+        if not self._stalled and self.link.clear and self.to not in self.connection.gone:
+            queue.popleft()()  # as nearly always
+        elif self._stalled:
             self._stalled = min(self._stalled + 1, len(self.queue))
         elif not self._deliver():
             self._stall()

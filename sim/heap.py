@@ -40,7 +40,6 @@ class Heap:
         self._sequence = sequence = self._sequence + 1
         now_ns, entries = self.now_ns, self._entries
         entry = [when_ns if when_ns > now_ns else now_ns, sequence, action, args]
-        assert len(entries) < EVENTS_MAX, "too many events wait"
         heappush(entries, entry)
         return entry
 
@@ -50,7 +49,6 @@ class Heap:
         self._sequence = sequence = self._sequence + 1
         now_ns, entries = self.now_ns, self._entries
         entry = [now_ns + delay_ns if delay_ns > 0 else now_ns, sequence, action, args]
-        assert len(entries) < EVENTS_MAX, "too many events wait"
         heappush(entries, entry)
         return entry
 
@@ -70,6 +68,7 @@ class Heap:
             if at != self.now_ns:
                 self.now_ns = at
                 self._still = 0
+                assert len(entries) < EVENTS_MAX, "too many events wait"
             else:
                 self._still += 1
                 if self._still > STILL_MAX:

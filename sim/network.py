@@ -113,6 +113,16 @@ class Network(Paths):
             return Fate(_DELIVERED, (at,))
         return self._disturbed(link, deliver, traffic)
 
+    def packet(self, src: Endpoint, dst: Endpoint, deliver: Deliver, traffic: Traffic) -> None:
+        """Send a datagram whose fate nobody asks for."""
+        link = self._links.get((src, dst)) or self.link(src, dst)
+        if link.plain:
+            self.counters.sent += 1
+            heap = self.heap
+            heap.at(heap.now_ns + link.low_ns + int(link.random() * link.span_ns), deliver, False)
+        else:
+            self.datagram(src, dst, deliver, traffic)
+
     def _disturbed(self, link: Link, deliver: Deliver, traffic: Traffic) -> Fate:
         """Send a datagram over a link of which something can be expected."""
         heap, draw, p, counters = self.heap, link.random, link.properties, self.counters

@@ -213,8 +213,8 @@ class Engine:
         # Any message is proof of its sender's life, also one that is not gossip.
         self._collect(self._membership.receive(now, received), messages, events)
         self._refresh_roster()
-        if type(message) in GOSSIP_KINDS or not isinstance(message, AgreementMessage):
-            return True  # or a Hello, which the transport has answered before it gets here
+        if type(message) in GOSSIP_KINDS:
+            return True
         sender = received.sender
         if isinstance(message, HeartbeatAck):
             election = self._election
@@ -222,6 +222,8 @@ class Engine:
             if take_spare(election.leader, boot_epoch, now, sender, message):
                 self._tell(now)
                 return True
+        elif not isinstance(message, AgreementMessage):
+            return True  # a Hello, which the transport has answered before it gets here
         self._election.receive(now, sender, message)
         return False
 

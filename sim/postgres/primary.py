@@ -198,12 +198,11 @@ class Primary:
         if len(counted) < k or k <= 0:
             return
         for mode in MODES_SENT:
-            if k == 1:
-                lsn = max([s.position(mode) for s in counted])
-            else:
-                lsn = sorted((s.position(mode) for s in counted), reverse=True)[k - 1]
-            for commit in queue.release(mode, lsn):
-                self._finish(commit, Outcome.OK)
+            positions = [s.position(mode) for s in counted]
+            lsn = max(positions) if k == 1 else sorted(positions, reverse=True)[k - 1]
+            if lsn > released[mode]:
+                for commit in queue.release(mode, lsn):
+                    self._finish(commit, Outcome.OK)
 
     def wake_all(self) -> None:
         """No standby is defined any more: every waiter returns as if it were acknowledged."""

@@ -264,7 +264,7 @@ class Receiver:
             if not server.fsync_lies:
                 data.durable = count
         lsn = data.lsn_at(count)
-        if lsn > max(startup.received, self._known):
+        if lsn > startup.received and lsn > self._known:
             startup.received = lsn
         server.version += 1
 
@@ -276,12 +276,13 @@ class Receiver:
         if conn is None or sender is None:
             return
         now = self.replied_ns = server.heap.now_ns
-        data = self.startup.data
-        end = data.end
+        startup = self.startup
+        data = startup.data
+        end, count, replayed = data.end, len(data.wal), startup.replayed
         # Only what was sent counts as written, but everything there is as flushed and applied.
-        write = min(end, self._sent)
-        flush = end if data.flushed == len(data.wal) else data.lsn_at(data.flushed)
-        apply = data.lsn_at(self.startup.replayed)
+        write = self._sent if self._sent < end else end
+        flush = end if data.flushed == count else data.lsn_at(data.flushed)
+        apply = end if replayed == count else data.lsn_at(replayed)
         conn.send(server.node, partial(sender.replied, write, flush, apply, now, ping))
 
     def kept_alive(self) -> None:
