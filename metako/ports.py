@@ -32,7 +32,7 @@ class PostgresPort(Protocol):
         ...
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
-        """Name the nodes whose standbys are to be reported by a primary."""
+        """Name the nodes with data: whose standbys are reported, and who has a slot here."""
         ...
 
     def poke(self) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
+from resuming_kit import ALIVE, DOCUMENT, HARD, NOW, A, B, core_of
 
-from metako.election.core import Core
 from metako.election.leader import End
 from metako.election.resuming import resumed
-from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.settings import ElectionSettings
 from metako.election.wants import FenceWish, GuardDeadline
-from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
 from metako.model.durable import HardState
-from metako.model.ids import DataId, NodeId, Term, TimelineId
-from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn
+from metako.model.ids import Term
+from metako.model.instant import seconds
 from metako.model.postgres import (
     Detached,
     Leading,
@@ -25,35 +22,7 @@ from metako.model.postgres import (
     Stopped,
     Untouched,
 )
-from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck
-
-A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
-NOW = Instant(seconds(100), seconds(500))
-ALIVE = GuardDeadline(Term(4), seconds(501))
-DOCUMENT = ClusterDocument(
-    cluster_id="c",
-    cluster_name="test",
-    system_id=1,
-    term=Term(4),
-    version=9,
-    primary=A,
-    primary_data_id=DataId("d"),
-    phase=Phase.ACTIVE,
-    voters=(A, B, C),
-    learners=(),
-    witnesses=(),
-    sync=SyncSet(),
-    durability=Durability.QUORUM,
-    timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
-    hold_ms=2000,
-)
-HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
-
-
-def core_of(hard: HardState) -> Core:
-    cluster = ClusterSettings("test", A, (A, B, C))
-    return Core(ElectionSettings(), cluster, A, hard, random.Random(1))
 
 
 def test_armed_guard_of_the_documents_primary_is_led_on_under_its_rest_of_the_lease() -> None:

@@ -2,53 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import pytest
+from resuming_kit import ALIVE, DOCUMENT, HARD, NOW, B, C, core_of
 
-from metako.election.core import Core
 from metako.election.leader import Leader
 from metako.election.resuming import resumed
-from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.spare import take_spare
-from metako.election.wants import GuardDeadline
-from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
-from metako.model.durable import HardState
-from metako.model.ids import DataId, NodeId, Term, TimelineId
-from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn
-from metako.model.timeline import TimelineEntry
+from metako.model.ids import Term
+from metako.model.instant import seconds
 from metako.wire.messages import HeartbeatAck
-
-A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
-NOW = Instant(seconds(100), seconds(500))
-DOCUMENT = ClusterDocument(
-    cluster_id="c",
-    cluster_name="test",
-    system_id=1,
-    term=Term(4),
-    version=9,
-    primary=A,
-    primary_data_id=DataId("d"),
-    phase=Phase.ACTIVE,
-    voters=(A, B, C),
-    learners=(),
-    witnesses=(),
-    sync=SyncSet(),
-    durability=Durability.QUORUM,
-    timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
-    hold_ms=2000,
-)
-HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
 
 
 def leading() -> tuple[Leader, HeartbeatAck]:
     """Return a leader whose newest round both others have answered, and such an answer."""
-    core = Core(
-        ElectionSettings(), ClusterSettings("test", A, (A, B, C)), A, HARD, random.Random(1)
-    )
-    leader = resumed(core, NOW, GuardDeadline(Term(4), seconds(501)))
+    leader = resumed(core_of(HARD), NOW, ALIVE)
     assert leader is not None
     ack = HeartbeatAck(leader.term, HARD.boot_epoch, leader.lease.round, DOCUMENT.ref)
     for node in (B, C):

@@ -1,0 +1,42 @@
+"""A leadership that a restarted agent takes up again: its document, its record, and its core."""
+
+from __future__ import annotations
+
+import random
+
+from metako.election.core import Core
+from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.wants import GuardDeadline
+from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
+from metako.model.durable import HardState
+from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.instant import Instant, seconds
+from metako.model.lsn import Lsn
+from metako.model.timeline import TimelineEntry
+
+A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
+NOW = Instant(seconds(100), seconds(500))
+ALIVE = GuardDeadline(Term(4), seconds(501))
+DOCUMENT = ClusterDocument(
+    cluster_id="c",
+    cluster_name="test",
+    system_id=1,
+    term=Term(4),
+    version=9,
+    primary=A,
+    primary_data_id=DataId("d"),
+    phase=Phase.ACTIVE,
+    voters=(A, B, C),
+    learners=(),
+    witnesses=(),
+    sync=SyncSet(),
+    durability=Durability.QUORUM,
+    timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
+    hold_ms=2000,
+)
+HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
+
+
+def core_of(hard: HardState) -> Core:
+    cluster = ClusterSettings("test", A, (A, B, C))
+    return Core(ElectionSettings(), cluster, A, hard, random.Random(1))
