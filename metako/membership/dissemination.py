@@ -50,9 +50,13 @@ def updates_of(message: Message) -> tuple[MemberUpdate, ...]:
             return ()
 
 
-def retransmit_limit(mult: int, members: int) -> int:
-    """Return how often each member passes a rumour on: mult * ceil(log10(n + 1))."""
-    return mult * math.ceil(math.log10(members + 1))
+def retransmit_limit(mult: int, members: int, *, casual: bool = False) -> int:
+    """Return how often each member passes a rumour on: mult * ceil(log10(n + 1)).
+
+    A casual one a good half as often: what is lost of it, a newer one makes good within a second.
+    """
+    sends = mult * math.ceil(math.log10(members + 1))
+    return sends // 2 + 1 if casual else sends
 
 
 def update_bytes(update: MemberUpdate) -> int:
@@ -84,10 +88,26 @@ class _Rumour:
     update: MemberUpdate
     level: _Level
     size: int  # bytes, upper bound
+    known_to: list[NodeId]  # of a casual one: who has told it, or was told
 
     @property
     def casual(self) -> bool:
         return not self.level[0]
+
+    def is_news_to(self, node: NodeId) -> bool:
+        """Return whether it is worth telling to a member, and take it for told.
+
+        Nobody needs to be told that it is alive itself; it counts as told, because in a pair there
+        is nobody else to tell. A casual one is not told twice: if it is lost, a newer one follows.
+        """
+        update = self.update
+        if update.node == node and update.state is MemberState.ALIVE:
+            return False
+        if not self.level[0]:
+            if node in self.known_to:
+                return False
+            self.known_to.append(node)
+        return True
 
 
 _Level = tuple[bool, int]  # whether it presses, how often it is to be sent: the highest goes first
@@ -101,9 +121,9 @@ class Rumours:
         self._limit = limit
         self._by_key: dict[_Key, _Rumour] = {}
         self._keys_of: dict[NodeId, set[_Key]] = {}
-        # The keys by their rumours' level, oldest first. A message then costs what it carries and
+        # The same by their level, oldest first. A message then costs what it carries and
         # not what is queued, which after the start of a large cluster is the whole roster.
-        self._levels: dict[_Level, dict[_Key, None]] = {}
+        self._levels: dict[_Level, dict[_Key, _Rumour]] = {}
         self._pressing = 0  # of them, those that are not casual
         self.dropped = 0  # rumours pushed out by the limit
 
@@ -115,11 +135,24 @@ class Rumours:
     def __len__(self) -> int:
         return len(self._by_key)
 
-    def put(self, update: MemberUpdate, *, sends: int, casual: bool = False) -> None:
+    def put(
+        self,
+        update: MemberUpdate,
+        *,
+        sends: int,
+        casual: bool = False,
+        source: NodeId | None = None,
+    ) -> None:
         """Queue a rumour. Older ones about the member go, except fellow suspicions.
 
         A casual one that takes the place of one that is not tells its news as well: it presses as
         long as that would have.
+
+        Args:
+            update: the rumour.
+            sends: how often it is to be told.
+            casual: nobody waits for it.
+            source: who told it to us; None if it is our own.
         """
         news_left = 0
         suspicion = update.state is MemberState.SUSPECT
@@ -137,11 +170,12 @@ class Rumours:
             lowest = self._levels[min(self._levels)]
             self._drop(next(iter(lowest)))
             self.dropped += 1
-        level = (not casual, sends)
-        self._by_key[key] = _Rumour(update, level, update_bytes(update))
+        known_to = [] if source is None else [source]
+        rumour = _Rumour(update, (not casual, sends), update_bytes(update), known_to)
+        self._by_key[key] = rumour
         self._pressing += not casual
         self._keys_of.setdefault(update.node, set()).add(key)
-        self._enter_level(key, level)
+        self._enter_level(key, rumour)
 
     def discard(self, node: NodeId) -> None:
         """Forget every rumour about the member."""
@@ -161,30 +195,31 @@ class Rumours:
         chosen = list(first)
         covered = {update.node for update in first}
         room = bytes_max - sum(map(update_bytes, first))
-        for key in self._next_keys():
-            rumour = self._by_key[key]
+        for key, rumour in self._next():
             update = rumour.update
             if update.node in covered or len(chosen) >= UPDATES_MAX:
                 continue
             # A rumour that alone exceeds the room goes alone: the transport then takes a stream.
             if rumour.size > room and chosen:
                 continue
-            # Nobody needs to be told that it is alive itself; it counts as told, because in a
-            # pair there is nobody else to tell.
-            if update.node != to or update.state is not MemberState.ALIVE:
+            if rumour.is_news_to(to):
                 room -= rumour.size
                 chosen.append(update)
             self._count_sent(key, rumour)
         return tuple(chosen)
 
-    def _next_keys(self) -> list[_Key]:
+    def _next(self) -> list[tuple[_Key, _Rumour]]:
         """Return the rumours that were told least often, the newest first among equals."""
-        keys: list[_Key] = []
-        for level in sorted(self._levels, reverse=True):
-            keys += itertools.islice(reversed(self._levels[level]), UPDATES_MAX - len(keys))
-            if len(keys) == UPDATES_MAX:
+        levels = self._levels
+        if len(levels) == 1:
+            (only,) = levels.values()
+            return list(itertools.islice(reversed(only.items()), UPDATES_MAX))
+        found: list[tuple[_Key, _Rumour]] = []
+        for level in sorted(levels, reverse=True):
+            found += itertools.islice(reversed(levels[level].items()), UPDATES_MAX - len(found))
+            if len(found) == UPDATES_MAX:
                 break
-        return keys
+        return found
 
     def _count_sent(self, key: _Key, rumour: _Rumour) -> None:
         pressing, left = rumour.level
@@ -193,7 +228,7 @@ class Rumours:
             return
         self._leave_level(key, rumour.level)
         rumour.level = (pressing, left - 1)
-        self._enter_level(key, rumour.level)
+        self._enter_level(key, rumour)
 
     def _drop(self, key: _Key) -> None:
         rumour = self._by_key.pop(key)
@@ -204,12 +239,12 @@ class Rumours:
         if not keys:
             del self._keys_of[key[0]]
 
-    def _enter_level(self, key: _Key, level: _Level) -> None:
-        keys = self._levels.get(level)
-        if keys is None:
-            self._levels[level] = {key: None}
+    def _enter_level(self, key: _Key, rumour: _Rumour) -> None:
+        level = self._levels.get(rumour.level)
+        if level is None:
+            self._levels[rumour.level] = {key: rumour}
         else:
-            keys[key] = None
+            level[key] = rumour
 
     def _leave_level(self, key: _Key, level: _Level) -> None:
         keys = self._levels[level]

@@ -108,7 +108,7 @@ class View:
             case Verdict.FILL:
                 self._fill(entry, update)
             case Verdict.RENEW | Verdict.REFRESH:
-                self._revive(now_ns, entry, update, renewed=verdict is Verdict.RENEW)
+                self._revive(now_ns, entry, update, renewed=verdict is Verdict.RENEW, source=sender)
             case Verdict.SUSPECT:
                 self._suspect(now_ns, entry, update, accuser)
             case Verdict.CONFIRM | Verdict.CONDEMN:
@@ -144,7 +144,7 @@ class View:
             return False
         if boot_epoch > entry.boot_epoch:
             first_word = MemberUpdate(sender, boot_epoch, 0, MemberState.ALIVE)
-            self._revive(now_ns, entry, first_word, renewed=True, spread=False)
+            self._revive(now_ns, entry, first_word, renewed=True, source=None)
             _wish(self.to_ask, sender)
         if entry.state is MemberState.LEFT:
             return False
@@ -299,7 +299,7 @@ class View:
         update: MemberUpdate,
         *,
         renewed: bool,
-        spread: bool = True,
+        source: NodeId | None,
     ) -> None:
         was = entry.state
         casual = was is MemberState.ALIVE and not renewed and _only_measures(entry, update)
@@ -311,8 +311,8 @@ class View:
         self.suspicions.pop(entry.node, None)
         self.to_tell.pop(entry.node, None)
         self._roster.set_state(entry, MemberState.ALIVE, now_ns)
-        if spread:
-            self._spread(update, casual=casual)
+        if source is not None:  # else it is no rumour of somebody else
+            self._spread(update, casual=casual, source=source)
         if renewed:
             self._events.append(report.joined(entry))
         elif was is not MemberState.ALIVE:
@@ -371,9 +371,11 @@ class View:
             # Whoever told us still believes it, and need not be among the few that gossip picks.
             _wish(self.to_correct, sender)
 
-    def _spread(self, update: MemberUpdate, *, casual: bool = False) -> None:
-        sends = retransmit_limit(self._config.retransmit_mult, self._roster.size)
-        self.rumours.put(update, sends=sends, casual=casual)
+    def _spread(
+        self, update: MemberUpdate, *, casual: bool = False, source: NodeId | None = None
+    ) -> None:
+        sends = retransmit_limit(self._config.retransmit_mult, self._roster.size, casual=casual)
+        self.rumours.put(update, sends=sends, casual=casual, source=source)
 
 
 def _is_sound(update: MemberUpdate) -> bool:

@@ -205,10 +205,30 @@ def test_casual_rumour_presses_nobody_and_goes_last() -> None:
     news = rumour(ALIVE, 1)
     rumours.put(news, sends=2)
     assert rumours.pressing
-    assert [update.node for update in take(rumours)] == [X, Y]
-    assert [update.node for update in take(rumours)] == [X, Y]
+    assert [update.node for update in take(rumours, to=NodeId("a"))] == [X, Y]
+    assert [update.node for update in take(rumours, to=NodeId("b"))] == [X, Y]
     assert not rumours.pressing
-    assert [update.node for update in take(rumours)] == [Y]
+    assert [update.node for update in take(rumours, to=NodeId("c"))] == [Y]
+
+
+def test_casual_rumour_is_told_once_to_each_and_not_to_who_told_it() -> None:
+    rumours = Rumours(limit=10)
+    own = MemberUpdate(Y, 1, 7, ALIVE)
+    rumours.put(own, sends=4, casual=True)
+    assert [take(rumours, to=NodeId(to)) for to in "aab"] == [[own], [], [own]]
+    heard = MemberUpdate(Y, 1, 8, ALIVE)
+    rumours.put(heard, sends=4, casual=True, source=NodeId("a"))
+    assert [take(rumours, to=NodeId(to)) for to in "aab"] == [[], [], [heard]]
+    assert len(rumours) == 1
+    assert take(rumours, to=NodeId("b")) == []
+    assert len(rumours) == 0  # whom it was spared counts as told: it does not stay for ever
+
+
+def test_news_is_told_again_and_to_who_told_it() -> None:
+    rumours = Rumours(limit=10)
+    news = rumour(DEAD, 1)
+    rumours.put(news, sends=3, source=NodeId("a"))
+    assert [take(rumours, to=NodeId(to)) for to in "abb"] == [[news], [news], [news]]
 
 
 def test_casual_rumour_in_the_place_of_news_is_news() -> None:
