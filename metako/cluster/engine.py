@@ -8,7 +8,9 @@ is an input.
 
 from __future__ import annotations
 
+import enum
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -20,7 +22,7 @@ from metako.election.election import Election
 from metako.election.explain import blocked
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.election.spare import take_spare
+from metako.election.spare import take_repeated, take_spare
 from metako.election.wants import GuardDeadline
 from metako.membership import Membership, MembershipOutput
 from metako.membership.config import MembershipConfig
@@ -33,7 +35,14 @@ from metako.model.member import Member, MemberMeta, only_measures_differ
 from metako.model.postgres import PostgresObserved, PostgresTarget, only_moved
 from metako.model.routing import RoutingTable
 from metako.model.status import NodeStatus
-from metako.wire.messages import GOSSIP_KINDS, AgreementMessage, HeartbeatAck, Outbound, Received
+from metako.wire.messages import (
+    GOSSIP_KINDS,
+    AgreementMessage,
+    Heartbeat,
+    HeartbeatAck,
+    Outbound,
+    Received,
+)
 
 NOTHING = Ready()
 META_INTERVAL_NS = NS_PER_S
@@ -50,6 +59,15 @@ class NodeSettings:
     address: Address  # of our gossip, as the others reach it
     peers: tuple[tuple[NodeId, Address], ...]
     meta: MemberMeta  # what never changes while the node runs
+
+
+class _Heard(enum.Enum):
+    """What a message was to agreement."""
+
+    NOTHING = enum.auto()
+    SPARE = enum.auto()  # an answer that is one too many, or too few
+    HOLD = enum.auto()  # a hold for longer, and nothing else
+    NEWS = enum.auto()
 
 
 class Engine:
@@ -120,9 +138,11 @@ class Engine:
         # Gossip, time and WAL that grows concern agreement only when a member has changed in more
         # than positions, or when its own deadline has come, and most steps are neither.
         quiet = moved = late = False
+        heard = _Heard.NOTHING
         match event:
             case Received():
-                quiet = late = self._receive(now, event, messages, events)
+                heard = self._receive(now, event, messages, events)
+                quiet = late = heard is not _Heard.NEWS
             case Tick():
                 quiet = late = True
             case PostgresObserved():
@@ -147,8 +167,10 @@ class Engine:
             self._refresh_roster()
             late = True
         if quiet and standing is self._standing and now.mono_ns < self._election_due_ns:
-            if moved or roster is not self._roster:
+            if moved or roster is not self._roster or heard is not _Heard.NOTHING:
                 self._tell(now, moved=moved)
+            if heard is _Heard.HOLD:
+                return self._hold_on(now, messages, events)
             if not messages and not events:
                 return NOTHING
             return Ready(messages=tuple(messages), events=tuple(events))
@@ -207,25 +229,24 @@ class Engine:
 
     def _receive(
         self, now: Instant, received: Received, messages: list[Outbound], events: list[Event]
-    ) -> bool:
-        """Return whether the message was nothing to agreement."""
+    ) -> _Heard:
         message = received.message
         # Any message is proof of its sender's life, also one that is not gossip.
         self._collect(self._membership.receive(now, received), messages, events)
         self._refresh_roster()
         if type(message) in GOSSIP_KINDS:
-            return True
-        sender = received.sender
-        if isinstance(message, HeartbeatAck):
-            election = self._election
-            boot_epoch = election.core.hard.boot_epoch
-            if take_spare(election.leader, boot_epoch, now, sender, message):
-                self._tell(now)
-                return True
+            return _Heard.NOTHING
+        sender, election = received.sender, self._election
+        if isinstance(message, Heartbeat):
+            if take_repeated(election, now, sender, message):
+                return _Heard.HOLD
+        elif isinstance(message, HeartbeatAck):
+            if take_spare(election.leader, election.core.hard, now, sender, message):
+                return _Heard.SPARE
         elif not isinstance(message, AgreementMessage):
-            return True  # a Hello, which the transport has answered before it gets here
-        self._election.receive(now, sender, message)
-        return False
+            return _Heard.NOTHING  # a Hello, which the transport has answered before it gets here
+        election.receive(now, sender, message)
+        return _Heard.NEWS
 
     def _collect(
         self, output: MembershipOutput, messages: list[Outbound], events: list[Event]
@@ -267,6 +288,24 @@ class Engine:
             self._membership.set_meta(now, meta)
             self._refresh_roster()
 
+    def _hold_on(self, now: Instant, messages: list[Outbound], events: list[Event]) -> Ready:
+        """Return what a repeated heartbeat is followed by: an answer, and routes for longer."""
+        persist, outbound, news = self._election.core.take()
+        assert persist is None
+        assert not news
+        self._address(outbound, messages)
+        routing = self._route(now, events)
+        self._election_due_ns = self._election.wakeup()
+        return Ready(messages=tuple(messages), routing=routing, events=tuple(events))
+
+    def _address(
+        self, outbound: Sequence[tuple[NodeId, AgreementMessage]], messages: list[Outbound]
+    ) -> None:
+        for to, message in outbound:
+            address = self._membership.address_of(to)
+            if address is not None:
+                messages.append(Outbound(to, address, message))
+
     def _ready(
         self,
         now: Instant,
@@ -274,10 +313,7 @@ class Engine:
         messages: list[Outbound],
         events: list[Event],
     ) -> Ready:
-        for to, message in output.outbound:
-            address = self._membership.address_of(to)
-            if address is not None:
-                messages.append(Outbound(to, address, message))
+        self._address(output.outbound, messages)
         events.extend(output.events)
         wanted = output.target
         target = wanted if wanted is not self._target and wanted != self._target else None

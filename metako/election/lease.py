@@ -81,9 +81,12 @@ class Lease:
             del self._sent[old], self._answers[old]
         return self.round
 
-    def is_counted(self, round_: int) -> bool:
-        """Return whether a majority has answered that round or a newer one already."""
-        return round_ <= self._counted
+    def would_count(self, node: NodeId, round_: int, document: ClusterDocument) -> bool:
+        """Return whether a majority has answered that round once `node` has, and had not before."""
+        if round_ <= self._counted:
+            return False
+        answers = self._answers.get(round_)
+        return answers is not None and document.has_majority(answers | {node})
 
     def answer(self, node: NodeId, round_: int) -> None:
         if round_ in self._answers:

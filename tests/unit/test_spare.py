@@ -10,7 +10,7 @@ from resuming_kit import ALIVE, DOCUMENT, HARD, NOW, B, C, core_of
 from metako.election.leader import Leader
 from metako.election.resuming import resumed
 from metako.election.spare import take_spare
-from metako.model.ids import Term
+from metako.model.ids import NodeId, Term
 from metako.model.instant import seconds
 from metako.wire.messages import HeartbeatAck
 
@@ -28,7 +28,7 @@ def leading() -> tuple[Leader, HeartbeatAck]:
 def test_second_answer_to_a_round_of_a_majority_is_spare_and_counted() -> None:
     leader, ack = leading()
     before = leader.lease.until_boot_ns
-    assert take_spare(leader, HARD.boot_epoch, NOW, B, ack)
+    assert take_spare(leader, HARD, NOW, B, ack)
     assert leader.lease.until_boot_ns == before
     assert B in leader.lease.answered_since(ack.round)
 
@@ -38,18 +38,34 @@ def test_second_answer_to_a_round_of_a_majority_is_spare_and_counted() -> None:
     [
         {"term": Term(3)},
         {"boot_epoch": 6},
-        {"round": 99},  # not answered by a majority yet
         {"document_ref": DOCUMENT.ref._replace(version=10)},  # it has a newer document than known
     ],
 )
 def test_answer_that_may_change_something_is_not_spare(change: dict[str, object]) -> None:
     leader, ack = leading()
-    assert not take_spare(leader, HARD.boot_epoch, NOW, B, replace(ack, **change))  # type: ignore[arg-type]
+    assert not take_spare(leader, HARD, NOW, B, replace(ack, **change))  # type: ignore[arg-type]
+
+
+def test_answer_that_makes_a_majority_is_not_spare() -> None:
+    leader, ack = leading()
+    newest = replace(ack, round=leader.lease.begin_round(NOW))
+    assert not take_spare(leader, HARD, NOW, B, newest)
+    assert B not in leader.lease.answered_since(newest.round)
+
+
+def test_answer_that_does_not_make_a_majority_yet_is_spare_and_counted() -> None:
+    leader, ack = leading()
+    others = (NodeId("d"), NodeId("e"))
+    hard = replace(HARD, document=replace(DOCUMENT, voters=(*DOCUMENT.voters, *others)))
+    newest = replace(ack, round=leader.lease.begin_round(NOW))
+    assert take_spare(leader, hard, NOW, B, newest)
+    assert B in leader.lease.answered_since(newest.round)
+    assert not take_spare(leader, hard, NOW, C, newest)
 
 
 def test_answer_after_the_lease_has_ended_is_not_spare() -> None:
     leader, ack = leading()
     late = NOW.plus(seconds(60))
     assert leader.over(late) is not None
-    assert not take_spare(leader, HARD.boot_epoch, late, B, ack)
-    assert not take_spare(None, HARD.boot_epoch, NOW, B, ack)
+    assert not take_spare(leader, HARD, late, B, ack)
+    assert not take_spare(None, HARD, NOW, B, ack)
