@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId
 from metako.proxy.routes import Route
-from sim.heap import NS_PER_MS, NS_PER_S, Entry, Heap
+from sim.heap import NS_PER_MS, NS_PER_S, Entry
 from sim.network import Traffic
 from sim.postgres.commits import Commit, Outcome, SyncLevel
 from sim.proxy import Session
@@ -58,7 +58,6 @@ class Operation:
     node: NodeId | None = None  # the server that it was sent to
     sent: bool = False  # it has left for the server: from now on it may have been carried out
     commit: Commit | None = None
-    timer: Entry | None = None
     cut: bool = False  # its session ended before the proxy had got it
 
 
@@ -83,6 +82,7 @@ class SimClient:
         self._session: Session | None = None
         self._via: NodeId | None = None
         self._count = 0
+        self._timer: Entry | None = None  # looks whether the operation takes too long
         self._period_ns = round(NS_PER_S / config.rate) if config.rate > 0 else 0
         if self._period_ns:
             self._heap.after(round(rng.random() * self._period_ns), self._begin)
@@ -107,7 +107,8 @@ class SimClient:
             self._disconnect()
         operation = Operation(self._world.next_operation(), kind, values, self._heap.now_ns)
         self.operation = operation
-        operation.timer = self._heap.after(TIMEOUT_NS, self._end, operation, "unknown", "time-out")
+        if self._timer is None:
+            self._timer = self._heap.after(TIMEOUT_NS, self._look)
         if config.direct is not None:
             self._send(operation, config.direct)
         else:
@@ -243,6 +244,18 @@ class SimClient:
 
     # ------------------------------------------------------------ ends
 
+    def _look(self) -> None:
+        """End an operation that takes too long. One timer does for all of them in turn."""
+        self._timer = None
+        operation = self.operation
+        if operation is None:
+            return
+        end_ns = operation.begin_ns + TIMEOUT_NS
+        if self._heap.now_ns >= end_ns:
+            self._end(operation, "unknown", "time-out")
+        else:
+            self._timer = self._heap.at(end_ns, self._look)
+
     def _cut(self) -> None:
         """The proxy ended the session: a commit under way is in doubt."""
         self._session = None
@@ -263,7 +276,6 @@ class SimClient:
         if operation is not self.operation:
             return
         self.operation = None
-        Heap.cancel(operation.timer)
         if operation.kind != "read":
             kept = {"ok": self.ok_values, "failed": self.failed_values}.get(
                 result, self.unknown_values

@@ -7,6 +7,10 @@ hung server is as it was last seen, unverified settings are not reported, a dyin
 
 from __future__ import annotations
 
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
 from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.postgres import (
@@ -28,6 +32,14 @@ from sim.postgres.wal import SEGMENT_BYTES, chain_of
 
 SERVER_VERSION = 150000
 NO_DATA = DataId("")
+
+
+# What moves are three fields in a row: how far, how far replayed, and how late.
+_NAMES = [f.name for f in fields(PostgresObserved)]
+_MOVES = _NAMES.index("lsn")
+assert _NAMES[_MOVES : _MOVES + 3] == ["lsn", "replay_lsn", "lag_ms"]
+_before_moves = attrgetter(*_NAMES[:_MOVES])
+_after_moves = attrgetter(*_NAMES[_MOVES + 3 :])
 
 
 def control_of(data: Data) -> ControlData:
@@ -106,6 +118,20 @@ class Observer:
             assert server.data is not None
             facts.control = control_of(server.data)
         return self._picture(ProcessState.STOPPED, with_position=True)
+
+    def look_again(self, before: PostgresObserved) -> PostgresObserved | None:
+        """Return what is seen of a standby that has only got WAL since it was seen as `before`.
+
+        None if it cannot be told from that: then the whole of it has to be looked at.
+        """
+        data = self._server.data
+        if before.receiver is not ReceiverState.STREAMING or data is None or not before.lsn:
+            return None
+        progress = self._progress(data)
+        if progress == (before.lsn, before.replay_lsn, before.lag_ms):
+            return before
+        values: tuple[Any, ...] = (*_before_moves(before), *progress, *_after_moves(before))
+        return PostgresObserved(*values)
 
     def _picture(
         self,

@@ -17,7 +17,7 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import SyncSetting
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.postgres.commits import Commit, CommitState, Outcome, SyncLevel
-from sim.postgres.sender import MODES_SENT, Sender
+from sim.postgres.sender import POSITIONS, Sender
 from sim.postgres.slots import kept_from, save
 from sim.postgres.syncwait import MODES, SyncQueue
 from sim.postgres.wal import Record, RecordKind
@@ -197,8 +197,8 @@ class Primary:
         counted = [s for s in self.senders if s.listed and s.streaming and s.flush_lsn]
         if len(counted) < k or k <= 0:
             return
-        for mode in MODES_SENT:
-            positions = [s.position(mode) for s in counted]
+        for mode, position in POSITIONS:
+            positions = map(position, counted)
             lsn = max(positions) if k == 1 else sorted(positions, reverse=True)[k - 1]
             if lsn > released[mode]:
                 for commit in queue.release(mode, lsn):

@@ -225,7 +225,7 @@ class Receiver:
             end = data.end
             own.extend(record for record in wal[lo:hi] if record.end > end)
         data.written = count = len(own)
-        server.version += 1
+        server.moves += 1
         if not self._flushing:
             self._flushing = True
             server.after_fsync(self._flushed, count)
@@ -266,7 +266,7 @@ class Receiver:
         lsn = data.lsn_at(count)
         if lsn > startup.received and lsn > self._known:
             startup.received = lsn
-        server.version += 1
+        server.moves += 1
 
     # ------------------------------------------------------------ replies
 

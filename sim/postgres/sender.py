@@ -12,7 +12,9 @@ within a moment; the one reply that it was busy with when the signal came is jud
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId, TimelineId
@@ -147,12 +149,6 @@ class Sender:
         self.setting, self.next_setting = self.next_setting, None
         self.listed = self.node in self.setting.nodes
 
-    def position(self, mode: int) -> Lsn:
-        """Return how far the standby said that it has come."""
-        if mode == FLUSH:
-            return self.flush_lsn
-        return self.write_lsn if mode == WRITE else self.apply_lsn
-
     @property
     def wants_writes(self) -> bool:
         """Return whether somebody waits for replies about what is written but not flushed yet.
@@ -278,4 +274,9 @@ def start_of(
 
 
 REMOVED = "requested WAL segment has already been removed"
-MODES_SENT = (WRITE, FLUSH, APPLY)
+POSITIONS: tuple[tuple[int, Callable[[Sender], Lsn]], ...] = (
+    (WRITE, attrgetter("write_lsn")),
+    (FLUSH, attrgetter("flush_lsn")),
+    (APPLY, attrgetter("apply_lsn")),
+)
+"""How far a standby said that it has come, in each of the ways in which commits wait for it."""

@@ -150,7 +150,7 @@ class Startup:
         server, data = self.server, self.data
         if count > self.replayed:
             self.replayed = count
-        server.version += 1
+        server.moves += 1
         if (
             server.process is ProcessState.STARTING
             and data.lsn_at(self.replayed) >= data.control.min_recovery_lsn
@@ -167,6 +167,7 @@ class Startup:
 
     def restartpoint(self) -> None:
         """Let pg_control name how far replay has come."""
+        self.server.version += 1
         control, data = self.data.control, self.data
         lsn = data.lsn_at(self.replayed)
         if data.slots:

@@ -78,7 +78,9 @@ class ServerState:
         self.sync_defined = False  # the flag in shared memory, kept by the checkpointer
         self.checkpointer_free_ns = 0  # until then it checkpoints, and reads no signal
         self.epoch = 0  # of the processes: what was scheduled for an earlier one is void
-        self.version = 0  # changes with everything that an observation shows
+        # Both change with what an observation shows: the first with everything but the WAL that a
+        # standby gets and replays, the second with that.
+        self.version = self.moves = 0
         self.watcher: Callable[[], None] | None = None  # told of exits, as by a pidfd
         self.removed_seen = 0  # lines in the log about WAL that the upstream has removed
         self.last_receiver_error = ""

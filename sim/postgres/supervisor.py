@@ -48,6 +48,9 @@ STARTS_HOPELESS = 5
 STATEMENT_NS = 2 * NS_PER_S
 """After so long a statement of an observation is given up."""
 
+Seen = tuple[int, bool, bool, int]
+"""Version of the server, whether the guard answers, whether it is gone, and moves of the server."""
+
 OnStep = Callable[[Step, int, bool, str], None]
 
 
@@ -88,7 +91,7 @@ class SimSupervisor:
         self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
         self._failures = 0
         self._retry_at = 0
-        self._seen: tuple[int, bool, bool] | None = None  # what `observed` shows; None: look again
+        self._seen: Seen | None = None  # what `observed` shows; None: look again
         self._planned: tuple[object, object, object] | None = None  # what it was made from last
         self._plan_was: Step | None = None
         self._work: Task | None = None  # a step that may be abandoned
@@ -186,9 +189,10 @@ class SimSupervisor:
             settings_stale=written is not None and runs and not facts.verified,
         )
 
-    def _state(self) -> tuple[int, bool, bool]:
-        guard = self.server.guard
-        return self.server.version, guard.answers, guard.lost
+    def _state(self) -> Seen:
+        server = self.server
+        guard = server.guard
+        return server.version, guard.answers, guard.lost, server.moves
 
     def _look(self) -> Steps:
         timed_out = False
@@ -205,8 +209,14 @@ class SimSupervisor:
             shown = self._state()
         elif shown == self._seen and self.step is None:
             return
+        before, seen = self.observed, self._seen
         self._seen = None if timed_out else shown
-        before = self.observed
+        if not timed_out and seen is not None and seen[:-1] == shown[:-1]:
+            moved = self._observer.look_again(before)
+            if moved is not None:
+                if moved is not before:
+                    self._moved(moved)
+                return
         now = self._observer.look(self.target, timed_out=timed_out)
         if now == before:
             return
@@ -218,6 +228,14 @@ class SimSupervisor:
             self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
         self._note_failed_start(before)
         self._in_background()
+        self._report(now)
+
+    def _moved(self, now: PostgresObserved) -> None:
+        """Report a standby that has only got more WAL, by which nothing is planned."""
+        before, self.observed = self.observed, now
+        planned = self._planned
+        if planned is not None and planned[0] is before:
+            self._planned = (now, *planned[1:])
         self._report(now)
 
     def _note_failed_start(self, before: PostgresObserved) -> None:
