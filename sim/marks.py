@@ -102,6 +102,10 @@ MARKS = {
 }
 """Every mark by name, and what it says."""
 
+PREVENTED = frozenset({"wal_beyond_fork_dropped", "foreign_upstream"})
+"""Marks of what PostgreSQL does if it is asked to, and the planner never asks of it: tests of the
+model reach them, and no run should."""
+
 _BY_EVENT = {
     EventName.HOLD_EXPIRED: "hold_expired",
     EventName.PRE_VOTE_REFUSED: "pre_vote_refused",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from metako.cluster.ready import StopRequested
 from metako.model.postgres import ProcessState
+from metako.wire.slots import SLOT_BYTES, SLOTS
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.postgres.rebuild import backup_of
 from sim.processes import Processes
+from sim.record import RECORD_NAME
 
 PROXY_RESTART_NS = NS_PER_S // 3
 WAKE_GRACE_NS = 150 * NS_PER_MS
@@ -242,6 +244,14 @@ class SimNode(Processes):
         if self.agent_up or self.starting:
             return False
         self.disk.lose()
+        self.hard, self.wiped, self.lost = None, True, True
+        return True
+
+    def rot_record(self) -> bool:
+        """Let every slot of the durable record of an agent that is down rot."""
+        if self.agent_up or self.starting or not self.disk.exists(RECORD_NAME):
+            return False
+        self.disk.rot(RECORD_NAME, 0, SLOTS * SLOT_BYTES)
         self.hard, self.wiped, self.lost = None, True, True
         return True
 

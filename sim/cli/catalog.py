@@ -99,6 +99,13 @@ def marks() -> dict[str, str]:
     return dict(MARKS)
 
 
+def marks_to_reach() -> dict[str, str]:
+    """Return the marks that a swarm which is large enough reaches."""
+    from sim.marks import PREVENTED
+
+    return {mark: text for mark, text in marks().items() if mark not in PREVENTED}
+
+
 def checks() -> dict[str, str]:
     """Return every check with the promise that it watches."""
     from sim.checkers import CHECKS

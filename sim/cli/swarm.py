@@ -205,7 +205,7 @@ class _Run:
         found = [f"swarm of {options.seeds} seeds{planted}, engine {self._engine}"]
         if self.stopped_by or self.trouble:
             found[0] += f": INTERRUPTED after {total.runs}"
-        marks = catalog.marks()
+        marks = catalog.marks_to_reach()
         found += swarm_text.lines(self.tally, marks, verbose=options.verbose)
         if missed := self._missed():
             found += swarm_text.missed_lines(missed)
@@ -226,7 +226,7 @@ class _Run:
 
     def as_json(self) -> dict[str, object]:
         """Return the result for programs."""
-        options, marks = self._options, catalog.marks()
+        options, marks = self._options, catalog.marks_to_reach()
         found: dict[str, object] = {
             "ok": not (self.failed or self.stopped_by or self.trouble),
             "interrupted": bool(self.stopped_by),

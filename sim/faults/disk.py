@@ -128,6 +128,11 @@ KINDS: tuple[FaultKind, ...] = (
         lambda node: node.lose_record(),
     ),
     _loss(
+        "rot_record",
+        "Let every copy in the durable record rot: it is there and cannot be read.",
+        lambda node: node.rot_record(),
+    ),
+    _loss(
         "restore_old_record",
         "Put an old copy of the durable record back, as a careless restore does.",
         lambda node: node.restore_old_record(),

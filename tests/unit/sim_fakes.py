@@ -16,7 +16,7 @@ VERBS = (
     *("kill_host", "kill_agent", "kill_guard", "kill_postgres", "kill_proxy", "stop", "wake"),
     *("pause_host", "pause_agent", "pause_guard", "pause_postgres"),
     *("resume_host", "resume_agent", "resume_guard", "resume_postgres"),
-    *("lose_record", "restore_old_record", "lose_data", "foreign_data"),
+    *("lose_record", "rot_record", "restore_old_record", "lose_data", "foreign_data"),
     *("take_backup", "restore_backup"),
 )
 DISK = {"full": False, "failing": False, "lying": False, "tear_next": False, "slow_ms": 0}
