@@ -11,10 +11,11 @@ Source: Raft's pre-vote (Ongaro's thesis §9.6); ranks as in Redis Cluster's rep
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 
 from metako.election.core import Core
-from metako.election.quorum import Promise, Verdict, judge
-from metako.model.document import DocumentRef, Phase
+from metako.election.quorum import Promise, Verdict, data_grounds, judge
+from metako.model.document import ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -276,6 +277,21 @@ class Candidate:
         else:
             self.verdict = judge(document, core.node, promises, min_votes=core.cluster.min_votes)
         return self.verdict
+
+    def say_won(self, document: ClusterDocument, promises: Mapping[NodeId, Promise]) -> None:
+        """Report with whose votes it has won, and why it has every acknowledged commit."""
+        core = self.core
+        data = "its own server is the primary"
+        if not self.incumbent and document.phase is not Phase.INITIALIZING:
+            data = data_grounds(document, core.node, promises)
+        core.emit(
+            EventName.ELECTION_WON,
+            f"won the election of term {self.term}, with {len(promises)} votes; data: {data}",
+            term=self.term,
+            votes=", ".join(sorted(promises)),
+            data=data,
+            document=str(document.ref),
+        )
 
     def promises(self) -> dict[NodeId, Promise]:
         return {**self._promises, self.core.node: self.core.own_promise(self.term)}

@@ -328,12 +328,7 @@ class Election:
         incumbent = self.leader if candidate.incumbent else None
         reason = "incumbent" if candidate.incumbent else "election"
         promises = candidate.promises()
-        core.emit(
-            EventName.ELECTION_WON,
-            f"won the election of term {candidate.term}",
-            term=candidate.term,
-            votes=", ".join(sorted(promises)),
-        )
+        candidate.say_won(document, promises)
         leader = self.leader = Leader(core, now, candidate.term, incumbent=incumbent)
         candidate.stop()
         self._was_holding = False

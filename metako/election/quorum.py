@@ -76,19 +76,47 @@ def data_quorum(
     document: ClusterDocument, position: RankedPosition, promises: Mapping[NodeId, Promise]
 ) -> bool:
     """Return whether `position` is at or past every member of some qualifying data quorum."""
+    if _primary_behind(document, position, promises):
+        return True
+    if not document.sync.members:
+        return False
+    return len(_listed_behind(document, position, promises)) >= document.sync.read_quorum
+
+
+def data_grounds(
+    document: ClusterDocument, candidate: NodeId, promises: Mapping[NodeId, Promise]
+) -> str:
+    """Return in words whose promises show that the candidate has every acknowledged commit."""
+    own = promises.get(candidate)
+    if own is not None and own.position is not None:
+        if _primary_behind(document, own.position, promises):
+            return f"the promise of {document.primary}, the primary before"
+        behind = sorted(_listed_behind(document, own.position, promises))
+        if document.sync.members and len(behind) >= document.sync.read_quorum:
+            listed = ", ".join(sorted(document.sync.nodes()))
+            any_of = f"any {document.sync.read_quorum} of {listed} have every commit"
+            return f"the promises of {', '.join(behind)}; {any_of}"
+    return f"nothing; {_missing_data(document, promises)}"
+
+
+def _primary_behind(
+    document: ClusterDocument, position: RankedPosition, promises: Mapping[NodeId, Promise]
+) -> bool:
     primary = promises.get(document.primary)
-    if (
+    return (
         primary is not None
         and primary.detached
         and primary.position is not None
         and primary.data_id == document.primary_data_id
         and position >= primary.position
-    ):
-        return True
-    if not document.sync.members:
-        return False
-    behind = [
-        promise
+    )
+
+
+def _listed_behind(
+    document: ClusterDocument, position: RankedPosition, promises: Mapping[NodeId, Promise]
+) -> list[NodeId]:
+    return [
+        promise.node
         for promise in promises.values()
         if promise.detached
         and promise.position is not None
@@ -96,7 +124,6 @@ def data_quorum(
         and document.sync.data_id_of(promise.node) == promise.data_id
         and position >= promise.position
     ]
-    return len(behind) >= document.sync.read_quorum
 
 
 def _better(own: Promise, promises: Iterable[Promise]) -> NodeId | None:

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from metako.election.quorum import Promise, judge, successor_sync_set
+from metako.election.quorum import Promise, data_grounds, judge, successor_sync_set
 from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, RankedPosition
@@ -92,6 +92,19 @@ def test_listed_member_with_other_data_is_not_told_to_count() -> None:
     verdict = judge(document(voters="abw", sync="b"), NodeId("b"), promises(restored))
     assert not verdict.data
     assert verdict.missing == "votes: 1 of 2; data: 0 of 1 promises of b, or that of a"
+
+
+def test_grounds_of_a_winner_are_told_and_agree_with_the_verdict() -> None:
+    b = NodeId("b")
+    both = promises(promise("b", 10), promise("c", 9))
+    told = data_grounds(document(), b, both)
+    assert told == "the promises of b, c; any 2 of b, c have every commit"
+    told = data_grounds(document(), b, promises(promise("b", 10), promise("a", 10)))
+    assert told == "the promise of a, the primary before"
+    told = data_grounds(document(sync=""), b, both)
+    assert told.startswith("nothing; data: the promise of a, whose")
+    ahead = promises(promise("b", 8), promise("c", 9, can_lead=False))
+    assert data_grounds(document(), b, ahead).startswith("nothing; ")
 
 
 def test_undetached_promise_is_no_part_of_a_data_quorum() -> None:
