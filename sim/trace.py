@@ -8,15 +8,17 @@ lines; `sim.timeline` draws them.
 from __future__ import annotations
 
 import json
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from metako.model.events import Event, Severity
+from metako.model.events import Event
 from metako.model.ids import NodeId, TimelineId
 from metako.wire.messages import Outbound
+from sim.heap import NS_PER_MS
 from sim.network import Fate
+from sim.story import Line, Story
 from sim.watch import ViolationError, Watcher
+from sim.words import said_by
 
 if TYPE_CHECKING:
     from sim.client import Operation, SimClient
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
     from sim.world import World
 
 FORMAT = 1
-CAUSES_PER_NODE = 6
-CAUSES_MAX = 40
+HOLD_MOVES_NS = 2 * NS_PER_MS
+"""A hold is shown by an engine in whole milliseconds: what is less is no other hold."""
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=str).encode
 
 
@@ -46,8 +48,8 @@ class Trace(Watcher):
         self._nodes: dict[NodeId, tuple[object, ...]] = {}  # newest state written
         self._servers: dict[NodeId, tuple[object, ...]] = {}
         self._leases: dict[NodeId, int] = {}
-        self._telling: dict[str, deque[int]] = defaultdict(lambda: deque(maxlen=CAUSES_PER_NODE))
-        self._faults: dict[int, int] = {}  # fault → line in which it began
+        self._holds: dict[NodeId, tuple[int, NodeId | None]] = {}
+        self._story = Story()
 
     def line(self, event: str, **fields: object) -> int:
         """Write a line and return its number."""
@@ -74,16 +76,18 @@ class Trace(Watcher):
 
     def violated(self, error: ViolationError) -> None:
         """Write a violation with the lines that led to it."""
-        nodes = list(error.nodes) or list(self._world.names)
-        causes = {number for node in nodes for number in self._telling[node]}
-        causes |= set(self._faults.values())
+        causes = self._story.tell(error.nodes, error.about, self._world.heap.now_ns)
         self.line(
             "violation",
             check=error.check,
             text=error.text,
             nodes=list(error.nodes),
-            causes=sorted(causes)[-CAUSES_MAX:],
+            causes=[line.number for line in causes],
+            notes=[line.note for line in causes],
         )
+
+    def _told(self, number: int, node: str) -> Line:
+        return Line(number, self._world.heap.now_ns, node)
 
     def end(self, verdict: str, text: str) -> None:
         self.line("end", verdict=verdict, text=text)
@@ -100,7 +104,16 @@ class Trace(Watcher):
         self._node(node)
         if node.lease_end_ns != self._leases.get(node.name, 0):
             self._leases[node.name] = node.lease_end_ns
-            self.line("lease", n=node.name, until=node.lease_end_ns if node.lease else 0)
+            until = node.lease_end_ns if node.lease else 0
+            number = self.line("lease", n=node.name, until=until)
+            self._story.lease(self._told(number, node.name), until)
+
+    def _hold(self, node: Processes, remaining_ms: int, leader: NodeId | None) -> None:
+        until = self._world.heap.now_ns + remaining_ms * NS_PER_MS if remaining_ms else 0
+        before, held_for = self._holds.get(node.name, (0, None))
+        if held_for != leader or bool(until) != bool(before) or until - before > HOLD_MOVES_NS:
+            self._holds[node.name] = until, leader
+            self.line("hold", n=node.name, until=until, **{"for": leader})
 
     def _node(self, node: Processes) -> None:
         now = self._world.heap.now_ns
@@ -111,6 +124,7 @@ class Trace(Watcher):
             seen = engine.status(node.clock.instant(now))
             role, term, promised = seen.election_role, seen.term, seen.promised_term
             leader = seen.leader
+            self._hold(node, seen.hold_remaining_ms, leader)
         paused = agent is not None and agent.alive and agent.paused
         up = "paused" if paused else "up" if node.agent_up else "down"
         host = "suspended" if node.suspended else "up" if node.host_up else "down"
@@ -132,7 +146,7 @@ class Trace(Watcher):
             promised=promised,
             leader=leader,
         )
-        self._telling[node.name].append(number)
+        self._story.wrote(self._told(number, node.name))
 
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         for event in events:
@@ -144,8 +158,7 @@ class Trace(Watcher):
                 text=event.message,
                 fields=dict(event.fields),
             )
-            if event.severity is not Severity.DEBUG:
-                self._telling[node.name].append(number)
+            self._story.logged(self._told(number, node.name), event)
 
     def step_ended(
         self, node: Processes, step: object, begin_ns: int, ok: bool, error: str
@@ -161,7 +174,7 @@ class Trace(Watcher):
         )
 
     def noted(self, node: NodeId, mark: str, text: str) -> None:
-        self._telling[node].append(self.line("mark", n=node, name=mark, text=text))
+        self._story.wrote(self._told(self.line("mark", n=node, name=mark, text=text), node))
 
     # ------------------------------------------------------------ servers
 
@@ -210,22 +223,24 @@ class Trace(Watcher):
             data=held,
         )
         if changed:
-            self._telling[server.node].append(number)
+            self._story.wrote(self._told(number, server.node))
 
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
         number = self.line("mark", n=server.node, name="promotion", text=f"timeline {tli}")
-        self._telling[server.node].append(number)
+        self._story.promoted(self._told(number, server.node))
 
     def acknowledged(self, server: SimServer, commit: Commit) -> None:
         record = commit.record
-        self.line(
+        values = [value for _, value in commit.values]
+        number = self.line(
             "ack",
             n=server.node,
             tli=record.tli,
             branch=record.branch,
             lsn=record.end,
-            value=", ".join(value for _, value in commit.values),
+            value=", ".join(values),
         )
+        self._story.acknowledged(self._told(number, server.node), values)
 
     # ------------------------------------------------------------ messages and clients
 
@@ -239,6 +254,9 @@ class Trace(Watcher):
             fields["term"] = term
         fields["at"] = fate.arrivals[0] if fate is not None and fate.arrivals else None
         fields["fate"] = str(fate.kind) if fate is not None else "down"
+        says = said_by(message)
+        if says:
+            fields["says"] = says
         self.line("msg", **fields)
 
     def operated(self, client: SimClient, operation: Operation, result: str, why: str) -> None:
@@ -260,10 +278,11 @@ class Trace(Watcher):
     # ------------------------------------------------------------ faults
 
     def fault_began(self, number: int, fault: Fault, text: str, nodes: tuple[str, ...]) -> None:
-        self._faults[number] = self.line(
+        line = self.line(
             "fault", id=number, do=fault.do, text=text, nodes=list(nodes), args=dict(fault.args)
         )
+        self._story.fault_began(number, self._told(line, ""), nodes)
 
     def fault_ended(self, number: int) -> None:
-        self._faults.pop(number, None)
+        self._story.fault_ended(number, self._world.heap.now_ns)
         self.line("fault_end", id=number)

@@ -31,10 +31,16 @@ __all__ = ["Input", "ViolationError", "Watch", "Watcher"]
 
 
 class ViolationError(AssertionError):
-    """A promise was broken. Says which check found it, what happened, and who had a part in it."""
+    """A promise was broken.
 
-    def __init__(self, check: str, text: str, nodes: Iterable[str] = ()) -> None:
+    Says which check found it, what happened, who had a part in it, and of what values it is.
+    """
+
+    def __init__(
+        self, check: str, text: str, nodes: Iterable[str] = (), about: Iterable[str] = ()
+    ) -> None:
         super().__init__(f"{check}: {text}")
+        self.about = tuple(about)
         self.check = check
         self.text = text
         self.nodes = tuple(nodes)

@@ -96,7 +96,7 @@ def data_grounds(
             listed = ", ".join(sorted(document.sync.nodes()))
             any_of = f"any {document.sync.read_quorum} of {listed} have every commit"
             return f"the promises of {', '.join(behind)}; {any_of}"
-    return f"nothing; {_missing_data(document, promises)}"
+    return f"nothing; missing is {_missing_data(document, promises).removeprefix('data: ')}"
 
 
 def _primary_behind(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId, TimelineId
+from metako.model.lsn import format_lsn
 from sim.postgres.commits import Commit, SyncLevel
 from sim.watch import ViolationError, Watcher
 
@@ -72,8 +73,9 @@ class Durable(Watcher):
             raise ViolationError(
                 "lost_write",
                 f"{what} {len(lost)} acknowledged commits; the first is {values}, at "
-                f"{first.record.end} on timeline {first.record.tli}",
+                f"{format_lsn(first.record.end)} on timeline {first.record.tli}",
                 (node,),
+                [value for _, value in first.values],
             )
 
     def check_end(self, data: Data, node: NodeId) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from metako.model.ids import DataId
+from metako.model.lsn import format_lsn
 from metako.model.postgres import ProcessState
 from metako.wire.messages import (
     DocumentAck,
@@ -127,7 +128,8 @@ class Promises(Watcher):
             _fail(
                 "promise_untrue",
                 node,
-                f"says that its WAL ends at {position.lsn}, and it ends at {data.end}",
+                f"says that its WAL ends at {format_lsn(position.lsn)}, and it ends at "
+                f"{format_lsn(data.end)}",
             )
 
 

@@ -102,7 +102,7 @@ def test_grounds_of_a_winner_are_told_and_agree_with_the_verdict() -> None:
     told = data_grounds(document(), b, promises(promise("b", 10), promise("a", 10)))
     assert told == "the promise of a, the primary before"
     told = data_grounds(document(sync=""), b, both)
-    assert told.startswith("nothing; data: the promise of a, whose")
+    assert told == "nothing; missing is the promise of a, whose acknowledgements stood alone"
     ahead = promises(promise("b", 8), promise("c", 9, can_lead=False))
     assert data_grounds(document(), b, ahead).startswith("nothing; ")
 

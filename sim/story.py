@@ -1,0 +1,186 @@
+"""Which lines of a trace led to a violation: what should have stopped it, and who did not heed it.
+
+In: numbers of lines with what they say, as they are written. Out: at a violation, some of them in
+order, each with a note where its own words do not say why it matters.
+
+A selection by kind, not a proof: the last election with its votes and what the voters had waited
+for, the leases that still ran, what commits waited for under the primary before, the commits that
+are gone, and the faults that were at work among those concerned.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from metako.model.events import Event, EventName, Severity
+from sim.heap import NS_PER_S
+
+LINES_MAX = 16
+FAULTS_MAX = 5
+RECENT_MAX = 6
+"""Lines of a node that are remembered whatever they say."""
+ENOUGH = 7
+"""With fewer lines that were chosen for a reason, the newest of those concerned are added."""
+BEFORE_NS = 15 * NS_PER_S
+"""Silence, and a fault that has ended, explain nothing that happens so much later."""
+
+KEPT = frozenset(
+    {
+        *(EventName.ELECTION_WON, EventName.HOLD_EXPIRED, EventName.PRIMARY_ACTIVE),
+        *(EventName.LEASE_LOST, EventName.LEASE_RELEASED, EventName.CANDIDACY_HANDED_OVER),
+    }
+)
+"""Events of which the newest of each node is remembered."""
+
+
+class Line(NamedTuple):
+    """A line of the trace."""
+
+    number: int
+    at_ns: int
+    node: str
+    note: str = ""
+
+
+class Lease(NamedTuple):
+    """The newest line of a node about its lease."""
+
+    line: Line
+    until_ns: int
+
+
+class Effect(NamedTuple):
+    """A fault: its line, which nodes it is about, when it ended (None: it goes on)."""
+
+    line: Line
+    nodes: tuple[str, ...]
+    ended_ns: int | None
+
+
+class Story:
+    """What may be told of a run if it fails."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], Line] = {}  # (node, kind)
+        self._votes: dict[object, list[Line]] = defaultdict(list)  # by term
+        self._terms: dict[int, object] = {}  # term by the line of a won election
+        self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=2))
+        self._leases: dict[str, Lease] = {}
+        self._acknowledged: dict[str, Line] = {}  # by value
+        self._faults: dict[int, Effect] = {}
+        self._recent: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=RECENT_MAX))
+
+    # ------------------------------------------------------------ what was written
+
+    def wrote(self, line: Line) -> None:
+        """Remember a line about a node for a while."""
+        self._recent[line.node].append(line)
+
+    def logged(self, line: Line, event: Event) -> None:
+        """Remember an event of the engine."""
+        if event.severity is not Severity.DEBUG:
+            self.wrote(line)
+        fields = dict(event.fields)
+        if event.name in KEPT:
+            self._newest[line.node, event.name] = line
+        if event.name is EventName.ELECTION_WON:
+            self._terms[line.number] = fields.get("term")
+        elif event.name is EventName.VOTE_GRANTED:
+            self._votes[fields.get("term")].append(line)
+        elif event.name is EventName.SYNC_SET_CHANGED:
+            self._changes[line.node].append(line)
+
+    def promoted(self, line: Line) -> None:
+        """Remember a promotion."""
+        self.wrote(line)
+        self._newest[line.node, "promotion"] = line
+
+    def lease(self, line: Line, until_ns: int) -> None:
+        """Remember until when a lease runs; 0: it was given up."""
+        self._leases[line.node] = Lease(line, until_ns)
+
+    def acknowledged(self, line: Line, values: Iterable[str]) -> None:
+        """Remember who acknowledged a commit."""
+        note = f"{line.node} acknowledges {', '.join(values)}"
+        for value in values:
+            self._acknowledged[value] = line._replace(note=note)
+
+    def fault_began(self, number: int, line: Line, nodes: tuple[str, ...]) -> None:
+        self._faults[number] = Effect(line, nodes, None)
+
+    def fault_ended(self, number: int, now_ns: int) -> None:
+        fault = self._faults.get(number)
+        if fault is not None:
+            self._faults[number] = fault._replace(ended_ns=now_ns)
+
+    # ------------------------------------------------------------ what is told
+
+    def tell(self, nodes: Iterable[str], about: Iterable[str], now_ns: int) -> list[Line]:
+        """Return the lines that led to a violation, oldest first.
+
+        Args:
+            nodes: whom it concerns; nobody: everybody.
+            about: the values of commits that it is about.
+            now_ns: when it happened.
+        """
+        concerned = set(nodes) or set(self._recent)
+        told: dict[int, Line] = {}
+
+        def tell(lines: Iterable[Line]) -> None:
+            told.update({line.number: line for line in lines})
+
+        lost = [self._acknowledged[value] for value in about if value in self._acknowledged]
+        tell(lost)
+        elections = self._elections(concerned)
+        for won in elections:
+            tell([won, *self._votes[self._terms.get(won.number)]])
+        first_ns = min((won.at_ns for won in elections), default=now_ns)
+        tell(self._silences(first_ns))
+        tell(self._leases_after(first_ns, now_ns))
+        if lost or elections:
+            tell(change for changes in self._changes.values() for change in changes)
+        kinds = ("promotion", EventName.PRIMARY_ACTIVE, EventName.LEASE_RELEASED)
+        leaders = concerned | {line.node for line in told.values()}
+        tell(
+            line for (node, kind), line in self._newest.items() if kind in kinds and node in leaders
+        )
+        tell(self._at_work(concerned | {line.node for line in lost}, now_ns))
+        if len(told) < ENOUGH:
+            tell(line for node in sorted(concerned) for line in self._recent[node])
+        return [told[number] for number in sorted(told)[-LINES_MAX:]]
+
+    def _elections(self, concerned: set[str]) -> list[Line]:
+        """Return the newest election of the cluster, and the newest of each of those concerned."""
+        won = [line for (_, kind), line in self._newest.items() if kind == EventName.ELECTION_WON]
+        if not won:
+            return []
+        newest = max(won)
+        return [line for line in won if line is newest or line.node in concerned]
+
+    def _silences(self, before_ns: int) -> Iterable[Line]:
+        """Return which voters had waited for a whole hold before an election."""
+        for (_, kind), line in self._newest.items():
+            if kind == EventName.HOLD_EXPIRED and 0 <= before_ns - line.at_ns <= BEFORE_NS:
+                yield line
+
+    def _leases_after(self, election_ns: int, now_ns: int) -> Iterable[Line]:
+        """Return the leases that had not ended when somebody was elected, or do not end."""
+        for lease in self._leases.values():
+            line, until = lease
+            if until < election_ns and line.at_ns < election_ns:
+                continue
+            runs = "it still runs" if until > now_ns else "it has ended"
+            ends = f"until {until / NS_PER_S:.3f} s; {runs}" if until else "no lease any more"
+            yield line._replace(note=f"the newest lease of {line.node}: {ends}")
+
+    def _at_work(self, nodes: set[str], now_ns: int) -> list[Line]:
+        """Return the newest faults that may have had to do with it."""
+        found = [
+            fault.line
+            for fault in self._faults.values()
+            if (fault.ended_ns is None or now_ns - fault.ended_ns <= BEFORE_NS)
+            and nodes & set(fault.nodes)
+        ]
+        return sorted(found)[-FAULTS_MAX:]
