@@ -118,13 +118,28 @@ class Agreement(Watcher):
     def _commit(self, node: Processes, shown: str) -> None:
         term, version = shown.split(".")
         ref = DocumentRef(Term(int(term)), int(version))
-        if ref < self._committed:
+        if ref >= self._committed:
+            self._committed = ref
+        elif not self._builds_on(ref):
             raise ViolationError(
                 "one_document",
                 f"{node.name} committed document {ref} after {self._committed} was committed",
                 (node.name,),
             )
-        self._committed = ref
+
+    def _builds_on(self, late: DocumentRef) -> bool:
+        """Return whether the newest committed document is made from one that is committed late.
+
+        A leader that was suspended, or whose answers were, learns late that its document was on a
+        majority. The next leader found it there, and with it the timeline that it had reserved.
+        """
+        newest, older = self._documents[self._committed], self._documents.get(late)
+        if older is None or late.term >= newest.term or late.version >= newest.version:
+            return False
+        kept = {(entry.term, entry.tli) for entry in newest.timelines}
+        first = min((entry.tli for entry in newest.timelines), default=0)
+        reserved = [(entry.term, entry.tli) for entry in older.timelines if entry.tli >= first]
+        return kept.issuperset(reserved)
 
 
 def _field(event: Event, name: str) -> Term:

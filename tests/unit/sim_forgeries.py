@@ -299,6 +299,33 @@ def an_older_version_is_committed_after_a_newer_one() -> None:
     world.watch.happened(world.nodes[A], [committed])
 
 
+@breaks("one_document")
+def the_next_leader_did_not_start_from_what_was_committed() -> None:
+    world = settled()
+    commit_late(world, reserved=TimelineId(7))
+
+
+def commit_late(world: Stage, *, reserved: TimelineId) -> None:
+    """Have a document committed whose leader was deposed before it learnt of it.
+
+    Args:
+        world: in which there is a primary.
+        reserved: the timeline of the deposed leader; in the newest document there is number 5.
+    """
+    base = document(world)
+    entry = replace(base.timelines[-1], term=Term(2), tli=reserved)
+    late = replace(base, term=Term(2), version=base.version + 1, timelines=(*base.timelines, entry))
+    found = replace(entry, tli=TimelineId(5))
+    newest = replace(
+        base, term=Term(3), version=base.version + 2, timelines=(*base.timelines, found)
+    )
+    for node, each in ((B, late), (C, newest)):
+        persist(world, hard_of(world, node).with_document(each))
+    for node, each in ((C, newest), (B, late)):
+        committed = event(EventName.DOCUMENT_COMMITTED, "committed", document=str(each.ref))
+        world.watch.happened(world.nodes[node], [committed])
+
+
 # ---------------------------------------------------------------- availability
 
 

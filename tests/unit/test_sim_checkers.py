@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from sim_forgeries import FORGERIES, Forgery
+from sim_forgeries import FORGERIES, Forgery, commit_late
 
 from metako.model.events import EventName
+from metako.model.ids import TimelineId
 from sim.checkers import CHECKS
 from sim.play import play
 from sim.scenario import load_scenario
@@ -43,6 +44,10 @@ def test_calm_cluster_breaks_nothing(names: str, witnesses: str, acks: int) -> N
     world.write_everywhere(25, per_second=4)
     assert finish(world) == old
     assert not happened(world, EventName.ELECTION_WON)
+
+
+def test_a_document_may_be_committed_after_the_one_that_was_made_from_it() -> None:
+    commit_late(settled(), reserved=TimelineId(5))
 
 
 @pytest.mark.slow
