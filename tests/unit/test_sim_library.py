@@ -15,7 +15,10 @@ NOT_YET = {
     "postgres-hung": "a leader whose PostgreSQL hangs keeps the lease (DESIGN §4.4, §5.6)",
 }
 """Scenarios whose expectation is right and that the engine does not meet yet."""
-RULES = (("late-releases", "stale_release_heard", "one_writable"),)
+RULES = (
+    ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
+    ("late-releases", "stale_release_heard", "one_writable"),
+)
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
 
