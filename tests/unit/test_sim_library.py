@@ -18,6 +18,7 @@ NOT_YET = {
 RULES = (
     ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
     ("late-releases", "stale_release_heard", "one_writable"),
+    ("cut-off-after-its-agent-restarted", "resumed_too_long", "one_writable"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
