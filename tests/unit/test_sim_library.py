@@ -19,6 +19,7 @@ RULES = (
     ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
     ("late-releases", "stale_release_heard", "one_writable"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "one_writable"),
+    ("witness-cut-off-for-a-while", "suspicion_irrefutable", "wrongly_dead"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
