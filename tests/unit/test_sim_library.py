@@ -16,6 +16,7 @@ NOT_YET = {
 }
 """Scenarios whose expectation is right and that the engine does not meet yet."""
 RULES = (
+    ("freshest-standby-answers-late", "better_ignored", "no_recovery"),
     ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
     ("late-releases", "stale_release_heard", "one_writable"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "one_writable"),
