@@ -12,7 +12,7 @@ from collections.abc import Collection
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument, majority_of
+from metako.model.document import ClusterDocument, Durability, majority_of
 from metako.model.ids import NodeId
 from metako.model.timeline import is_diverged, tip_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def choose_core(world: World, rng: random.Random) -> tuple[NodeId, ...]:
     """Return a smallest core, drawn from those that qualify; every node if none does."""
-    size = majority_of(len(world.names))
+    size = majority_of(len(world.voters))
     for count in range(size, len(world.names) + 1):
         fitting = [group for group in combinations(world.names, count) if _qualifies(world, group)]
         if fitting:
@@ -33,8 +33,16 @@ def choose_core(world: World, rng: random.Random) -> tuple[NodeId, ...]:
 def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
     document = world.document(group)
     data = [n for n in group if not world.nodes[n].witness and not world.nodes[n].wiped]
-    if document is None or not data or any(world.nodes[n].wiped for n in group):
+    votes = sum(n in world.voters for n in group)
+    if (
+        document is None
+        or not data
+        or votes < majority_of(len(world.voters))
+        or any(world.nodes[n].wiped for n in group)
+    ):
         return False
+    if document.durability is Durability.STRICT and len(data) <= document.sync.k:
+        return False  # no commit would ever return
     if document.primary in data and world.nodes[document.primary].server.data is not None:
         return True
     return bool(document.sync.members) and (

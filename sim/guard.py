@@ -24,6 +24,8 @@ TICK_ARMED_NS = 50 * NS_PER_MS
 """How late an armed guard may look at its clock after a suspend: poll() sleeps through it."""
 ORPHAN_TIMEOUT_NS = 60 * NS_PER_S
 IDLE_EXIT_NS = 5 * NS_PER_S
+DIES = (0.02, 0.93)
+"""Time from the deadline to the end of the last process, in shares of F: less than that."""
 SOCKET_NS = NS_PER_MS // 5
 """From the agent's request until the guard has acted on it."""
 NEVER = 2**63 - 1
@@ -38,6 +40,8 @@ class SimGuard:
         clock: NodeClock,
         server: SimServer,
         note: Callable[[str, str], None],
+        *,
+        fence_margin_ms: int,
     ) -> None:
         self.alive = True
         self.frozen = False
@@ -45,6 +49,8 @@ class SimGuard:
         self._heap = heap
         self._clock = clock
         self._server = server
+        self._margin_ns = fence_margin_ms * NS_PER_MS
+        self._rng = server.env.rng(server.node, "guard")
         self._note = note
         self._fence = Fence()
         self._timer: Entry | None = None
@@ -102,8 +108,22 @@ class SimGuard:
             if not self._gone:
                 was = "writable" if self._server.writable else "not writable"
                 self._note("fenced_by_guard", f"term {term}: the lease ended, the server was {was}")
-            self._server.kill()
+            self._kill_server()
         self._sleep()
+
+    def _kill_server(self) -> None:
+        """SIGKILL every process. Busy ones take their time to end, which F is there to cover."""
+        server = self._server
+        if server.frozen or self._gone:
+            server.kill()
+        else:
+            server.killed_epoch = server.epoch
+            share = self._rng.uniform(*DIES)
+            self._heap.after(round(share * self._margin_ns), self._ended, server.epoch)
+
+    def _ended(self, epoch: int) -> None:
+        if self._server.epoch == epoch:
+            self._server.kill()
 
     def _sleep(self) -> None:
         deadline = self._fence.deadline_boot_ns

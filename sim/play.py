@@ -139,6 +139,7 @@ def world_config(scenario: Scenario, seed: int) -> WorldConfig:
     return WorldConfig(
         names=cluster.names,
         witnesses=cluster.witnesses,
+        learners=cluster.learners,
         acks=cluster.acks,
         durability=cluster.durability,
         election=cluster.election,
@@ -211,7 +212,7 @@ def _play(
     for script in scripts:
         script.end()
     world.watch.phase("liveness")
-    make_peace(scenario, seed, world, parts.injector, parts.durable)
+    make_peace(scenario, seed, world, parts.injector, parts.durable, extra_faults=extra_faults)
     _expect(scenario, parts, alone=not extra_faults)
     world.watch.phase("end")
 

@@ -49,6 +49,11 @@ class Environment(Protocol):
     @property
     def truth(self) -> Truth: ...
 
+    @property
+    def postgres_version(self) -> int:
+        """Return the major version that the servers are."""
+        ...
+
     def rng(self, node: NodeId, purpose: str) -> random.Random:
         """Return the random stream of a node for a purpose; the same object each time."""
         ...

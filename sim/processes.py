@@ -208,17 +208,21 @@ class Processes:
         if self.routing is not None:
             self.proxy.receive(self.routing)
 
+    def _new_guard(self) -> SimGuard:
+        margin_ms = self.world.election.fence_margin_ms
+        return SimGuard(self.heap, self.clock, self.server, self._note, fence_margin_ms=margin_ms)
+
     def _open_guard(self) -> GuardDeadline | None:
         """Adopt the guard that is there or start one; return what an earlier agent armed."""
         guard = self.guard
         if guard is None or not guard.alive:
-            self.seat.guard = SimGuard(self.heap, self.clock, self.server, self._note)
+            self.seat.guard = self._new_guard()
             return None
         guard.agent_came()
         if guard.frozen:
             # It does not answer: the agent ends it before it goes on.
             guard.kill()
-            self.seat.guard = SimGuard(self.heap, self.clock, self.server, self._note)
+            self.seat.guard = self._new_guard()
             return None
         if not guard.armed_term:
             return None

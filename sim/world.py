@@ -34,6 +34,8 @@ from sim.processes import Processes
 from sim.streams import stream
 from sim.watch import ViolationError, Watch
 
+POSTGRES_VERSIONS = (15, 18)
+"""What the servers of a run are, all of them: where they differ, they do as that one does."""
 GOSSIP_PORT, POSTGRES_PORT = 7946, 5432
 ENCODE_EVERY = 32
 """One message in so many is really encoded and decoded."""
@@ -50,6 +52,7 @@ class WorldConfig:
 
     names: tuple[NodeId, ...]
     witnesses: tuple[NodeId, ...] = ()
+    learners: tuple[NodeId, ...] = ()  # those of the names without a vote
     acks: int = 1
     durability: Durability = Durability.QUORUM
     election: ElectionSettings = field(default_factory=ElectionSettings)
@@ -79,6 +82,7 @@ class World:
         self.heap = Heap()
         self.names = config.names
         self.witnesses = config.witnesses
+        self.voters = tuple(n for n in config.names if n not in config.learners)
         self.election = config.election
         self.watch = watch or Watch()
         self.backup: Data | None = None  # the newest one that somebody has taken
@@ -86,6 +90,7 @@ class World:
         self._ids: dict[str, int] = {}
         self._operations = 0
         self.messages = 0  # sent by agents
+        self.postgres_version = stream(seed, "postgres", "version").choice(POSTGRES_VERSIONS)
         self.network = Network(self.heap, lambda name: stream(seed, "network", name))
         self.nodes: dict[NodeId, SimNode] = {}
         for name in config.names:
@@ -161,7 +166,8 @@ class World:
             cluster=ClusterSettings(
                 name="sim",
                 bootstrap_node=config.names[0],
-                voters=config.names,
+                voters=self.voters,
+                learners=config.learners,
                 witnesses=config.witnesses,
                 acks=config.acks,
                 durability=config.durability,

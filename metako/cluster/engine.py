@@ -20,6 +20,7 @@ from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import Router, current_primary
 from metako.election.election import Election
 from metako.election.explain import blocked
+from metako.election.lease import Hold
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.spare import take_repeated, take_spare
@@ -220,6 +221,11 @@ class Engine:
     def members(self) -> tuple[Member, ...]:
         """Return gossip's view of the members."""
         return self._membership.members()
+
+    @property
+    def hold(self) -> Hold:
+        """Return for whom this node votes, and nobody else, until when. Read only."""
+        return self._election.voter.hold
 
     def _held_leader(self, now: Instant) -> NodeId | None:
         hold = self._election.voter.hold

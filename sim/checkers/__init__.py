@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING
 from sim.checkers.agreement import Agreement
 from sim.checkers.availability import Availability
 from sim.checkers.bounds import Bounds
+from sim.checkers.departed import Listed, Noticed
 from sim.checkers.durability import Durable
+from sim.checkers.fenced import Fenced
 from sim.checkers.gossip import Gossip
+from sim.checkers.handover import Handover
 from sim.checkers.holders import Holders
 from sim.checkers.promises import Promises
+from sim.checkers.routes import Routes
 from sim.checkers.single import Single
 from sim.watch import Watcher
 
@@ -25,6 +29,8 @@ CHECKS = {
     "one_acknowledger": "at most one server acknowledges: never two lines of WAL at a time",
     "one_writable": "at most one server is writable while clocks keep within 1 % and guards work",
     "one_timeline": "every timeline number is promoted to once",
+    "unguarded": "a server that can write has an armed guard",
+    "beyond_lease": "no server can write once no majority holds for its node any more",
     "guarded_promotion": "no server is promoted without a guard that is armed to end it",
     "standby_first": "no server becomes writable but by a promotion",
     "lost_write": "every acknowledged value is in the next primary's WAL, once",
@@ -41,6 +47,9 @@ CHECKS = {
     "false_failover": "no election is won while the primary was fine",
     "no_recovery": "with a legal candidate and a quorum there is a primary within the bound",
     "writes_stuck": "with a primary and its standbys sound, commits return within the bound",
+    "slow_handover": "a lease that is given up is followed by an election at once",
+    "stale_listing": "who is dead, or has other data, leaves the sync set within the bound",
+    "death_unnoticed": "a host that is gone is held dead, and gets no reads, within the bound",
     "flapping": "elections are few once the faults have ended",
     "wrongly_dead": "a sound node that can be reached is held alive",
     "stale_route": "no route names a server whose lease has long ended",
@@ -58,6 +67,7 @@ CHECKS = {
 def all_checkers(world: World) -> tuple[Watcher, ...]:
     """Return one of each, for a world."""
     availability = Availability(world)
+    monitor = availability.monitor
     return (
         Single(world),
         Durable(world),
@@ -65,6 +75,11 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Promises(world),
         Holders(world),
         availability,
-        Gossip(world, availability.monitor),
-        Bounds(world, availability.monitor),
+        Gossip(world, monitor),
+        Bounds(world, monitor),
+        Routes(world, monitor),
+        Listed(world, monitor),
+        Noticed(world, monitor),
+        Handover(world, monitor),
+        Fenced(world),
     )

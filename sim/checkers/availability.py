@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument, Phase, majority_of
+from metako.model.document import ClusterDocument, Durability, Phase, majority_of
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId
 from metako.model.instant import milliseconds
@@ -89,7 +89,7 @@ class Availability(Watcher):
         sound = self.monitor.agent_ok(old, window) and self.monitor.server_ok(old, window)
         if not settled or not sound or world.nodes[old].stopped:
             return
-        voters = world.names
+        voters = world.voters
         friends = self.monitor.friends(old, voters, window)
         if len(friends) >= majority_of(len(voters)) and world.nodes[old].server.writable:
             raise ViolationError(
@@ -150,7 +150,17 @@ class Availability(Watcher):
         document = world.document(group)
         if document is None or len(group) < majority_of(len(newest.voters)):
             return None
-        return document if self._has_quorum(document, group) else None
+        if not self._has_quorum(document, group):
+            return None
+        return document if self._could_serve(document, group) else None
+
+    def _could_serve(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:
+        """Return whether a primary among a group could begin: strictly, only with k standbys."""
+        if document.durability is not Durability.STRICT:
+            return True
+        nodes = [self._world.nodes[name] for name in group]
+        usable = sum(not node.witness and self._usable(node) for node in nodes)
+        return usable > document.sync.k
 
     def _has_quorum(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:
         """Return whether a group has a data quorum, and with it every acknowledged commit."""

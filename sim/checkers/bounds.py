@@ -1,4 +1,4 @@
-"""Bounds: messages, queues and records stay small; routes are fresh; no data but ours serves."""
+"""Bounds: messages, queues and records stay small; no data but ours serves."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 
 from metako.model.durable import HardState
 from metako.model.ids import NodeId
-from metako.model.instant import milliseconds
 from metako.model.postgres import DataState, ProcessState
-from metako.proxy.routes import Route
 from metako.wire.codec import encode_hard_state
-from metako.wire.messages import Heartbeat, Outbound, Received
+from metako.wire.messages import Outbound
 from sim.agent import INBOX_MAX, LOCAL_MAX
 from sim.monitor import Monitor
 from sim.network import Fate
@@ -27,8 +25,6 @@ MESSAGES_PER_SECOND_MAX = 400
 """Of one node, for each peer it has."""
 RECORD_BYTES_MAX = 16_000
 """Of a durable record; the encoder refuses a little more."""
-LATE_NS = 300_000_000
-"""A route may outlive its server's lease by a hold and the time that a message takes."""
 
 
 class Bounds(Watcher):
@@ -42,8 +38,6 @@ class Bounds(Watcher):
         self._sent: dict[NodeId, int] = dict.fromkeys(world.names, 0)
         self._samples = 0
         self._records = 0
-        self._hold_ns = milliseconds(world.election.hold_ms)
-        self._misled: dict[NodeId, int] = {}  # until when late heartbeats excuse its routes
 
     # ------------------------------------------------------------ messages and queues
 
@@ -81,35 +75,7 @@ class Bounds(Watcher):
             "engine", f"{node.name}: {type(error).__name__}: {error}", (node.name,)
         ) from error
 
-    # ------------------------------------------------------------ routes and data
-
-    def route_taken(self, node: Processes, route: Route) -> None:
-        world = self._world
-        named = world.nodes[route.node]
-        late = world.heap.now_ns - named.lease_end_ns
-        if late <= self._hold_ns + LATE_NS or self._clocks_off():
-            return
-        # A starved or paused agent takes heartbeats for new that have waited in its own inbox.
-        starved = not self._monitor.agent_ok(node.name, self._hold_ns + LATE_NS)
-        if starved or world.heap.now_ns < self._misled.get(node.name, 0):
-            world.note(node.name, "route_by_late_heartbeat", f"to {route.node}")
-        else:
-            raise ViolationError(
-                "stale_route",
-                f"the proxy of {node.name} leads to {route.node}, whose lease ended "
-                f"{late / 1e9:.2f} s ago",
-                (node.name, route.node),
-            )
-
-    def came_late(self, node: Processes, received: Received, sent_ns: int) -> None:
-        # A follower counts from receipt, because it has nothing else: a heartbeat that was held
-        # up in the network makes it believe in a lease that has ended.
-        if type(received.message) is Heartbeat:
-            self._misled[node.name] = self._world.heap.now_ns + self._hold_ns + LATE_NS
-
-    def _clocks_off(self) -> bool:
-        nodes = self._world.nodes.values()
-        return any(abs(n.clock.rate_ppm) > 10_000 or n.was_hidden for n in nodes)
+    # ------------------------------------------------------------ data
 
     def server_changed(self, server: SimServer) -> None:
         data = server.data

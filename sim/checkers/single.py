@@ -60,7 +60,7 @@ class Single(Watcher):
 
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
         """Every timeline number is promoted to once, by whomever, under an armed guard."""
-        if not server.guard.armed_term:
+        if not server.guard.armed_term and not server.being_killed:
             raise ViolationError(
                 "guarded_promotion",
                 f"{server.node} was promoted to timeline {tli} although no guard would end it",

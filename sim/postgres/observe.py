@@ -30,7 +30,6 @@ from sim.postgres.receiver import ReceiverPhase
 from sim.postgres.server import SimServer
 from sim.postgres.wal import SEGMENT_BYTES, chain_of
 
-SERVER_VERSION = 150000
 NO_DATA = DataId("")
 
 
@@ -248,7 +247,7 @@ class Observer:
         return self._picture(
             ProcessState.RUNNING,
             with_position=True,
-            server_version=SERVER_VERSION,
+            server_version=server.env.postgres_version * 10_000,
             in_recovery=in_recovery,
             progress=self._progress(data),
             receiver=receiver,

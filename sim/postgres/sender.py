@@ -226,7 +226,8 @@ def start_sending(
     formers = [s for s in primary.senders if s.conn is conn]
     for former in formers:
         former.release_slot()
-    slot, wrong = acquired(primary.data.slots, receiver.slot)
+    version = primary.server.env.postgres_version
+    slot, wrong = acquired(primary.data.slots, receiver.slot, version)
     sent, limit, following = 0, None, None
     if not wrong:
         sent, limit, following, wrong = start_of(primary, lsn, tli)

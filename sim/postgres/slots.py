@@ -10,9 +10,9 @@ checkpoint is written before the standbys confirm it. That keeps too much WAL, n
 Neither pg_basebackup nor pg_rewind copies slots, and pg_rewind removes those of its target.
 
 PostgreSQL 15 does not refuse a lost slot: only the WAL is gone, and whoever can do without it may
-go on using the slot, which is a good one again with the first reply.
+go on using the slot, which is a good one again with the first reply. PostgreSQL 18 does refuse it.
 
-Source: PostgreSQL 15, slot.c, slotfuncs.c, walsender.c, xlog.c.
+Source: PostgreSQL 15 and 18, slot.c, slotfuncs.c, walsender.c, xlog.c.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from sim.postgres.sender import Sender
     from sim.postgres.state import ServerState
 
+REFUSES_LOST = 18
+"""The version from which on a lost slot cannot be used again."""
 SLOTS_MAX = 64
 """`max_replication_slots`, as metako sets it."""
 
@@ -85,8 +87,14 @@ def oldest(slots: Iterable[Slot]) -> int:
     return min([slot.restart_lsn for slot in slots if slot.restart_lsn], default=0)
 
 
-def acquired(slots: Slots, name: str) -> tuple[Slot | None, str]:
-    """Return the slot that START_REPLICATION names, or why it cannot be had; "" names none."""
+def acquired(slots: Slots, name: str, version: int) -> tuple[Slot | None, str]:
+    """Return the slot that START_REPLICATION names, or why it cannot be had; "" names none.
+
+    Args:
+        slots: of the server.
+        name: of the one that is asked for.
+        version: major version of the server.
+    """
     if not name:
         return None, ""
     slot = slots.get(name)
@@ -94,6 +102,8 @@ def acquired(slots: Slots, name: str) -> tuple[Slot | None, str]:
         return None, f'replication slot "{name}" does not exist'
     if slot.sender is not None:
         return None, f'replication slot "{name}" is active'
+    if version >= REFUSES_LOST and slot.invalidated_lsn:
+        return None, f'can no longer access replication slot "{name}"'
     return slot, ""
 
 

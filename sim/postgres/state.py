@@ -81,6 +81,7 @@ class ServerState:
         # Both change with what an observation shows: the first with everything but the WAL that a
         # standby gets and replays, the second with that.
         self.version = self.moves = 0
+        self.killed_epoch = -1  # of the processes that a SIGKILL is about to end
         self.watcher: Callable[[], None] | None = None  # told of exits, as by a pidfd
         self.removed_seen = 0  # lines in the log about WAL that the upstream has removed
         self.last_receiver_error = ""
@@ -167,6 +168,11 @@ class ServerState:
             self.stop(fast=pending is Ending.FAST)
 
     # ------------------------------------------------------------ ground truth
+
+    @property
+    def being_killed(self) -> bool:
+        """Return whether SIGKILL was sent to every process, and they are about to end."""
+        return self.killed_epoch == self.epoch
 
     @property
     def is_up(self) -> bool:

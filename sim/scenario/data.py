@@ -59,6 +59,7 @@ def _cluster(cluster: Cluster) -> Data:
     return {
         "nodes": list(cluster.names),
         "witnesses": list(cluster.witnesses),
+        "learners": list(cluster.learners),
         "acks": cluster.acks,
         "durability": str(cluster.durability),
         "timing": cluster.timing,

@@ -91,8 +91,19 @@ def _cluster(reader: Reader) -> Cluster:
     durability = reader.choice("durability", list(Durability), Durability.QUORUM)
     timing = reader.choice("timing", list(TIMING_MS), "default")
     election = _election(reader, timing)
+    learners = reader.names("learners", names, "node")
+    if {names[0], *witnesses} & set(learners):
+        reader.problem("learners", "the first node and witnesses have a vote")
     reader.done()
-    return Cluster(names, witnesses, acks, Durability(durability), timing, election)
+    return Cluster(
+        names,
+        witnesses,
+        tuple(map(NodeId, learners)),
+        acks,
+        Durability(durability),
+        timing,
+        election,
+    )
 
 
 def _node_names(reader: Reader) -> tuple[NodeId, ...]:

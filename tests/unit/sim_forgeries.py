@@ -357,6 +357,72 @@ def elections_go_on_after_the_faults() -> None:
         outage(world)
 
 
+@breaks("death_unnoticed")
+def a_dead_node_is_held_alive() -> None:
+    world = settled()
+    engine = world.nodes[B].engine
+    assert engine is not None
+    roster = engine.members()
+    vars(engine)["members"] = lambda: roster
+    world.nodes[C].kill_host()
+    for _ in range(13):
+        world.run(1)
+        world.write_everywhere(0.1)
+
+
+@breaks("stale_listing")
+def a_standby_is_listed_with_data_that_it_never_had() -> None:
+    world = settled()
+    base = document(world)
+    others = tuple(m._replace(data_id=DataId("another")) for m in base.sync.members)
+    sync = replace(base.sync, members=others)
+    persist(
+        world,
+        hard_of(world, B).with_document(replace(base, version=base.version + 1, sync=sync)),
+    )
+
+
+@breaks("stale_listing")
+def a_dead_standby_stays_listed() -> None:
+    world = settled()
+    base = document(world)
+    vars(world)["document"] = lambda *_: base
+    world.nodes[C].kill_host()
+    for _ in range(20):
+        world.run(1)
+        world.write_everywhere(0.1)
+
+
+@breaks("slow_handover")
+def nobody_stands_although_the_lease_was_given_up() -> None:
+    world = settled()
+    world.run(4)
+    released = event(EventName.LEASE_RELEASED, "released", term=Term(1))
+    world.watch.happened(world.nodes[A], [released])
+    world.run(3)
+
+
+@breaks("unguarded")
+def a_primary_whose_guard_is_not_armed_stays_writable() -> None:
+    world = settled()
+    node = world.nodes[A]
+    node.pause_agent()
+    guard = node.guard
+    assert guard is not None
+    guard.request("disarm", guard.armed_term, 0)
+    world.run(1)
+
+
+@breaks("beyond_lease")
+def the_voters_hold_for_the_primary_no_more() -> None:
+    world = settled()
+    for name in (B, C):
+        engine = world.nodes[name].engine
+        assert engine is not None
+        engine.hold.until_ns = 0
+    world.run(0.2)
+
+
 @breaks("wrongly_dead")
 def a_sound_node_is_held_dead() -> None:
     world = settled()

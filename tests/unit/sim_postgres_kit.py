@@ -57,6 +57,7 @@ class Cluster:
         self.network = Network(self.heap, partial(stream, seed))
         self.network.listening = self._listening
         self.truth = self
+        self.postgres_version = 15
         self.notes: list[tuple[str, str]] = []
         self.acknowledged_commits: list[Commit] = []
         self.promotions: list[tuple[str, int]] = []

@@ -51,6 +51,7 @@ class SmallWorld:
     def __init__(self, seed: int) -> None:
         self.heap = Heap()
         self.truth = SilentTruth()
+        self.postgres_version = 15
         self.network = Network(self.heap, partial(stream, seed), base=CALM)
         self.network.listening = self._listening
         self.servers: dict[str, SimServer] = {}

@@ -1,0 +1,157 @@
+"""Who is gone for good is dealt with in time: held dead, out of the sync set, out of the routes.
+
+In: ground truth about hosts and data, every tenth of a second. Nothing of it is what the engine
+under test says of itself: a listed member counts by the data that its server has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.document import ClusterDocument, Durability
+from metako.model.durable import HardState
+from metako.model.ids import NodeId
+from metako.model.member import MemberState
+from sim.heap import NS_PER_S
+from sim.monitor import Monitor
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.postgres.server import SimServer
+    from sim.processes import Processes
+    from sim.world import World
+
+HOLD_MS = 2000
+"""The hold that the limits below are for; with a longer one everything takes longer."""
+SETTLED_NS = 15 * NS_PER_S
+"""Members of a sync set that are dead, and those with other data, are out of it by then."""
+NOTICED_NS = 12 * NS_PER_S
+"""A death is noticed by then: 2n − 1 probes and a suspicion, with room for a sick health score."""
+
+
+class Listed(Watcher):
+    """Who is dead, or has other data than the document lists, leaves the sync set in time."""
+
+    name = "listed"
+
+    def __init__(self, world: World, monitor: Monitor) -> None:
+        self._world = world
+        self._monitor = monitor
+        self._wrong: dict[tuple[NodeId, str], int] = {}  # since when
+        self._limit_ns = round(SETTLED_NS * max(1, world.election.hold_ms / HOLD_MS))
+        self._had: dict[NodeId, set[str]] = {}  # identities of the data that a node ever had
+
+    def server_changed(self, server: SimServer) -> None:
+        if server.data is not None:
+            self._had.setdefault(server.node, set()).add(server.data.data_id)
+
+    def persisted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
+        document = hard.document
+        if document is None or (before is not None and before.document is document):
+            return
+        for member in document.sync.members:
+            if member.data_id not in self._had.get(member.node, ()):
+                raise ViolationError(
+                    "stale_listing",
+                    f"document {document.ref} lists {member.node} with data that it never had",
+                    (node.name, member.node),
+                )
+
+    def sampled(self, nodes: Sequence[SimNode]) -> None:
+        world = self._world
+        document = world.document()
+        if document is None:
+            return
+        wrong = dict(self._wrongly_listed(document))
+        if not wrong or not self._must_be_settled(document, nodes):
+            self._wrong = {}
+            return
+        now = world.heap.now_ns
+        self._wrong = {key: self._wrong.get(key, now) for key in wrong.items()}
+        for (name, what), since in self._wrong.items():
+            if now - since > self._limit_ns:
+                raise ViolationError(
+                    "stale_listing",
+                    f"{name} {what} and has been in the sync set for {self._limit_ns / NS_PER_S:g} "
+                    "s since then",
+                    (name,),
+                )
+
+    def _wrongly_listed(self, document: ClusterDocument) -> Iterable[tuple[NodeId, str]]:
+        sync = document.sync
+        if document.durability is Durability.STRICT and len(sync.members) <= sync.k:
+            return  # nobody may leave before another one has come
+        for member in document.sync.members:
+            node = self._world.nodes[member.node]
+            data = node.server.data
+            if not node.host_up and document.durability is Durability.QUORUM:
+                yield member.node, "is dead"
+            elif data is not None and data.data_id != member.data_id and node.server.receiving:
+                yield member.node, "has other data"
+
+    def _must_be_settled(self, document: ClusterDocument, nodes: Sequence[SimNode]) -> bool:
+        """Return whether there is a primary, and all whose hosts run are sound and meet it."""
+        monitor, primary = self._monitor, self._world.primary()
+        up = [node for node in nodes if node.host_up]
+        votes = sum(node.name in document.voters for node in up)
+        return (
+            primary is not None
+            and primary == document.primary
+            and votes >= document.majority
+            and all(
+                monitor.agent_ok(node.name, 0)
+                and monitor.way_ok(primary, node.name, 0)
+                and (node.witness or monitor.server_ok(node.name, 0))
+                for node in up
+            )
+        )
+
+
+class Noticed(Watcher):
+    """A host that is gone is held dead in time, and no reads are led to it."""
+
+    name = "noticed"
+
+    def __init__(self, world: World, monitor: Monitor) -> None:
+        self._world = world
+        self._monitor = monitor
+        self._down: dict[NodeId, int] = {}  # since when
+
+    def sampled(self, nodes: Sequence[SimNode]) -> None:
+        now = self._world.heap.now_ns
+        down = [node.name for node in nodes if not node.host_up]
+        if not down and not self._down:
+            return
+        self._down = {name: self._down.get(name, now) for name in down}
+        gone = {name for name, since in self._down.items() if now - since >= NOTICED_NS}
+        if not gone:
+            return
+        for node in nodes:
+            engine, proxy = node.engine, node.proxy
+            if engine is None or not self._can_tell(node.name, nodes):
+                continue
+            for member in engine.members():
+                if member.node in gone and member.state is MemberState.ALIVE:
+                    self._fail(node.name, "holds alive", member.node)
+            for name in proxy.replicas() if proxy is not None else ():
+                if name in gone:
+                    self._fail(node.name, "leads reads to", name)
+
+    def _can_tell(self, name: NodeId, nodes: Sequence[SimNode]) -> bool:
+        """Return whether a node was sound for long, and reached all whose hosts are up.
+
+        One that reaches nobody takes itself for the sick one, and waits.
+        """
+        monitor = self._monitor
+        return monitor.agent_ok(name, NOTICED_NS) and all(
+            monitor.way_ok(name, other.name, NOTICED_NS) for other in nodes if other.host_up
+        )
+
+    def _fail(self, by: NodeId, does: str, whom: NodeId) -> None:
+        raise ViolationError(
+            "death_unnoticed",
+            f"{by} {does} {whom}, whose host has been down for {NOTICED_NS / NS_PER_S:g} s",
+            (by, whom),
+        )

@@ -1,0 +1,89 @@
+"""A server that can write has an armed guard, and takes no writes that no majority holds for.
+
+In: who holds for whom, by the voters themselves. What a leader says of its own lease, or has told
+its guard, may be the mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metako.model.ids import NodeId
+from sim.checkers.single import RATE_PPM_MAX
+from sim.heap import NS_PER_MS
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.node import SimNode
+    from sim.postgres.commits import Commit
+    from sim.postgres.server import SimServer
+    from sim.world import World
+
+BARE_NS = 200 * NS_PER_MS
+"""So long the guard may be unarmed around the moments at which it is armed and disarmed."""
+
+
+class Fenced(Watcher):
+    """See the module's docstring."""
+
+    name = "fenced"
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._bare: dict[NodeId, int] = {}  # writable and unguarded since when
+        self._held: dict[NodeId, int] = {}  # until when a majority holds for a node, at the least
+
+    def sampled(self, nodes: Sequence[SimNode]) -> None:
+        now = self._world.heap.now_ns
+        writable = [node for node in nodes if not node.witness and node.server.writable]
+        bare = [n.name for n in writable if n.guard and n.guard.answers and not n.guard.armed_term]
+        self._bare = {name: self._bare.get(name, now) for name in bare}
+        for name, since in self._bare.items():
+            if now - since >= BARE_NS:
+                raise ViolationError(
+                    "unguarded", f"{name} is writable, and its guard is not armed", (name,)
+                )
+        for node in writable:
+            self._within_lease(node)
+
+    def acknowledged(self, server: SimServer, commit: Commit) -> None:
+        if self._world.heap.now_ns >= self._held.get(server.node, 0):
+            self._within_lease(self._world.nodes[server.node])
+
+    def _within_lease(self, node: SimNode) -> None:
+        world, guard = self._world, node.guard
+        now = world.heap.now_ns
+        if guard is None or not guard.answers or node.suspended or now < node.excused_until_ns:
+            return
+        document = world.document()
+        if document is None or self._clocks_off():
+            return
+        ends = {name: self._end_of_hold(name, node.name) for name in document.voters}
+        free = [name for name, end in ends.items() if end <= now]
+        enough = len(ends) - document.majority
+        self._held[node.name] = sorted(ends.values())[enough]
+        if len(free) > enough:
+            raise ViolationError(
+                "beyond_lease",
+                f"{node.name} takes writes although {', '.join(free)} hold for it no more",
+                (node.name, *free),
+            )
+
+    def _end_of_hold(self, name: NodeId, leader: NodeId) -> int:
+        """Return until when a voter votes for nobody else than `leader`; far off: it votes at all.
+
+        A node that stands still votes for nobody, nor does one that is down.
+        """
+        world = self._world
+        node, now = world.nodes[name], world.heap.now_ns
+        engine, agent = node.engine, node.agent
+        if name == leader or engine is None or agent is None or agent.paused or node.suspended:
+            return now + NS_PER_MS
+        hold = engine.hold
+        if hold.leader not in (leader, None):
+            return 0
+        return node.clock.true_at_mono(hold.until_ns, now) if hold.until_ns else 0
+
+    def _clocks_off(self) -> bool:
+        return any(abs(n.clock.rate_ppm) > RATE_PPM_MAX for n in self._world.nodes.values())

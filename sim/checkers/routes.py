@@ -1,0 +1,99 @@
+"""Routes are fresh: a proxy leads to a server only as long as its lease can run, for all it knows.
+
+In: the heartbeats that reach a node, and when leases really ended. A follower counts a lease from
+the receipt of a heartbeat, because it has nothing else: one that was held up in the network, or in
+the inbox of an agent that was starved, makes it believe in a lease that has ended.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, ClassVar
+
+from metako.model.ids import NodeId
+from metako.model.instant import milliseconds
+from metako.proxy.routes import Route
+from metako.wire.messages import Heartbeat, Outbound, Received
+from sim.heap import NS_PER_MS
+from sim.monitor import Monitor
+from sim.network import Fate, FateKind
+from sim.watch import ViolationError, Watcher
+
+if TYPE_CHECKING:
+    from sim.processes import Processes
+    from sim.world import World
+
+LATE_NS = 300 * NS_PER_MS
+"""A route may outlive its server's lease by a hold and the time that a message takes."""
+CAME_LATE_NS = 250 * NS_PER_MS
+"""What was under way for longer is reported by the world as having come late."""
+HANDED_ON_NS = 60 * NS_PER_MS
+"""From the arrival of a heartbeat until the proxy has the table."""
+HEARTBEATS_MAX = 64
+"""Of those that are under way to one node the newest."""
+
+
+class Routes(Watcher):
+    """See the module's docstring."""
+
+    name = "routes"
+    sent_kinds: ClassVar[frozenset[type] | None] = frozenset({Heartbeat})
+
+    def __init__(self, world: World, monitor: Monitor) -> None:
+        self._world = world
+        self._monitor = monitor
+        self._hold_ns = milliseconds(world.election.hold_ms)
+        self._misled: dict[NodeId, int] = {}  # until when late heartbeats excuse its routes
+        # From when and until when heartbeats may reach a node, by (node, their sender).
+        self._arrivals: dict[tuple[NodeId, NodeId], deque[tuple[int, int]]] = {}
+
+    def sent(self, node: Processes, outbound: Outbound, fate: Fate | None) -> None:
+        if fate is None:
+            return
+        spans = [(at, at) for at in fate.arrivals]
+        if fate.kind is FateKind.CLOGGED:
+            # Nobody knows when it comes. One that comes later than this is told of below.
+            now = self._world.heap.now_ns
+            spans = [(now, now + CAME_LATE_NS)]
+        if spans:
+            way = outbound.to, node.name
+            if way not in self._arrivals:
+                self._arrivals[way] = deque(maxlen=HEARTBEATS_MAX)
+            self._arrivals[way].extend(spans)
+
+    def came_late(self, node: Processes, received: Received, sent_ns: int) -> None:
+        if type(received.message) is Heartbeat:
+            self._misled[node.name] = self._world.heap.now_ns + self._hold_ns + LATE_NS
+
+    def route_taken(self, node: Processes, route: Route) -> None:
+        world = self._world
+        now = world.heap.now_ns
+        late = now - world.nodes[route.node].lease_end_ns
+        silent = now - self._last_heard(node.name, route.node)
+        if self._clocks_off():
+            return
+        if late <= self._hold_ns + LATE_NS and silent <= self._hold_ns + HANDED_ON_NS:
+            return
+        starved = not self._monitor.agent_ok(node.name, self._hold_ns + LATE_NS)
+        if starved or now < self._misled.get(node.name, 0):
+            world.note(node.name, "route_by_late_heartbeat", f"to {route.node}")
+            return
+        ended = f"whose lease ended {late / 1e9:.2f} s ago" if late > 0 else "whose lease runs"
+        raise ViolationError(
+            "stale_route",
+            f"the proxy of {node.name} leads to {route.node}, {ended}; the last heartbeat from "
+            f"there came {silent / 1e9:.2f} s ago",
+            (node.name, route.node),
+        )
+
+    def _last_heard(self, node: NodeId, leader: NodeId) -> int:
+        """Return when the newest heartbeat of a leader may have reached a node at the latest."""
+        now = self._world.heap.now_ns
+        if node == leader:  # it needs none
+            return now
+        arrivals = self._arrivals.get((node, leader), ())
+        return max((min(last, now) for first, last in arrivals if first <= now), default=0)
+
+    def _clocks_off(self) -> bool:
+        nodes = self._world.nodes.values()
+        return any(abs(n.clock.rate_ppm) > 10_000 or n.was_hidden for n in nodes)
