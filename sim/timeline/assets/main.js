@@ -89,16 +89,17 @@ class App {
     new ClientPainter(lanes, ...parts).all();
     faults.separations();
     const arrows = new ArrowPainter(lanes, ...parts);
+    const markers = new Markers(lanes, ...parts);
     lanes.save();
     lanes.beginPath();
     lanes.rect(GUTTER, 0, view.width, layout.height);
     lanes.clip();
-    arrows.messages(faults.chips.slice());
+    arrows.messages([...faults.chips, ...faults.dashes]);
     faults.words();
     arrows.lines(layout.height);
-    arrows.selection();
+    markers.selection();
+    markers.causes();
     lanes.restore();
-    arrows.causes();
     if (this.range) {
       lanes.fillStyle = theme.colour("veil");
       lanes.fillRect(Math.min(...this.range), 0, Math.abs(this.range[1] - this.range[0]), layout.height);
@@ -106,7 +107,7 @@ class App {
     new LanePainter(lanes, ...parts).names();
     this.drawTop(parts, arrows);
     this.minimap.draw(this.width);
-    this.finder = new Finder(model, view, layout, { arrows });
+    this.finder = new Finder(model, view, layout, { arrows, markers, strip: this.strip });
     this.bar.update(arrows.shown, arrows.hidden, arrows.hiddenKinds);
     this.causes.update(view.selected);
     this.table.update(view.cursor);
@@ -124,12 +125,7 @@ class App {
     arrows.ctx = ctx;
     arrows.lines(height);
     strip.axis(arrows.heads(1, TOP.axis - 8));
-    this.labels = strip.drawnFaults;
-  }
-
-  faultLabel(x, y) {
-    const hit = this.labels.find((each) => x >= each.x0 && x <= each.x1 && y >= each.y0 && y <= each.y1);
-    return hit ? hit.fault : null;
+    this.strip = strip;
   }
 
   writeAddress() {
@@ -151,6 +147,7 @@ class App {
     const tip = byId("tip");
     tip.hidden = !found;
     if (!found) return;
+    tip.classList.toggle("cause", Boolean(found.number));
     tip.replaceChildren(el("b", {}, found.title), ...found.lines.map((line) => el("div", {}, line)));
     const { innerWidth: w, innerHeight: h } = window;
     tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, w - tip.offsetWidth - 8))}px`;
