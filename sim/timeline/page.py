@@ -29,6 +29,7 @@ SCRIPTS = (
     "minimap.js",  # draw the whole run in small
     "panel.js",  # header, bar, causes
     "state.js",  # the state of every node at the cursor
+    "details.js",  # everything that the trace says of what is selected
     "events.js",  # the list of events
     "help.js",  # signs and keys, explained
     "pointer.js",  # what is under the pointer; mouse and keys

@@ -21,7 +21,8 @@ class App {
     });
     this.causes = new Causes(this.model, go);
     this.table = new StateTable(this.model);
-    this.events = new EventList(this.model, this.view, go);
+    this.details = new Details(this.model, this.view);
+    this.events = new EventList(this.model, this.view, go, (found, event) => this.tip(found, event));
     this.minimap = new Minimap(byId("mini"), this.model, this.view, this.theme);
     this.finder = null;
     this.measure();
@@ -111,6 +112,7 @@ class App {
     this.bar.update(arrows.shown, arrows.hidden, arrows.hiddenKinds);
     this.causes.update(view.selected);
     this.table.update(view.cursor);
+    this.details.update();
     this.events.update();
     this.writeAddress();
     this.drawMs = performance.now() - begun;
