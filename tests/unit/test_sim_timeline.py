@@ -134,6 +134,14 @@ def test_every_check_has_its_meaning_in_plain_words():
     assert missing == []
 
 
+def test_every_word_of_the_design_that_the_page_uses_is_explained():
+    told = (ASSETS / "help.js").read_text(encoding="utf-8")
+    told = told[told.index("const HELP_WORDS") : told.index("const HELP_KEYS")]
+    words = re.findall(r'^  \["([^"]+)", "(.+)"\],$', told, re.MULTILINE)
+    wanted = ["k", "hold", "lease", "guard", "promise", "document 2.7", "detach", "barrier"]
+    assert [name for name in wanted if name not in dict(words)] == []
+
+
 def test_what_a_message_says_and_the_notes_of_causes_are_in_the_page():
     rows = rows_of(data_of(render(kit.failing())))
     assert any(row["says"].startswith("granted") for row in rows["msg"] if row["says"])
