@@ -169,7 +169,7 @@ class Details {
     const own = args && typeof args === "object" ? Object.entries(args) : [];
     return [["fault", spaced(part("do"))], ["on", part("nodes")], ["from", seconds(t)], ["until", until],
       ...own.filter(([name]) => name !== "node").map(([name, value]) => [spaced(name),
-        name === "for" && typeof value === "number" ? duration(value) : plainValue(value)])];
+        DURATIONS.has(name) && typeof value === "number" ? duration(value) : plainValue(value)])];
   }
 
   violation(row, t, part) {
@@ -182,6 +182,9 @@ class Details {
       ["took", begin === null || end === null ? "" : duration(end - begin)]];
   }
 }
+
+// Arguments of faults that are times, in ns.
+const DURATIONS = new Set(["for", "delay", "jitter", "extra", "every", "hold", "down", "stagger", "period", "step"]);
 
 const DETAIL_TITLES = {
   node: "agent", pg: "PostgreSQL", lease: "lease", hold: "hold", msg: "message", log: "log", step: "step",

@@ -146,7 +146,11 @@ class Model {
     });
     const segments = [];
     for (const s of set) {
-      const add = (b, e) => { if (e > b || (e === b && e === this.end)) segments.push({ ...s, b, e }); };
+      const add = (b, e) => {
+        const before = segments[segments.length - 1];
+        if (before && before.e === b && before.text === s.text) before.e = e;
+        else if (e > b || (e === b && e === this.end)) segments.push({ ...s, b, e });
+      };
       if (s.primary) add(s.b, s.e);
       else {
         for (let at = segmentAt(lane.roles, s.b); at < lane.roles.length && lane.roles[at].b <= s.e; at++) {

@@ -193,7 +193,7 @@ class Words {
   hold(row) {
     const until = this.reader.number("hold", "until", row);
     const text = until ? `${holdText(this.reader.text("hold", "for", row))} until ${seconds(until)}`
-      : "holds for nobody any more: may vote";
+      : "holds for nobody";
     return { node: this.reader.text("hold", "n", row) || "", level: "STATE", text };
   }
 
