@@ -49,7 +49,7 @@ KINDS: dict[str, dict[str, str]] = {
         "n:s process:s recovery:b frozen:b tli:n branch:s lsn:n "
         "upstream:s sync:j k:n admit:b data:s"
     ),
-    "msg": _columns("id:d from:s to:s kind:s term:n at:a fate:s"),
+    "msg": _columns("id:d from:s to:s kind:s term:n at:a fate:s says:s"),
     "log": _columns("n:s name:s level:s text:s fields:j"),
     "step": _columns("n:s step:s begin:a end:a ok:b error:s"),
     "op": _columns("id:d c:s kind:s key:s value:s via:s n:s begin:a end:a result:s why:s"),
@@ -58,7 +58,7 @@ KINDS: dict[str, dict[str, str]] = {
     "fault_end": _columns("id:n"),
     "mark": _columns("n:s name:s text:s"),
     "phase": _columns("name:s"),
-    "violation": _columns("check:s text:s nodes:j causes:j"),
+    "violation": _columns("check:s text:s nodes:j causes:j notes:j"),
 }
 """Every kind that has a table, with its columns besides `i` and `t`."""
 

@@ -19,12 +19,17 @@ SCRIPTS = (
     "theme.js",  # colours, hatches, text on a canvas
     "model.js",  # what each lane shows, as intervals
     "view.js",  # visible range, cursor, address of a view
-    "lanes.js",  # lay lanes out; draw the nodes
+    "layout.js",  # where every lane is
+    "lanes.js",  # draw the nodes: who is writable, agents, servers, steps, log
+    "rights.js",  # draw leases and holds, and what commits wait for
     "clients.js",  # draw operations and how far commits were acknowledged
     "faults.js",  # draw faults over the lanes, and the strip above them: axis, labels, phases
-    "arrows.js",  # draw messages, causes and the violation
+    "arrows.js",  # draw messages, the violation and the cursor
+    "markers.js",  # draw the numbers of the causes, and what is selected
     "minimap.js",  # draw the whole run in small
-    "panel.js",  # header, causes, state at the cursor
+    "panel.js",  # header, bar, causes
+    "state.js",  # the state of every node at the cursor
+    "details.js",  # everything that the trace says of what is selected
     "events.js",  # the list of events
     "help.js",  # signs and keys, explained
     "pointer.js",  # what is under the pointer; mouse and keys

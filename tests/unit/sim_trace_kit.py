@@ -54,7 +54,7 @@ class Story:
         )
 
     def send(
-        self, t: int, a: str, b: str, kind: str, cut: Cut, term: int | None = None
+        self, t: int, a: str, b: str, kind: str, cut: Cut, term: int | None = None, says: str = ""
     ) -> Event:  # fmt: skip
         """A message; it is cut, or lost at times, or arrives after a millisecond or so."""
         self.messages += 1
@@ -64,7 +64,9 @@ class Story:
             fate, at = "cut", None
         elif self.rng.random() < 0.01:
             fate, at = "lost", None
-        named = {} if term is None else {"term": term}
+        named: Event = {} if term is None else {"term": term}
+        if says:
+            named["says"] = says
         return self.add(
             t, "msg", id=self.messages, **{"from": a, "to": b}, kind=kind, **named, at=at, fate=fate
         )
@@ -149,7 +151,8 @@ def elect(
         story.change(t + 61 * MS, "pg", n, upstream=None)
         story.step(n, "Detach", t + 14 * MS, 45 * MS)
         story.log(t + 60 * MS, n, "vote_granted", f"votes for {new} in term {term}", term=term)
-        key["vote"] = story.send(t + 62 * MS, n, new, "VoteReply", cut, term)
+        granted = f"granted, detached, has {story.lsn:X} on timeline {tli - 1}"
+        key["vote"] = story.send(t + 62 * MS, n, new, "VoteReply", cut, term, granted)
         story.send(t + 75 * MS, new, n, "DocumentOffer", cut, term)
         story.send(t + 82 * MS, n, new, "DocumentAck", cut, term)
         story.change(t + 90 * MS, "node", n, leader=new)
@@ -262,6 +265,7 @@ def failing() -> list[str]:
         11_400 * MS, "violation", check="one_acknowledger", nodes=["n1", "n2"],
         text="n1 acknowledged a commit on branch b1 while n2 acknowledges on branch b2",
         causes=[*causes, key["primary"], alone, second, first],
+        notes=["", "", "nobody ends n1 from here on", *[""] * 8],
     )  # fmt: skip
     story.add(11_400 * MS, "end", verdict="violation", text="one_acknowledger")
     return story.lines()

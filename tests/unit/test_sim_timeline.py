@@ -134,6 +134,31 @@ def test_every_check_has_its_meaning_in_plain_words():
     assert missing == []
 
 
+def test_every_word_of_the_design_that_the_page_uses_is_explained():
+    told = (ASSETS / "help.js").read_text(encoding="utf-8")
+    told = told[told.index("const HELP_WORDS") : told.index("const HELP_KEYS")]
+    words = re.findall(r'^  \["([^"]+)", "(.+)"\],$', told, re.MULTILINE)
+    wanted = ["k", "hold", "lease", "guard", "promise", "document 2.7", "detach", "barrier"]
+    assert [name for name in wanted if name not in dict(words)] == []
+
+
+def test_what_a_message_says_and_the_notes_of_causes_are_in_the_page():
+    rows = rows_of(data_of(render(kit.failing())))
+    assert any(row["says"].startswith("granted") for row in rows["msg"] if row["says"])
+    (violation,) = rows["violation"]
+    assert len(violation["notes"]) == len(violation["causes"])
+    assert "nobody ends n1 from here on" in violation["notes"]
+
+
+def test_holds_are_in_the_page_and_a_trace_without_them_is_one_too():
+    held = line("hold", n="n2", until=2_000_000_000, **{"for": "n1"})
+    released = line("hold", n="n2", until=0, **{"for": None})
+    rows = rows_of(data_of(render([held, released])))["hold"]
+    assert [(row["until"], row["for"]) for row in rows] == [(2_000_000_000, "n1"), (0, None)]
+    old = [each for each in kit.failing() if json.loads(each)["e"] != "hold"]
+    assert "hold" not in rows_of(data_of(render(old)))
+
+
 def test_a_file_is_written(tmp_path):
     path = tmp_path / "run.html"
     write_html(kit.passing(), path)

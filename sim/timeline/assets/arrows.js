@@ -1,6 +1,5 @@
 "use strict";
-// Draw messages between the lanes (a Lamport diagram), the numbered causes of a violation, its
-// pin, and the cursor.
+// Draw messages between the lanes (a Lamport diagram), the pin of the violation, and the cursor.
 
 const ARROWS_MAX = 700; // in the visible range; more are a black surface and say nothing
 const LABELS_MAX = 60;
@@ -10,7 +9,6 @@ class ArrowPainter {
     Object.assign(this, { ctx, model, view, theme, layout });
     this.right = GUTTER + view.width;
     this.drawn = []; // {row, x0, y0, x1, y1}, for the pointer
-    this.badges = []; // {cause, x, y, number}
     this.hidden = 0; // messages of the wanted kinds that are too many to draw
     this.hiddenKinds = [];
   }
@@ -131,107 +129,34 @@ class ArrowPainter {
     }
   }
 
-  // The kind, beside the sender's end, where no other name stands.
-  name({ row, x0: x, y0: y, down }) {
+  // The kind, beside the sender's end, where no other name stands and nothing runs through it.
+  name(own) {
+    const { row, x0: x, y0: y, down } = own;
     const { ctx } = this;
     font(ctx, 11);
     const text = this.model.reader.text("msg", "kind", row) || "";
     const width = textWidth(ctx, text);
-    for (const [left, line] of [[x + 5, 8], [x + 5, 19], [x - width - 5, 8], [x - width - 5, 19]]) {
+    for (const [left, line] of [[x + 5, 8], [x + 5, 20], [x - width - 5, 8], [x - width - 5, 20]]) {
       if (line > this.layout.gap - 6) continue;
       const box = [left - 2, y + (down ? line : -line) - 6, left + width + 2, y + (down ? line : -line) + 6];
-      if (box[0] < GUTTER || box[2] > this.right) continue;
-      if (this.labelled.some((o) => o[0] < box[2] && o[2] > box[0] && o[1] < box[3] && o[3] > box[1])) {
-        continue;
-      }
+      if (box[0] < GUTTER || box[2] > this.right || this.crowded(box, own)) continue;
       this.labelled.push(box);
-      ctx.globalAlpha = 0.75;
-      ctx.fillStyle = this.c("bg");
-      ctx.fillRect(box[0], box[1], box[2] - box[0], 12);
-      ctx.globalAlpha = 1;
       ctx.fillStyle = this.c("dim");
       ctx.fillText(text, left, (box[1] + box[3]) / 2 + 0.5);
       return;
     }
   }
 
-  // Where an event is on the lanes, or null: it is not on a lane.
-  place({ kind, row }) {
-    const { layout, model, view } = this;
-    const x = view.x(model.timeOf({ kind, row }));
-    if (kind === "op") {
-      const at = layout.clients.get(model.reader.text("op", "c", row));
-      return at ? { x, y: at.y + at.h / 2 } : null;
-    }
-    if (kind === "ack") return layout.acks ? { x, y: layout.acks.y + layout.acks.h / 2 } : null;
-    if (kind === "msg") {
-      const at = layout.nodes.get(model.reader.text("msg", "from", row));
-      const to = layout.nodes.get(model.reader.text("msg", "to", row));
-      return at ? { x, y: to && to.y > at.y ? at.y + at.h + 8 : at.y - 8 } : null;
-    }
-    if (kind === "fault" || kind === "fault_end") {
-      const id = model.reader.number(kind, "id", row);
-      const fault = model.faults.find((each) => model.reader.number("fault", "id", each.row) === id);
-      const node = fault && layout.nodes.get(fault.nodes[0]);
-      const y = node ? node.y - layout.gap / 2 : layout.writers.y + layout.writers.h + 9;
-      return { x, y };
-    }
-    const at = layout.nodes.get(model.reader.text(kind, "n", row));
-    if (!at) return null;
-    const part = { node: "role", pg: "server", lease: "lease", hold: "lease", step: "step" }[kind] || "log";
-    const height = layout.row[part];
-    return { x, y: (at[part] === undefined ? at.y : at[part]) + height / 2 };
+  // Whether a word, an arrow or one of the lines through all lanes is in the way.
+  crowded(box, own) {
+    const over = (o) => o[0] < box[2] && o[2] > box[0] && o[1] < box[3] && o[3] > box[1];
+    return this.labelled.some(over) || this.uprights().some((x) => x > box[0] - 1 && x < box[2] + 1)
+      || this.drawn.some((line) => line !== own && crosses(line, box));
   }
 
-  causes() {
-    const { ctx, model } = this;
-    if (!model.violation) return;
-    const placed = [];
-    model.violation.causes.forEach((cause, at) => {
-      const where = this.place(cause);
-      if (!where || where.x < GUTTER || where.x > this.right) return;
-      // One on top of another: beside it, with the spot itself still marked.
-      let x = where.x;
-      const step = where.x > this.right - 60 ? -18 : 18;
-      while (placed.some((o) => Math.abs(o.x - x) < 18 && Math.abs(o.y - where.y) < 14)) x += step;
-      placed.push({ x, y: where.y });
-      this.badges.push({ cause, number: at + 1, x, y: where.y });
-      if (x !== where.x) {
-        ctx.strokeStyle = this.c("bad");
-        ctx.beginPath();
-        ctx.moveTo(where.x, where.y);
-        ctx.lineTo(x, where.y);
-        ctx.stroke();
-      }
-    });
-    font(ctx, 11, "700");
-    for (const { x, y, number } of this.badges) {
-      ctx.beginPath();
-      ctx.arc(x, y, 8.5, 0, 2 * Math.PI);
-      ctx.fillStyle = this.c("bad");
-      ctx.fill();
-      ctx.strokeStyle = this.c("bg");
-      ctx.lineWidth = 1.5;
-      ctx.stroke();
-      ctx.lineWidth = 1;
-      ctx.fillStyle = this.theme.ink(this.c("bad"));
-      ctx.textAlign = "center";
-      ctx.fillText(String(number), x, y + 0.5);
-      ctx.textAlign = "left";
-    }
-  }
-
-  selection() {
-    const { ctx, view } = this;
-    if (!view.selected) return;
-    const where = this.place(view.selected);
-    if (!where || where.x < GUTTER || where.x > this.right) return;
-    ctx.strokeStyle = this.c("select");
-    ctx.lineWidth = 3;
-    ctx.beginPath();
-    ctx.arc(where.x, where.y, 12, 0, 2 * Math.PI);
-    ctx.stroke();
-    ctx.lineWidth = 1;
+  uprights() {
+    const { view, model } = this;
+    return [view.cursor, ...(model.violation ? [model.violation.t] : [])].map((t) => view.x(t));
   }
 
   // The vertical lines that go through every canvas.
@@ -274,4 +199,13 @@ class ArrowPainter {
     }
     return heads;
   }
+}
+
+// Whether an arrow runs through a box ([left, top, right, bottom]).
+function crosses({ x0, y0, x1, y1 }, [left, top, right, bottom]) {
+  const [low, high] = y0 < y1 ? [Math.max(y0, top), Math.min(y1, bottom)]
+    : [Math.max(y1, top), Math.min(y0, bottom)];
+  if (low > high) return false;
+  const at = (y) => (y1 === y0 ? x0 : x0 + ((y - y0) / (y1 - y0)) * (x1 - x0));
+  return Math.max(at(low), at(high)) >= left && Math.min(at(low), at(high)) <= right;
 }

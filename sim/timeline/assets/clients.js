@@ -1,6 +1,22 @@
 "use strict";
 // Draw what the clients saw: how far commits were acknowledged, and every operation.
 
+// The acknowledgements that are seen, and the ends of their scale: {first, last, low, high} or null.
+function ackRange(model, view) {
+  const { ack } = model.trace.tables;
+  const { rows, t } = model.acks;
+  const first = Math.max(0, upperBound(t, view.b) - 1);
+  const last = Math.min(rows.length, upperBound(t, view.e) + 1);
+  let low = Infinity;
+  let high = -Infinity;
+  for (let at = first; at < last; at++) {
+    const lsn = ack.lsn[rows[at]];
+    if (lsn < low) low = lsn;
+    if (lsn > high) high = lsn;
+  }
+  return high < low ? null : { first, last, low, high };
+}
+
 class ClientPainter {
   constructor(ctx, model, view, theme, layout) {
     Object.assign(this, { ctx, model, view, theme, layout });
@@ -21,16 +37,9 @@ class ClientPainter {
     const { y, h } = this.layout.acks;
     ctx.strokeStyle = this.c("line");
     ctx.strokeRect(GUTTER + 0.5, y + 0.5, view.width - 1, h - 1);
-    const first = Math.max(0, upperBound(t, view.b) - 1);
-    const last = Math.min(rows.length, upperBound(t, view.e) + 1);
-    let low = Infinity;
-    let high = -Infinity;
-    for (let at = first; at < last; at++) {
-      const lsn = ack.lsn[rows[at]];
-      if (lsn < low) low = lsn;
-      if (lsn > high) high = lsn;
-    }
-    if (high < low) return;
+    const range = ackRange(model, view);
+    if (!range) return;
+    const { first, last, low, high } = range;
     const level = (lsn) => y + h - 4 - ((lsn - low) / Math.max(1, high - low)) * (h - 8);
     ctx.lineWidth = 2;
     let branch = null;
@@ -64,14 +73,34 @@ class ClientPainter {
       ctx.stroke();
     }
     ctx.lineWidth = 1;
-    const lastSeen = rows[Math.max(0, upperBound(t, view.e) - 1)];
+    this.ackAtCursor(level, y, h);
+  }
+
+  // A dot where the cursor is, with what was acknowledged by then.
+  ackAtCursor(level, y, h) {
+    const { ctx, model, view } = this;
+    const { ack } = model.trace.tables;
+    const { rows, t } = model.acks;
+    const cursor = Math.max(view.b, Math.min(view.e, view.cursor));
+    const at = upperBound(t, cursor) - 1;
+    if (at < 0) return;
+    const row = rows[at];
+    const x = view.x(cursor);
+    const level_y = level(ack.lsn[row]);
+    const branch = model.reader.text("ack", "branch", row);
+    ctx.fillStyle = this.c(model.branchColour(branch));
+    ctx.beginPath();
+    ctx.arc(x, level_y, 3.5, 0, 2 * Math.PI);
+    ctx.fill();
     font(ctx, 11);
-    const text = `${lsnText(ack.lsn[lastSeen])} · ${model.reader.text("ack", "branch", lastSeen)}`;
-    const width = textWidth(ctx, text);
+    const text = `${lsnText(ack.lsn[row])} · ${branch} at ${seconds(cursor)}`;
+    const width = textWidth(ctx, text) + 8;
+    const left = x - width - 6 >= GUTTER ? x - width - 6 : Math.min(x + 6, this.right - width);
+    const top = level_y < y + h / 2 ? y + h - 16 : y + 2; // where the line is not
     ctx.fillStyle = this.c("bg");
-    ctx.fillRect(this.right - width - 10, y + h - 16, width + 8, 14);
+    ctx.fillRect(left, top, width, 14);
     ctx.fillStyle = this.c("ink");
-    ctx.fillText(text, this.right - width - 6, y + h - 9);
+    ctx.fillText(text, left + 4, top + 7.5);
   }
 
   client(name, { y, h }) {

@@ -7,8 +7,8 @@ const SPARE = 8; // rows above and below the visible ones
 const LISTED = ["log", "fault", "fault_end", "mark", "phase", "violation", "step", "node", "pg", "op"];
 
 class EventList {
-  constructor(model, view, go) {
-    Object.assign(this, { model, view, go });
+  constructor(model, view, go, tip) {
+    Object.assign(this, { model, view, go, tip });
     this.all = this.collect();
     this.texts = null; // lower case, once a filter asks for them
     this.filter = el("input", {
@@ -29,10 +29,8 @@ class EventList {
     this.title = el("h2", {});
     this.spacer = el("div", { class: "spacer" });
     this.box = el("div", { class: "rows", tabindex: 0, onscroll: () => this.fill() }, this.spacer);
-    this.detail = el("div", { class: "detail" });
-    this.detail.hidden = true;
     byId("events").append(this.title, el("div", { class: "filters" }, this.filter, this.level),
-      this.box, this.detail);
+      this.box);
     this.key = "";
     this.rows = [];
     this.followed = null;
@@ -120,7 +118,6 @@ class EventList {
         grouped(this.all.length)}`));
     }
     this.fill();
-    this.showDetail();
   }
 
   fill() {
@@ -132,6 +129,7 @@ class EventList {
     const drawn = [this.key, first, last, cursor, selected && `${selected.kind}/${selected.row}`].join();
     if (drawn === this.drawn) return;
     this.drawn = drawn;
+    this.tip(null);
     const rows = [];
     for (let at = first; at < last; at++) {
       const event = this.all[this.rows[at]];
@@ -140,34 +138,17 @@ class EventList {
       rows.push(el("div", {
         class: `event ${level.toLowerCase()}${on ? " on" : ""}${event.t > cursor ? " later" : ""}${
           at + 1 < this.rows.length && event.t <= cursor && this.times[at + 1] > cursor ? " now" : ""}`,
-        style: `top:${at * EVENT_ROW}px`, title: text, onclick: () => this.go(event),
+        style: `top:${at * EVENT_ROW}px`, onclick: () => this.go(event),
+        onpointerenter: (over) => {
+          const said = over.currentTarget.lastChild;
+          if (said.scrollWidth <= said.clientWidth) return; // it is all there
+          this.tip({ title: text, lines: [`${node} at ${seconds(event.t, 6)}`.trim()] }, over);
+        },
+        onpointerleave: () => this.tip(null),
       }, el("time", {}, (event.t / 1e9).toFixed(3)), el("span", { class: "who" }, node),
       el("span", { class: "level", title: level }, SIGNS[level] || ""), el("span", { class: "said" }, text)));
     }
     this.spacer.replaceChildren(...rows);
-  }
-
-  // Everything that the trace says of the selected event.
-  showDetail() {
-    const { selected } = this.view;
-    const key = selected ? `${selected.kind}/${selected.row}` : "";
-    if (key === this.detailKey) return;
-    this.detailKey = key;
-    this.detail.hidden = !selected;
-    if (!selected) return;
-    const { trace, reader, words } = this.model;
-    const table = trace.tables[selected.kind];
-    const { text } = words.describe(selected);
-    const pairs = [];
-    for (const name of table.names) {
-      const value = reader.cell(selected.kind, name, selected.row);
-      if (value === null || name === "text") continue;
-      const time = ["t", "at", "begin", "end", "until"].includes(name);
-      const said = time ? seconds(value, 6) : name === "lsn" ? `${lsnText(value)} (${value})`
-        : typeof value === "object" ? JSON.stringify(value) : String(value);
-      pairs.push(el("dt", {}, name), el("dd", {}, said));
-    }
-    this.detail.replaceChildren(el("p", {}, text), el("dl", {}, ...pairs));
   }
 
   // The next or previous event of the list from the cursor on.

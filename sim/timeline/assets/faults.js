@@ -8,6 +8,9 @@ class FaultPainter {
   constructor(ctx, model, view, theme, layout) {
     Object.assign(this, { ctx, model, view, theme, layout });
     this.right = GUTTER + view.width;
+    this.drawnFaults = []; // {fault, x0, x1, y0, y1}, for the pointer
+    this.badges = []; // numbers of causes on the bands
+    this.dashes = []; // where a partition is drawn, in the same form as the chips
     this.chips = []; // plates between the lanes, which other words avoid: [left, top, right, bottom, text]
   }
 
@@ -90,6 +93,7 @@ class FaultPainter {
         ctx.moveTo(x0, y);
         ctx.lineTo(x1, y);
         ctx.stroke();
+        this.dashes.push([x0, y - 2, x1, y + 2]);
       }
       above = { side: mine };
       if (mine === undefined || x1 - x0 < 26) continue;
@@ -226,34 +230,66 @@ class FaultPainter {
   }
 
   labels(y) {
-    const { ctx } = this;
-    font(ctx, 11.5);
-    const free = new Array(this.model.faultRows).fill(GUTTER);
-    const drawn = this.drawnFaults = [];
+    const { model } = this;
+    font(this.ctx, 11.5);
+    const taken = Array.from({ length: model.faultRows }, () => []);
+    this.drawnFaults = [];
+    this.badges = [];
     let hidden = 0;
-    for (const fault of this.model.faults) {
-      const span = this.span(fault);
-      if (!span) continue;
-      const [x0, x1] = span;
-      const width = textWidth(ctx, fault.text) + 12;
-      let row = free.findIndex((end) => end <= x0 + 0.5);
-      if (row < 0) {
-        hidden += 1;
-        continue;
+    const seen = model.faults.map((fault) => ({ fault, span: this.span(fault), causes: this.causesOf(fault) }))
+      .filter(({ span }) => span);
+    // Those that led to the violation get their room first.
+    for (const each of [...seen.filter(({ causes }) => causes.length), ...seen.filter(({ causes }) => !causes.length)]) {
+      const [x0, x1] = each.span;
+      const said = x0 + textWidth(this.ctx, each.fault.text) + 12 + each.causes.length * BADGE_STEP;
+      const end = Math.min(this.right, Math.max(x1, said));
+      const row = taken.findIndex((spans) => spans.every(([from, to]) => end + 3.5 < from || x0 > to + 3.5));
+      if (row < 0) hidden += 1;
+      else {
+        taken[row].push([x0, end]);
+        this.label(each, x0, x1, end, y + row * TOP.fault);
       }
-      const top = y + row * TOP.fault;
-      const end = Math.min(this.right, Math.max(x1, x0 + width));
-      ctx.fillStyle = this.c("fault-bar");
-      ctx.fillRect(x0, top, Math.max(2, x1 - x0), TOP.fault - 2);
-      ctx.fillStyle = this.c("fault-edge");
-      ctx.fillRect(x0, top, 2, TOP.fault - 2);
-      ctx.fillStyle = this.c("ink");
-      ctx.fillText(fitted(ctx, fault.text, end - x0 - 8), x0 + 6, top + TOP.fault / 2 - 0.5);
-      free[row] = end + 4;
-      drawn.push({ fault, x0, x1: end, y0: top, y1: top + TOP.fault - 2 });
     }
-    const room = this.model.faultRows > 1 ? 1.5 : 0.5;
+    const room = model.faultRows > 1 ? 1.5 : 0.5;
     this.side(hidden && room < 1 ? `faults, +${hidden}` : "faults", y + TOP.fault / 2);
     if (hidden && room > 1) this.side(`+${hidden} more`, y + TOP.fault * room);
+  }
+
+  // The causes that are this fault's beginning or end.
+  causesOf({ row }) {
+    const { violation, reader } = this.model;
+    if (!violation) return [];
+    const id = reader.number("fault", "id", row);
+    return violation.causes.filter((cause) => (cause.kind === "fault" ? cause.row === row
+      : cause.kind === "fault_end" && reader.number("fault_end", "id", cause.row) === id));
+  }
+
+  label({ fault, causes }, x0, x1, end, top) {
+    const { ctx, view } = this;
+    const h = TOP.fault - 2;
+    ctx.fillStyle = this.c("fault-bar");
+    ctx.fillRect(x0, top, Math.max(2, x1 - x0), h);
+    if (fault.b >= view.b) {
+      ctx.fillStyle = this.c("fault-edge");
+      ctx.fillRect(x0, top, 2, h);
+    }
+    const { selected } = view;
+    if (selected && selected.kind === "fault" && selected.row === fault.row) {
+      ctx.strokeStyle = this.c("select");
+      ctx.lineWidth = 2;
+      ctx.strokeRect(x0 + 1, top + 1, Math.max(2, x1 - x0) - 2, h - 2);
+      ctx.lineWidth = 1;
+    }
+    let left = x0 + 6;
+    for (const cause of causes) {
+      const at = { x: left + BADGE - 3, y: top + h / 2 };
+      drawBadge(ctx, this.theme, at.x, at.y, cause.number);
+      this.badges.push({ cause, ...at, at });
+      left += BADGE_STEP;
+    }
+    font(ctx, 11.5);
+    ctx.fillStyle = this.c("ink");
+    ctx.fillText(fitted(ctx, fault.text, end - left - 2), left, top + h / 2 + 0.5);
+    this.drawnFaults.push({ fault, x0, x1: end, y0: top, y1: top + h });
   }
 }

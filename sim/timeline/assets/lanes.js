@@ -1,53 +1,7 @@
 "use strict";
-// Lay all lanes out, and draw those of the nodes: who takes writes, agents, leases, servers.
+// Draw the lanes of the nodes: who is writable, agents, servers, steps, log. Leases, holds and what
+// commits wait for are in rights.js.
 // Only what is in the visible range is looked at, and what is narrower than a pixel is merged.
-
-const GUTTER = 118; // px at the left, for names
-// Pixels that a part needs at least; where there is room, all grow by the same factor.
-const ROW = {
-  log: 12, role: 19, lease: 8, server: 21, step: 14, space: 2, client: 17, acks: 36, writers: 18,
-};
-const TAIL = 14; // px, beyond the end of the run
-const GROWTH_MAX = 1.5;
-const GAP_MIN = 18; // px between node lanes: messages and partitions are drawn there
-const GAP_MAX = 60;
-
-// Where every lane is, in pixels from the top of the lanes' canvas.
-function layOut(model, room) {
-  const nodes = [...model.lanes.values()];
-  const parts = (lane) => (lane.database ? ["log", "role", "lease", "server", "step"]
-    : ["log", "role", "lease"]);
-  const height = (row, lane) => parts(lane).reduce((sum, part) => sum + row[part] + row.space, -row.space);
-  const needed = (row) => 14 + row.writers + nodes.reduce((sum, lane) => sum + height(row, lane), 0)
-    + (model.acks.rows.length ? row.acks + 8 : 0) + model.clients.length * row.client;
-  const gaps = nodes.length + 1;
-  // The gaps come first: arrows need them more than bars need to be high.
-  const factor = Math.max(1, Math.min(GROWTH_MAX, (room - gaps * 34) / needed(ROW)));
-  const row = Object.fromEntries(Object.entries(ROW).map(([part, px]) => [part, Math.floor(px * factor)]));
-  Object.assign(row, { space: ROW.space, log: Math.min(row.log, 15), lease: Math.min(row.lease, 10) });
-  const gap = Math.max(GAP_MIN, Math.min(GAP_MAX, (room - needed(row)) / gaps));
-  const layout = { row, gap, writers: { y: 6, h: row.writers }, nodes: new Map(), clients: new Map() };
-  layout.size = factor > 1.2 ? 13 : 12; // of the letters in a bar
-  let y = 6 + row.writers + gap;
-  for (const lane of nodes) {
-    const place = { lane, y, h: height(row, lane) };
-    let top = y;
-    for (const part of parts(lane)) {
-      place[part] = top;
-      top += row[part] + row.space;
-    }
-    layout.nodes.set(lane.name, place);
-    y += place.h + gap;
-  }
-  layout.acks = model.acks.rows.length ? { y, h: row.acks } : null;
-  if (layout.acks) y += row.acks + 8;
-  for (const name of model.clients) {
-    layout.clients.set(name, { y, h: row.client - 3 });
-    y += row.client;
-  }
-  layout.height = Math.floor(y + 4);
-  return layout;
-}
 
 class LanePainter {
   constructor(ctx, model, view, theme, layout) {
@@ -91,19 +45,29 @@ class LanePainter {
     small("writable", layout.writers.y + layout.writers.h / 2);
     for (const place of layout.nodes.values()) {
       const room = model.witnesses.has(place.lane.name) ? 46 : 52;
+      ctx.fillStyle = this.c(model.nodeColour(place.lane.name));
+      ctx.fillRect(0, place.role, 4, place.y + place.h - place.role);
       bold(place.lane.name, place.role + this.layout.row.role / 2, room);
       small("agent", place.role + this.layout.row.role / 2);
-      small("lease", place.lease + this.layout.row.lease / 2);
+      small("lease, hold", place.lease + this.layout.row.lease / 2);
       if (place.lane.database) {
         small("postgres", place.server + this.layout.row.server / 2);
+        if (place.wait !== undefined) small("commits wait for", place.wait + this.layout.row.wait / 2);
         small("steps", place.step + this.layout.row.step / 2);
       }
       small(model.witnesses.has(place.lane.name) ? "witness · log" : "log", place.log + this.layout.row.log / 2);
     }
     if (layout.acks) {
-      small("acknowledged", layout.acks.y + 12);
-      small("LSN", layout.acks.y + 27);
+      const { y, h } = layout.acks;
+      const range = ackRange(model, this.view);
+      small("acknowledged", y + h / 2);
+      // The ends of the scale, which is that of what is seen.
+      if (range) {
+        small(lsnText(range.high), y + 6);
+        small(lsnText(range.low), y + h - 6);
+      }
     }
+    if (layout.cause !== null) small("causes", layout.cause + this.layout.row.cause / 2);
     for (const [name, place] of layout.clients) {
       bold(name, place.y + place.h / 2, 52);
       small("client", place.y + place.h / 2);
@@ -122,8 +86,9 @@ class LanePainter {
     ctx.strokeStyle = this.c("line");
     ctx.strokeRect(GUTTER + 0.5, y + 0.5, this.view.width - 1, h - 1);
     font(ctx, 11.5, "600");
-    let free = GUTTER; // to the left of it there is no room for a word
-    let said = { text: "", end: 0 }; // of several writers, newest
+    let free = GUTTER; // where the newest of several writers end
+    let said = ""; // who they are
+    const two = []; // whose label stands where they begin, once everything else is drawn
     this.visible(this.model.primaries, ({ who }, x, w) => {
       const share = h / who.length;
       who.forEach(({ branch, closed }, at) => {
@@ -132,34 +97,47 @@ class LanePainter {
         ctx.fillRect(x, y + at * share, w, share);
       });
       if (who.length > 1) {
-        const text = `${who.length} writable: ${who.map((each) => each.name).join(", ")}`;
-        const width = textWidth(ctx, text) + 10;
-        const left = width <= w ? x : x - width; // beside it, where there is room only there
+        const names = who.map((each) => each.name).join(", ");
         ctx.strokeStyle = this.c("bad");
         ctx.lineWidth = 2;
         ctx.strokeRect(x + 1, y + 1, Math.max(1, w - 2), h - 2);
         ctx.lineWidth = 1;
-        const again = said.text === text && x - said.end < 2;
-        said = { text, end: x + w };
-        if (left < free || again) return;
-        ctx.fillStyle = this.c("bad");
-        ctx.fillRect(left, y, width, h);
-        ctx.fillStyle = theme.ink(this.c("bad"));
-        ctx.fillText(text, left + 5, y + h / 2 + 0.5);
-        free = left + width;
+        const again = said === names && x - free < 2;
+        said = names;
+        free = Math.max(free, x + w);
+        if (!again) two.push({ who, names, x, w });
         return;
       }
       ctx.fillStyle = theme.ink(this.c(this.model.branchColour(who[0].branch)));
-      writeFirst(ctx, [`${who[0].name} · ${branchText(who[0].branch)}`, who[0].name], x + 6,
-        y + h / 2 + 0.5, w - 10);
+      const text = `${who[0].name} · ${branchText(who[0].branch)}`;
+      const closed = who[0].closed ? [`${text}, closed to clients`] : [];
+      writeFirst(ctx, [...closed, text, who[0].name], x + 6, y + h / 2 + 0.5, w - 10);
+    });
+    this.splitBrains(two, y, h);
+  }
+
+  // "2 writable", never to the left of where it begins: a label is read as an extent.
+  splitBrains(two, y, h) {
+    const { ctx } = this;
+    two.forEach(({ who, names, x, w }, at) => {
+      const next = at + 1 < two.length ? two[at + 1].x - 2 : this.right;
+      const room = Math.max(w, next - x) - 10;
+      const texts = [`${who.length} writable: ${names}`, `${who.length} writable`, String(who.length)];
+      const text = texts.find((each) => textWidth(ctx, each) <= room);
+      if (!text) return;
+      ctx.fillStyle = this.c("bad");
+      ctx.fillRect(x, y, textWidth(ctx, text) + 10, h);
+      ctx.fillStyle = this.theme.ink(this.c("bad"));
+      ctx.fillText(text, x + 5, y + h / 2 + 0.5);
     });
   }
 
   node(place) {
     const { lane } = place;
     this.roles(lane, place.role);
-    this.rights(lane, place.lease);
+    drawRights(this, lane, place.lease);
     if (lane.database) {
+      if (place.wait !== undefined) drawWaits(this, lane, place.wait);
       this.servers(lane, place.server);
       this.steps(lane, place.step);
     }
@@ -214,32 +192,6 @@ class LanePainter {
     ctx.fillText(text, x + 4, y + h / 2 + 0.5);
   }
 
-  rights(lane, y) {
-    const { ctx, view, theme } = this;
-    const h = this.layout.row.lease;
-    this.visible(lane.holds, (s, x, w) => {
-      ctx.strokeStyle = this.c("hold");
-      ctx.strokeRect(x + 0.5, y + 2.5, Math.max(1, w - 1), h - 5);
-    });
-    this.visible(lane.leases, (s, x, w) => {
-      const sure = Math.max(x, Math.min(x + w, view.x(s.sure)));
-      ctx.fillStyle = this.c("lease");
-      ctx.fillRect(x, y, Math.max(1, sure - x), h);
-      ctx.fillStyle = theme.hatch(ctx, this.c("lease"), 5, 2);
-      ctx.fillRect(sure, y, x + w - sure, h);
-      ctx.strokeStyle = this.c("lease");
-      ctx.strokeRect(sure + 0.5, y + 0.5, Math.max(0, x + w - sure - 1), h - 1);
-      if (s.e <= view.e && s.e < this.model.end) {
-        ctx.fillStyle = this.c(s.released ? "lease" : "bad");
-        ctx.fillRect(view.x(s.e) - 1.5, y - 1, 3, h + 2);
-      }
-    });
-    this.visible(lane.guards, (s, x, w) => {
-      ctx.fillStyle = theme.hatch(ctx, this.c("bad"), 5, 1.5);
-      ctx.fillRect(x, y, w, h);
-    });
-  }
-
   servers(lane, y) {
     const { ctx, theme } = this;
     const h = this.layout.row.server;
@@ -282,12 +234,14 @@ class LanePainter {
     const plain = up && s.serves === "primary" && !s.closed ? theme.ink(colour) : this.c("ink");
     const what = up && s.serves ? s.serves : s.process;
     const words = [s.frozen ? `frozen ${what}` : what];
-    if (s.closed) words.push("closed");
     if (s.data !== "present") words.push(`data ${s.data}`);
     const base = words.join(", ");
     const where = s.tli === null || !up ? "" : ` · timeline ${s.tli}`;
     const branch = s.branch === null || !up ? "" : ` · ${s.branch}`;
-    const texts = [base + where + branch, base + branch, base, base.slice(0, 7)];
+    // Closed to clients is not read-only.
+    const closed = s.closed ? [`${base}, writable, closed to clients${where}${branch}`,
+      `${base}, writable, closed to clients`, "writable, closed to clients", "writable, closed"] : [];
+    const texts = [...closed, base + where + branch, base + branch, base, base.slice(0, 7)];
     const primary = what === "primary";
     font(ctx, this.layout.size, primary ? "600" : "");
     if (s.frozen || s.process === "starting" || s.process === "stopping") {
@@ -304,8 +258,9 @@ class LanePainter {
     font(ctx, 11);
     const text = lsnText(pg.lsn[at]);
     const width = textWidth(ctx, text);
-    if (used + width + 26 > w) return;
-    ctx.fillText(text, x + w - width - 5, y + h / 2 + 0.5);
+    const end = Math.min(x + w, view.x(this.model.end)); // not under the line of the violation
+    if (x + used + width + 26 > end) return;
+    ctx.fillText(text, end - width - 5, y + h / 2 + 0.5);
   }
 
   steps(lane, y) {

@@ -21,7 +21,8 @@ class App {
     });
     this.causes = new Causes(this.model, go);
     this.table = new StateTable(this.model);
-    this.events = new EventList(this.model, this.view, go);
+    this.details = new Details(this.model, this.view);
+    this.events = new EventList(this.model, this.view, go, (found, event) => this.tip(found, event));
     this.minimap = new Minimap(byId("mini"), this.model, this.view, this.theme);
     this.finder = null;
     this.measure();
@@ -89,16 +90,17 @@ class App {
     new ClientPainter(lanes, ...parts).all();
     faults.separations();
     const arrows = new ArrowPainter(lanes, ...parts);
+    const markers = new Markers(lanes, ...parts);
     lanes.save();
     lanes.beginPath();
     lanes.rect(GUTTER, 0, view.width, layout.height);
     lanes.clip();
-    arrows.messages(faults.chips.slice());
+    arrows.messages([...faults.chips, ...faults.dashes]);
     faults.words();
     arrows.lines(layout.height);
-    arrows.selection();
+    markers.selection();
+    markers.causes();
     lanes.restore();
-    arrows.causes();
     if (this.range) {
       lanes.fillStyle = theme.colour("veil");
       lanes.fillRect(Math.min(...this.range), 0, Math.abs(this.range[1] - this.range[0]), layout.height);
@@ -106,10 +108,11 @@ class App {
     new LanePainter(lanes, ...parts).names();
     this.drawTop(parts, arrows);
     this.minimap.draw(this.width);
-    this.finder = new Finder(model, view, layout, { arrows });
+    this.finder = new Finder(model, view, layout, { arrows, markers, strip: this.strip });
     this.bar.update(arrows.shown, arrows.hidden, arrows.hiddenKinds);
     this.causes.update(view.selected);
     this.table.update(view.cursor);
+    this.details.update();
     this.events.update();
     this.writeAddress();
     this.drawMs = performance.now() - begun;
@@ -124,12 +127,7 @@ class App {
     arrows.ctx = ctx;
     arrows.lines(height);
     strip.axis(arrows.heads(1, TOP.axis - 8));
-    this.labels = strip.drawnFaults;
-  }
-
-  faultLabel(x, y) {
-    const hit = this.labels.find((each) => x >= each.x0 && x <= each.x1 && y >= each.y0 && y <= each.y1);
-    return hit ? hit.fault : null;
+    this.strip = strip;
   }
 
   writeAddress() {
@@ -151,6 +149,7 @@ class App {
     const tip = byId("tip");
     tip.hidden = !found;
     if (!found) return;
+    tip.classList.toggle("cause", Boolean(found.number));
     tip.replaceChildren(el("b", {}, found.title), ...found.lines.map((line) => el("div", {}, line)));
     const { innerWidth: w, innerHeight: h } = window;
     tip.style.left = `${Math.max(4, Math.min(event.clientX + 14, w - tip.offsetWidth - 8))}px`;

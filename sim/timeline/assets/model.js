@@ -14,6 +14,9 @@ const GROUPS = [
 
 const OUTCOMES = ["", "ok", "unknown", "failed"]; // of operations, the worst last
 
+const STATE_KINDS = new Set(["node", "pg", "lease", "hold"]);
+const RAN_OUT = 3e6; // ns
+
 const ON_NETWORK = new Set(["partition", "isolate", "cut", "bridge", "majority_ring", "link", "clog",
   "unclog", "heal"]);
 const ON_CLIENTS = new Set(["cancel_waiting", "client_storm", "reconnect"]);
@@ -30,6 +33,7 @@ class Model {
     this.witnesses = new Set(asTexts(trace.run.witnesses));
     const declared = [...asTexts(trace.run.nodes), ...this.witnesses];
     this.nodes = withFound(declared, reader, ["node", "pg", "lease", "log", "step"], "n");
+    this.colours = new Map(this.nodes.map((name, at) => [name, `node${at % NODE_COLOURS}`]));
     this.clients = withFound(asTexts(trace.run.clients), reader, ["op"], "c");
     this.lanes = new Map(this.nodes.map((name) => [name, this.nodeLane(name)]));
     this.primaries = this.whoWrites();
@@ -49,6 +53,11 @@ class Model {
     if (!branch) return "none";
     if (!this.branches.has(branch)) this.branches.set(branch, this.branches.size % BRANCH_COLOURS);
     return `branch${this.branches.get(branch)}`;
+  }
+
+  // Of what belongs to a node wherever it is drawn: its lease, and the holds of others for it.
+  nodeColour(name) {
+    return this.colours.get(name) || "hold";
   }
 
   nodeLane(name) {
@@ -74,6 +83,7 @@ class Model {
         (row) => orElse(tables.step.end[row], tables.step.t[row])),
     };
     lane.database = lane.servers.length > 0 || !this.witnesses.has(name);
+    lane.waits = this.waits(lane, rows("pg"));
     return lane;
   }
 
@@ -124,25 +134,57 @@ class Model {
     };
   }
 
-  // Leases and holds: a right until a stated time, renewed by later rows. `sure` is when the last
-  // renewal came; from there to the end it ran out.
+  // What commits wait for, while a server is a primary or its agent leads and wants it to be one.
+  waits(lane, rows) {
+    const set = this.merged("pg", rows, (row) => {
+      const k = this.reader.number("pg", "k", row);
+      const sync = this.reader.list("pg", "sync", row).map(String);
+      const process = this.reader.text("pg", "process", row);
+      const primary = process === "running" && this.reader.flag("pg", "recovery", row) === false;
+      const text = waitsText(k, sync);
+      return text ? { text, nobody: !(k > 0 && sync.length), primary } : null;
+    });
+    const segments = [];
+    for (const s of set) {
+      const add = (b, e) => {
+        const before = segments[segments.length - 1];
+        if (before && before.e === b && before.text === s.text) before.e = e;
+        else if (e > b || (e === b && e === this.end)) segments.push({ ...s, b, e });
+      };
+      if (s.primary) add(s.b, s.e);
+      else {
+        for (let at = segmentAt(lane.roles, s.b); at < lane.roles.length && lane.roles[at].b <= s.e; at++) {
+          const role = lane.roles[at];
+          if (role.role === "leader") add(Math.max(s.b, role.b), Math.min(s.e, role.e));
+        }
+      }
+    }
+    return segments;
+  }
+
+  // Leases and holds: a right until a stated time, renewed by later rows. `sure` is how long it
+  // was had for certain; from there to the end it ran out.
   rights(kind, rows) {
     const { t, until } = this.trace.tables[kind];
     const segments = [];
     let open = null;
     for (const row of rows) {
       const now = t[row];
+      const whom = kind === "hold" ? this.reader.text("hold", "for", row) : null;
+      const on = until[row] > now;
       if (open && open.e > now) {
-        if (until[row] > now) {
+        if (on && whom === open.whom) {
           Object.assign(open, { e: until[row], sure: now });
           open.renewals.push(now);
           continue;
         }
-        Object.assign(open, { e: now, sure: now, released: true });
+        // What is seen to have ended a moment before it would have has run out.
+        if (on || open.e - now > RAN_OUT) Object.assign(open, { sure: now, released: true });
+        open.e = now;
       }
       open = null;
-      if (until[row] > now) {
-        open = { b: now, e: until[row], sure: now, released: false, renewals: [now], row };
+      if (on) {
+        open = { b: now, e: until[row], sure: now, released: false, renewals: [now], whom, row };
         segments.push(open);
       }
     }
@@ -289,16 +331,50 @@ class Model {
     const { violation } = this.trace.tables;
     if (!violation.size) return null;
     const causes = [];
-    for (const i of this.reader.list("violation", "causes", 0)) {
+    const notes = this.reader.list("violation", "notes", 0);
+    this.reader.list("violation", "causes", 0).forEach((i, at) => {
       const found = typeof i === "number" ? this.reader.find(i) : null;
-      if (found) causes.push({ ...found, t: this.timeOf(found) });
-    }
+      const note = typeof notes[at] === "string" ? notes[at] : "";
+      if (found) causes.push({ ...found, t: this.timeOf(found), note });
+    });
     causes.sort((a, b) => a.t - b.t);
+    causes.forEach((cause, at) => { cause.number = at + 1; });
     return {
       row: 0, t: violation.t[0], causes, check: this.reader.text("violation", "check", 0) || "",
       text: this.words.violation(0).text, nodes: this.reader.list("violation", "nodes", 0),
       more: violation.size - 1,
     };
+  }
+
+  // The number of this event among the causes, or 0.
+  causeNumber(kind, row) {
+    const causes = this.violation ? this.violation.causes : [];
+    const found = causes.find((cause) => cause.kind === kind && cause.row === row);
+    return found ? found.number : 0;
+  }
+
+  // The lane that an event belongs to; null: to none.
+  laneOf(kind, row) {
+    if (kind === "op" || kind === "ack") return "clients";
+    if (kind === "fault" || kind === "fault_end" || kind === "phase" || kind === "violation") return null;
+    return this.reader.text(kind, kind === "msg" ? "from" : "n", row);
+  }
+
+  // Which lanes need room for the numbers of causes. Those of faults stand on the faults' bands.
+  causePlaces() {
+    const causes = this.violation ? this.violation.causes : [];
+    const lanes = new Set(causes.map(({ kind, row }) => this.laneOf(kind, row)));
+    return { lanes, clients: lanes.has("clients") };
+  }
+
+  // The row that tells of this node at this time, or NONE.
+  stateAt(kind, name, t) {
+    return rowAt(this.reader.rows(kind, name), this.trace.tables[kind].t, t);
+  }
+
+  // Whether a row of a kind that tells of a state still holds at this time.
+  holdsAt({ kind, row }, t) {
+    return STATE_KINDS.has(kind) && this.stateAt(kind, this.reader.text(kind, "n", row), t) === row;
   }
 
   // When something is best looked at: an operation and a step at their beginning.

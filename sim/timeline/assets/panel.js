@@ -1,5 +1,5 @@
 "use strict";
-// The words around the drawing: header, bar, what led to a violation, the state at the cursor.
+// The words around the drawing: header, bar, what led to a violation.
 
 // Build an element. Texts become text nodes, so nothing in a trace is ever read as HTML.
 function el(tag, attributes = {}, ...children) {
@@ -171,19 +171,20 @@ class Causes {
     this.items = [];
     if (!violation) return;
     box.hidden = false;
-    const item = (ref, number, t) => {
+    const item = (ref, number, t, note = "") => {
       const { node, text: said } = model.words.describe(ref);
       // What the log calls it is a word of the design; the sentence alone may not have it.
       const name = ref.kind === "log" ? spaced(model.reader.text("log", "name", ref.row)) : "";
-      const text = name && !said.includes(name) ? `${name}: ${said}` : said;
-      const row = el("li", { tabindex: 0, onclick: () => go(ref),
+      const own = name && !said.includes(name) ? `${name}: ${said}` : said;
+      const text = note || own;
+      const row = el("li", { tabindex: 0, title: note ? own : null, onclick: () => go(ref),
         onkeydown: (event) => { if (event.key === "Enter") go(ref); } },
       el("span", { class: "number" }, number), el("time", {}, seconds(t)),
       el("span", { class: "who" }, node), el("span", { class: "said" }, text));
       this.items.push({ ref, row });
       return row;
     };
-    const list = violation.causes.map((cause, at) => item(cause, String(at + 1), cause.t));
+    const list = violation.causes.map((cause) => item(cause, String(cause.number), cause.t, cause.note));
     list.push(item({ kind: "violation", row: 0 }, "✕", violation.t));
     box.append(el("h2", {}, "What led to this",
       el("small", {}, violation.causes.length ? "click, or [ and ], to go there"
@@ -199,140 +200,3 @@ class Causes {
     }
   }
 }
-
-// ------------------------------------------------------------------ state at the cursor
-
-const STATE_NAMES = 84; // px
-const STATE_COLUMN = 70;
-
-class StateTable {
-  constructor(model) {
-    this.model = model;
-    this.title = el("h2", {});
-    this.body = el("tbody");
-    const wanted = STATE_NAMES + model.nodes.length * STATE_COLUMN;
-    byId("side").style.setProperty("--wanted", `${wanted + 24}px`);
-    byId("state").append(this.title, el("div", { class: "table" }, el("table", {
-      // A column stays where it is while the words in it change.
-      style: `min-width:${wanted}px`,
-    }, el("thead", {}, el("tr", {}, el("th", { style: `width:${STATE_NAMES}px` }),
-      ...model.nodes.map((name) => el("th", {}, name)))),
-      this.body)));
-    this.rows = new Map();
-  }
-
-  update(t) {
-    if (t === this.shown) return;
-    this.shown = t;
-    const { model } = this;
-    const { acks } = model;
-    const at = upperBound(acks.t, t) - 1;
-    const { ack } = model.trace.tables;
-    const acked = at < 0 ? "nothing acknowledged yet"
-      : `acknowledged to ${lsnText(ack.lsn[acks.rows[at]])} on ${
-        model.reader.text("ack", "branch", acks.rows[at])}`;
-    this.title.replaceChildren(`State at ${seconds(t)}`, el("small", {}, acked));
-    const states = model.nodes.map((name) => this.state(name, t));
-    const writers = states.filter((state) => state.writes).length;
-    for (const [key, title, explain] of STATE_ROWS) {
-      const row = this.row(key, title, explain);
-      // What this trace never says needs no row; one that was needed stays.
-      if (states.some((state) => state[key])) row.hidden = false;
-      states.forEach((state, column) => {
-        const cell = row.children[column + 1];
-        const text = state[key] || "–";
-        if (cell.textContent !== text) cell.textContent = text;
-        cell.className = this.style(key, state, writers);
-        const swatch = key === "branch" && state.colour ? `var(--${state.colour})` : "";
-        cell.style.boxShadow = swatch ? `inset 5px 0 0 ${swatch}` : "";
-      });
-    }
-  }
-
-  style(key, state, writers) {
-    if (key === "serves" && state.writes) return writers > 1 ? "alarm" : "strong";
-    if (key === "role" && state.leads) return "strong";
-    if (key === "agent" && state.agent !== "up") return "trouble";
-    if (key === "guard" && state.guard && !state.guard.startsWith("up")) return "trouble";
-    return "";
-  }
-
-  row(key, title, explain) {
-    let row = this.rows.get(key);
-    if (!row) {
-      row = el("tr", { hidden: true }, el("th", { title: explain }, title),
-        ...this.model.nodes.map(() => el("td")));
-      this.rows.set(key, row);
-      this.body.append(row);
-    }
-    return row;
-  }
-
-  state(name, t) {
-    const { reader, trace } = this.model;
-    const row = (kind) => rowAt(reader.rows(kind, name), trace.tables[kind].t, t);
-    const [node, pg, lease, hold] = ["node", "pg", "lease", "hold"].map(row);
-    const state = {};
-    if (node !== NONE) {
-      const text = (column) => reader.text("node", column, node);
-      const [term, promised] = ["term", "promised"].map((key) => reader.number("node", key, node));
-      const host = text("host");
-      state.agent = host && host !== "up" ? `host ${host}` : text("agent");
-      state.leads = text("role") === "leader";
-      const stated = term === null ? "" : ` · ${term}`;
-      const further = promised > term ? `, promised ${promised}` : "";
-      state.role = text("role") ? `${text("role")}${stated}${further}` : "";
-      state.leader = text("leader");
-      state.guard = this.model.witnesses.has(name) ? "" : text("guard");
-      const armed = reader.number("node", "armed", node);
-      if (armed) state.guard += `, term ${armed}`;
-    }
-    const left = (kind, at) => (at === NONE ? 0 : Math.max(0, trace.tables[kind].until[at] - t));
-    if (left("lease", lease) > 0) state.lease = `${duration(left("lease", lease))} left`;
-    if (left("hold", hold) > 0) {
-      state.hold = `${reader.text("hold", "for", hold)}, ${duration(left("hold", hold))}`;
-    }
-    if (pg !== NONE) this.server(state, pg);
-    return state;
-  }
-
-  server(state, pg) {
-    const { reader } = this.model;
-    const recovery = reader.flag("pg", "recovery", pg);
-    const admit = reader.flag("pg", "admit", pg);
-    const frozen = reader.flag("pg", "frozen", pg);
-    const process = reader.text("pg", "process", pg);
-    state.process = frozen ? `${process}, frozen` : process;
-    const primary = admit === false ? "primary, closed" : "primary";
-    state.serves = recovery === null ? "" : recovery ? "standby" : primary;
-    state.writes = process === "running" && recovery === false && !frozen;
-    const tli = reader.number("pg", "tli", pg);
-    const branch = reader.text("pg", "branch", pg) || null;
-    state.branch = [tli, branch].filter(Boolean).join(" · ");
-    state.colour = branch ? this.model.branchColour(branch) : "";
-    const lsn = reader.number("pg", "lsn", pg);
-    state.lsn = lsn === null ? "" : lsnText(lsn);
-    state.upstream = reader.text("pg", "upstream", pg);
-    const sync = reader.list("pg", "sync", pg);
-    const k = reader.number("pg", "k", pg);
-    if (sync.length) state.sync = `${k === null ? "" : `${k} of `}${sync.join(", ")}`;
-    const data = reader.text("pg", "data", pg);
-    if (data && data !== "present") state.data = data;
-  }
-}
-
-const STATE_ROWS = [
-  ["agent", "agent", "the metako process"],
-  ["role", "role · term", "in the agreement; and the term that it has promised itself to, if higher"],
-  ["leader", "follows", "whom the agent takes for the leader"],
-  ["lease", "lease", "the right to be writable: how long it still lasts"],
-  ["hold", "holds for", "votes for nobody else until then"],
-  ["guard", "guard", "the process that fences PostgreSQL"],
-  ["process", "postgres", "the server's processes"],
-  ["serves", "serves as", "primary: not in recovery; closed: clients are not admitted"],
-  ["branch", "tli · branch", "PostgreSQL's timeline, and the true history, which no node can see"],
-  ["lsn", "LSN", "end of its WAL, to 100 ms"],
-  ["upstream", "streams from", "the server whose WAL it receives"],
-  ["sync", "waits for", "a commit returns after so many of these have it"],
-  ["data", "data", "if the data directory is not present"],
-];

@@ -12,14 +12,33 @@ class Finder {
     return this.badge(x, y) || this.inLanes(x, y) || this.arrow(x, y) || this.fault(x, y);
   }
 
+  // The same in the strip above the lanes.
+  inStrip(x, y) {
+    const { badges, drawnFaults } = this.painters.strip;
+    const badge = this.badge(x, y, badges);
+    if (badge) return badge;
+    const hit = drawnFaults.find((each) => x >= each.x0 && x <= each.x1 && y >= each.y0 && y <= each.y1);
+    return hit ? this.ofFaults([hit.fault]) : null;
+  }
+
   said(ref, ...lines) {
     const { node, text } = this.model.words.describe(ref);
     return { ref, title: [node, text].filter(Boolean).join(" · "), lines: lines.filter(Boolean) };
   }
 
-  badge(x, y) {
-    const hit = this.painters.arrows.badges.find((b) => Math.hypot(b.x - x, b.y - y) < 10);
-    return hit ? this.said(hit.cause, `cause ${hit.number}, at ${seconds(hit.cause.t, 6)}`) : null;
+  // The number of a cause; or the dot at its event, which lies over everything else.
+  badge(x, y, badges = this.painters.markers.badges) {
+    const near = (spot, room) => Math.hypot(spot.x - x, spot.y - y) < room;
+    const hit = badges.find((each) => near(each, BADGE + 1)) || badges.find((each) => near(each.at, 3.5));
+    if (!hit) return null;
+    const { cause } = hit;
+    const { node, text } = this.model.words.describe(cause);
+    return {
+      ref: { kind: cause.kind, row: cause.row }, number: cause.number,
+      title: `Cause ${cause.number}: ${cause.note || [node, text].filter(Boolean).join(" · ")}`,
+      lines: [`at ${seconds(cause.t, 6)}`, cause.note ? [node, text].filter(Boolean).join(" · ") : ""]
+        .filter(Boolean),
+    };
   }
 
   arrow(x, y) {
@@ -47,7 +66,7 @@ class Finder {
 
   ofFaults(on) {
     const lines = on.map((fault) => {
-      const until = fault.instant ? "" : ` to ${fault.ended ? seconds(fault.e) : "the end"}`;
+      const until = fault.instant ? "" : ` to ${fault.ended ? seconds(fault.e) : "the end of the run"}`;
       return `${on.length > 1 ? `${fault.text}: ` : ""}${seconds(fault.b)}${until}`;
     });
     if (on[0].nodes.length) lines.push(`on ${on[0].nodes.join(", ")}`);
@@ -64,7 +83,7 @@ class Finder {
     if (acks && y >= acks.y && y < acks.y + acks.h) {
       const at = upperBound(this.model.acks.t, t) - 1;
       return at < 0 ? null : this.said({ kind: "ack", row: this.model.acks.rows[at] },
-        `at ${seconds(this.model.acks.t[at], 6)}`);
+        `at ${seconds(this.model.acks.t[at], 6)}`, this.ackScale());
     }
     for (const [name, place] of this.layout.clients) {
       if (y >= place.y && y < place.y + place.h) return this.inClient(name, t);
@@ -72,11 +91,26 @@ class Finder {
     return null;
   }
 
+  ackScale() {
+    const range = ackRange(this.model, this.view);
+    return range ? `scale of what is seen: ${lsnText(range.low)} to ${lsnText(range.high)}` : "";
+  }
+
+  // From when to when; what holds at the end has not ended.
+  range(s) {
+    const until = s.e >= this.model.end ? "the end of the run" : seconds(s.e);
+    if (s.b >= this.model.end) return `${seconds(s.b)}, the end of the run`;
+    return `${seconds(s.b)} to ${until} (${duration(Math.min(s.e, this.model.end) - s.b)})`;
+  }
+
   writers(t) {
-    const found = this.model.primaries[segmentAt(this.model.primaries, t)];
+    const { primaries, end } = this.model;
+    const at = segmentAt(primaries, t);
+    const found = primaries[at] || (t >= end && primaries.length && primaries[at - 1].e >= end
+      ? primaries[at - 1] : null);
     if (!found || found.b > t) return { ref: null, title: "no server is writable", lines: [] };
     return {
-      ref: null, lines: [`${seconds(found.b)} to ${seconds(found.e)} (${duration(found.e - found.b)})`],
+      ref: null, lines: [this.range(found)],
       title: `writable: ${found.who.map((who) => `${who.name} on ${branchText(who.branch)}${
         who.closed ? ", closed to clients" : ""}`).join("; ")}`,
     };
@@ -86,11 +120,7 @@ class Finder {
     const { lane } = place;
     const inside = (part) => place[part] !== undefined && y >= place[part] - 1
       && y < place[part] + this.layout.row[part] + 1;
-    const held = (segments) => {
-      const s = segments[segmentAt(segments, t)];
-      return s && s.b <= t ? s : null;
-    };
-    const range = (s) => `${seconds(s.b)} to ${seconds(s.e)} (${duration(s.e - s.b)})`;
+    const held = (segments) => this.held(segments, t);
     const span = this.view.span / this.view.width;
     if (inside("log")) return this.nearLog(lane, t, span * 5);
     if (inside("role")) {
@@ -99,19 +129,26 @@ class Finder {
       const words = [`${s.cover} ${s.role}`.trim()];
       if (s.term !== null) words.push(`term ${s.term}`);
       if (s.promised > s.term) words.push(`promised to term ${s.promised}`);
-      return { ref: { kind: "node", row: s.row }, title: `${lane.name} · ${words.join(", ")}`, lines: [range(s)] };
+      return { ref: this.stateRef("node", lane, t), title: `${lane.name} · ${words.join(", ")}`,
+        lines: [this.range(s)] };
     }
-    if (inside("lease")) return this.rights(lane, held, range);
+    if (inside("lease")) return this.rights(lane, t);
+    if (inside("wait")) {
+      const s = held(lane.waits);
+      return s && { ref: this.stateRef("pg", lane, t), title: `${lane.name} · commits wait for ${s.text}`,
+        lines: [this.range(s), s.nobody ? "a commit is acknowledged when no other server has it" : ""].filter(Boolean) };
+    }
     if (inside("server")) {
       const s = held(lane.servers);
       if (!s) return null;
       const { pg } = this.model.trace.tables;
-      const at = rowAt(this.model.reader.rows("pg", lane.name), pg.t, t);
-      const what = [s.frozen ? "frozen" : "", s.process, s.serves, s.closed ? "closed to clients" : ""];
+      const ref = this.stateRef("pg", lane, t);
+      const what = [s.frozen ? "frozen" : "", s.process, s.serves, s.closed ? "writable, closed to clients" : ""];
+      const waits = held(lane.waits);
       return {
-        ref: { kind: "pg", row: s.row }, title: `${lane.name} · PostgreSQL ${what.filter(Boolean).join(", ")}`,
-        lines: [range(s), `timeline ${s.tli}, ${branchText(s.branch)}, LSN ${
-          lsnText(at === NONE ? null : pg.lsn[at])}`],
+        ref, title: `${lane.name} · PostgreSQL ${what.filter(Boolean).join(", ")}`,
+        lines: [this.range(s), `timeline ${s.tli}, ${branchText(s.branch)}, LSN ${lsnText(pg.lsn[ref.row])}`,
+          waits ? `commits wait for ${waits.text}` : ""].filter(Boolean),
       };
     }
     if (inside("step")) {
@@ -122,23 +159,38 @@ class Finder {
     return null;
   }
 
-  rights(lane, held, range) {
-    const guard = held(lane.guards);
-    const lease = held(lane.leases);
-    const hold = held(lane.holds);
+  // The segment of a list that holds at this time; a little after the end, what held there.
+  held(segments, t) {
+    const { end } = this.model;
+    const time = t > end && t - end < (TAIL / this.view.width) * this.view.span ? end : t;
+    const at = segmentAt(segments, time);
+    if (segments[at]) return segments[at].b <= time ? segments[at] : null;
+    return at > 0 && segments[at - 1].e === end && time === end ? segments[at - 1] : null;
+  }
+
+  // What tells of a lane's state at this time: not what began the bar that is seen there.
+  stateRef(kind, lane, t) {
+    return { kind, row: this.model.stateAt(kind, lane.name, Math.min(t, this.model.end)) };
+  }
+
+  rights(lane, t) {
+    const guard = this.held(lane.guards, t);
+    const lease = this.held(lane.leases, t);
+    const hold = this.held(lane.holds, t);
+    const titles = [];
     const lines = [];
     if (lease) {
-      lines.push(`lease ${range(lease)}`, `renewed ${plural(lease.renewals.length - 1, "time")}, last at ${
-        seconds(lease.sure)}`, lease.released ? "given up" : "ran out");
+      titles.push("lease");
+      lines.push(`lease from ${seconds(lease.b)}, ${renewedText(lease)}`, endText(this.model, lease, "renewal"));
     }
     if (hold) {
-      const whom = this.model.reader.text("hold", "for", hold.row);
-      lines.push(`holds for ${whom} until ${seconds(hold.e)}`);
+      titles.push(holdText(hold.whom));
+      lines.push(`hold from ${seconds(hold.b)}, ${renewedText(hold)}`, endText(this.model, hold, "heartbeat"));
     }
-    if (!lines.length && !guard) return null;
-    const ref = lease ? { kind: "lease", row: lease.row } : hold ? { kind: "hold", row: hold.row }
-      : { kind: "node", row: guard.row };
-    return { ref, title: `${lane.name} · ${guard ? `guard ${guard.guard}` : lease ? "lease" : "hold"}`, lines };
+    if (guard) titles.push(`guard ${guard.guard}`);
+    if (!titles.length) return null;
+    const kind = lease ? "lease" : hold ? "hold" : "node";
+    return { ref: this.stateRef(kind, lane, t), title: `${lane.name} · ${titles.join("; ")}`, lines };
   }
 
   nearLog(lane, t, slack) {
@@ -226,7 +278,8 @@ function wireLanes(app) {
     else if (!moved && x >= GUTTER) {
       const hit = app.finder.at(x, y);
       view.selected = hit && hit.ref ? hit.ref : null;
-      view.setCursor(view.t(x));
+      // The number of a cause stands beside the time of its event.
+      view.setCursor(hit && hit.number ? app.model.timeOf(hit.ref) : view.t(x));
     }
     app.range = null;
     from = null;
@@ -257,10 +310,14 @@ function wireStrips(app) {
     for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { down = false; });
   };
   drag(byId("top"), (x, first, event) => {
-    const hit = first && app.faultLabel(x, event.offsetY);
-    if (hit) view.selected = { kind: "fault", row: hit.row };
-    view.setCursor(view.t(Math.max(GUTTER, x)));
+    const hit = first && app.finder.inStrip(x, event.offsetY);
+    if (hit) view.selected = hit.ref;
+    view.setCursor(hit && hit.number ? app.model.timeOf(hit.ref) : view.t(Math.max(GUTTER, x)));
   });
+  byId("top").addEventListener("pointermove", (event) => {
+    app.tip(event.buttons ? null : app.finder.inStrip(event.offsetX, event.offsetY), event);
+  });
+  byId("top").addEventListener("pointerleave", () => app.tip(null));
   let grip = 0;
   drag(byId("mini"), (x, first) => {
     const t = app.minimap.t(x);

@@ -5,6 +5,7 @@
 
 const FONT = '-apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif';
 const BRANCH_COLOURS = 6; // --branch0 … in page.css
+const NODE_COLOURS = 6; // --node0 …
 
 class Theme {
   constructor(forced) {

@@ -3,7 +3,6 @@
 
 const SPAN_MIN = 20e3; // ns; a message takes about a millisecond
 const MARGIN = 0.04; // of the run, seen beyond its ends at most
-const FOCUS_MAX = 30e9; // ns; a violation with older causes is first shown without them
 
 class View {
   constructor(model, changed) {
@@ -33,14 +32,13 @@ class View {
   }
 
   toViolation() {
-    const { violation, end } = this.model;
+    const { violation } = this.model;
     if (!violation) return;
-    const near = violation.causes.map((cause) => cause.t)
-      .filter((t) => t <= violation.t && violation.t - t <= FOCUS_MAX);
-    const first = near.length ? Math.min(...near) : violation.t - 3e9;
+    const times = violation.causes.map((cause) => cause.t).filter((t) => t <= violation.t);
+    const first = times.length ? times[0] : violation.t - 3e9;
     const span = Math.max(violation.t - first, 200e6);
-    // More room at the right than the run may have: the pin's label stands there.
-    this.show(first - span * 0.1, Math.min(violation.t + span * 0.2, end + span * 0.08));
+    // Every cause is seen, however old; and a little at the right, where labels stand.
+    this.show(first - span * 0.05, violation.t + span * 0.15);
     this.cursor = violation.t;
   }
 

@@ -78,6 +78,34 @@ function branchText(branch) {
   return branch.startsWith("branch") ? branch : `branch ${branch}`;
 }
 
+// What commits wait for; "" if the trace does not say.
+function waitsText(k, sync) {
+  if (k === null && !sync.length) return "";
+  if (k === 0) return "nobody (k = 0)";
+  return sync.length ? `${k === null ? "" : `${k} of `}${sync.join(", ")}` : "nobody (no standby is listed)";
+}
+
+// For whom a voter holds: after its restart it does not know for whom it did.
+function holdText(whom) {
+  return whom ? `holds for ${whom}` : "holds, for whomever it did before its restart,";
+}
+
+// Of a lease or a hold: how often it was renewed.
+function renewedText({ renewals }) {
+  const times = renewals.length - 1;
+  return times ? `renewed ${plural(times, "time")}, last at ${seconds(renewals[times])}` : "not renewed";
+}
+
+// Of a lease or a hold: how it ends, and how long after what kept it alive. What would last beyond
+// the run has not run out.
+function endText({ end }, { e, released, renewals }, what) {
+  const took = e - renewals[renewals.length - 1];
+  const after = `${took < 1e9 ? duration(took) : seconds(took, 2)} after the last ${what}`;
+  if (released) return `${what === "renewal" ? "given up" : "released"} at ${seconds(e)}, ${after}`;
+  if (e >= end) return `until ${seconds(e)}, after the end of the run: ${after}`;
+  return `until ${seconds(e)}, when it ran out: ${after}`;
+}
+
 // What a checker's name means, for a reader who does not know it.
 function checkMeaning(check) {
   return CHECKS[check] || "";
@@ -95,13 +123,18 @@ class Words {
     return say ? say.call(this, row) : { node: "", level: "DEBUG", text: kind };
   }
 
+  // What differs from the row before. A part is a column, or several that say one thing together,
+  // and how to say it.
   changes(kind, row, parts) {
     const node = this.reader.text(kind, "n", row) || "";
     const before = this.reader.previous(kind, row);
     const said = [];
-    for (const [column, say] of parts) {
-      const now = this.reader.cell(kind, column, row);
-      const old = before === NONE ? undefined : this.reader.cell(kind, column, before);
+    const cells = (columns, at) => (Array.isArray(columns)
+      ? columns.map((column) => this.reader.cell(kind, column, at))
+      : this.reader.cell(kind, columns, at));
+    for (const [columns, say] of parts) {
+      const now = cells(columns, row);
+      const old = before === NONE ? undefined : cells(columns, before);
       if (JSON.stringify(now) === JSON.stringify(old)) continue;
       const text = say(now, old);
       if (text) said.push(text);
@@ -110,6 +143,7 @@ class Words {
   }
 
   node(row) {
+    const node = this.reader.text("node", "n", row);
     return this.changes("node", row, [
       ["host", (now, old) => (now === "up" && old === undefined ? "" : `host ${now}`)],
       ["agent", (now) => `agent ${now}`],
@@ -118,12 +152,13 @@ class Words {
       ["term", (now, old) => (old >= 0 ? `term ${old} → ${now}` : `term ${now}`)],
       ["promised", (now) => (now > this.reader.number("node", "term", row)
         ? `promised to term ${now}` : "")],
-      ["leader", (now) => (now ? `follows ${now}` : "knows no leader")],
+      ["leader", (now) => (now === node ? "leads" : now ? `follows ${now}` : "knows no leader")],
       ["armed", (now) => (now ? `guard armed for term ${now}` : "guard not armed")],
     ]);
   }
 
   pg(row) {
+    const primary = this.reader.flag("pg", "recovery", row) === false;
     return this.changes("pg", row, [
       ["process", (now, old) => (old ? `PostgreSQL ${old} → ${now}` : `PostgreSQL ${now}`)],
       ["recovery", (now) => (now === false ? "writable: it is a primary"
@@ -131,10 +166,14 @@ class Words {
       ["frozen", (now, old) => (now ? "frozen" : old ? "runs again" : "")],
       ["tli", (now) => (now === null ? "" : `timeline ${now}`)],
       ["branch", (now) => (now ? branchText(now) : "")],
-      ["upstream", (now) => (now ? `streams from ${now}` : "streams from nobody")],
-      ["sync", (now) => `waits for ${asTexts(now).join(", ") || "no standby"}`],
-      ["k", (now) => (now === null ? "" : `k = ${now}`)],
-      ["admit", (now) => (now ? "admits clients" : now === false ? "closed to clients" : "")],
+      ["upstream", (now, old) => (now ? `set to follow ${now}` : old ? "set to follow nobody" : "")],
+      [["k", "sync"], ([k, sync], old) => {
+        const text = waitsText(k, asTexts(sync));
+        if (!text || (old === undefined && !primary)) return "";
+        return `${primary ? "commits wait" : "set to let commits wait"} for ${text}`;
+      }],
+      ["admit", (now) => (now ? "admits clients" : now === false
+        ? `closed to clients${primary ? ", still writable" : ""}` : "")],
       ["data", (now, old) => (old !== undefined || now !== "present" ? `data ${now}` : "")],
       ["lsn", (now, old) => (old === undefined ? "" : `LSN ${lsnText(now)}`)],
     ]);
@@ -153,9 +192,8 @@ class Words {
 
   hold(row) {
     const until = this.reader.number("hold", "until", row);
-    const text = until
-      ? `votes for nobody but ${this.reader.text("hold", "for", row)} until ${seconds(until)}`
-      : "may vote again";
+    const text = until ? `${holdText(this.reader.text("hold", "for", row))} until ${seconds(until)}`
+      : "holds for nobody";
     return { node: this.reader.text("hold", "n", row) || "", level: "STATE", text };
   }
 
@@ -173,8 +211,9 @@ class Words {
     }[fate] || `${spaced(fate)}${took}`;
     const what = reader.text("msg", "kind", row);
     const to = reader.text("msg", "to", row);
+    const says = reader.text("msg", "says", row);
     const said = `${what} ${from} → ${to}${term === null ? "" : ` (term ${term})`} ${how}`;
-    return { node: from || "", level: "DEBUG", text: said };
+    return { node: from || "", level: "DEBUG", text: says ? `${said}: ${says}` : said };
   }
 
   log(row) {
