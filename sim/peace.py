@@ -120,12 +120,15 @@ def _whole(world: World, core: Sequence[NodeId]) -> bool:
         return False
     members = [n for n in core if not _given_up(world, n)]
     standbys = {n for n in members if not world.nodes[n].witness} - {primary}
-    listed = {member.node for member in document.sync.members if _has(world, member)}
+    # Strictly nobody may leave before another has come, also one whose data were replaced.
+    strict = document.durability is Durability.STRICT
+    stuck = strict and len(document.sync.members) <= document.sync.k
+    listed = {m.node for m in document.sync.members if stuck or _has(world, m)}
     others = document.sync.nodes() - set(core)
     return (
         document.primary == primary
         and standbys <= listed
-        and (not others or document.durability is Durability.STRICT)
+        and (strict or not others)
         and all(_knows(world, name, members) for name in members)
         and all(_routes(world, name, primary, standbys, core) for name in members)
     )
