@@ -139,7 +139,10 @@ class Report:
         first = next((catch for catch in self.catches if catch.seed is not None), None)
         if first is not None and first.scenario is not None and first.seed is not None:
             again = run_command(
-                first.scenario, first.seed, extra_faults=True, mutation=first.mutation
+                first.scenario,
+                first.seed,
+                extra_faults=not first.alone,
+                mutation=first.mutation,
             )
             found += ["", "see one:", f"  {again} --html run.html"]
         return found

@@ -16,12 +16,13 @@ from sim.mutations.drivers import DRIVERS
 from sim.mutations.elections import ELECTIONS
 from sim.mutations.leases import LEASES
 from sim.mutations.models import MODELS
+from sim.mutations.slips import SLIPS
 from sim.mutations.syncing import SYNCING
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
 MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
-    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS)}
+    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS, *SLIPS)}
 )
 
 

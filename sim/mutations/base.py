@@ -1,9 +1,14 @@
 """What a mutation is, and patching attributes so that it can be undone."""
 
 from __future__ import annotations
+import __future__
 
+import inspect
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import CodeType, FunctionType
 from typing import Any
 
 
@@ -35,3 +40,34 @@ class Mutation:
     doc: str  # what is wrong now, in one sentence
     plant: Callable[[Patch], None]
     measured: bool = False  # the rule rests on something that was reproduced on a real server
+
+
+def edited(
+    owner: Any, name: str, *changes: tuple[str, str], also: tuple[Any, ...] = ()
+) -> Callable[[Patch], None]:
+    """Return what plants a slip: a function whose source has other text in some places.
+
+    Each piece of text has to be there once, so a bug whose place has changed is noticed.
+
+    Args:
+        owner: the class or module of the function.
+        name: of the function.
+        changes: text, and what stands there instead; the indentation is that of the function alone.
+        also: modules that have imported the function by its name.
+    """
+
+    def plant(patch: Patch) -> None:
+        found = vars(owner)[name]
+        source = textwrap.dedent(inspect.getsource(found))
+        for old, new in changes:
+            assert source.count(old) == 1, f"{name}: {old!r} is there {source.count(old)} times"
+            source = source.replace(old, new)
+        flags = __future__.annotations.compiler_flag
+        module = compile(source, f"<slip in {name}>", "exec", flags=flags)
+        code = next(each for each in module.co_consts if isinstance(each, CodeType))
+        made = FunctionType(code, vars(sys.modules[found.__module__]), name, found.__defaults__)
+        made.__kwdefaults__ = found.__kwdefaults__
+        for each in (owner, *also):
+            patch.set(each, name, made)
+
+    return plant

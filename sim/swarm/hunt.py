@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from sim.streams import stream
 from sim.swarm.campaign import Plan
 from sim.swarm.job import Job, Outcome
 
 BATCH = 10
+ALONE_SHARE = 0.2
+"""Of the runs, those that play the scenario's own faults alone. Only then its expectations hold: a
+failover within seconds, a standby that is cloned in time. What is only slow breaks nothing else."""
 CAUGHT_SHARE_MIN = 0.9
 """Fewer bugs caught than this, and the checkers are not good enough."""
 
@@ -28,6 +32,7 @@ class Catch:
     cpu_ns: int = 0  # up to the first catch, or of all
     needed: int | None = None  # seeds up to the first catch, that one included
     seed: int | None = None  # the first that caught it
+    alone: bool = False  # it was played without random faults
     scenario: str | None = None
     check: str | None = None  # what the first catch broke
     text: str = ""
@@ -115,7 +120,13 @@ class Hunt:
 
     def _job(self, mutation: str, seed: int) -> Job:
         job = replace(self._plan, mutation=mutation).job(seed)
-        return replace(job, control=True, last_if_caught=not self._every_seed)
+        alone = stream(seed, "alone").random() < ALONE_SHARE
+        return replace(
+            job,
+            extra_faults=job.extra_faults and not alone,
+            control=True,
+            last_if_caught=not self._every_seed,
+        )
 
     def _caught(self, catch: Catch, outcome: Outcome) -> None:
         violation = outcome.result.violation
@@ -127,4 +138,5 @@ class Hunt:
         if catch.seed is None or outcome.job.seed < catch.seed:
             catch.seed, catch.scenario = outcome.job.seed, outcome.job.scenario
             catch.check, catch.text = violation.check, violation.text
+            catch.alone = not outcome.job.extra_faults
             catch.needed = outcome.job.seed - self._first_seed + 1

@@ -372,6 +372,23 @@ class TestHunt:
         hunt.put(Outcome(first[-1], sim_stand_ins.steady(first[-1])))
         assert [hunt.take()[0].mutation for _ in range(2)] == ["c", "a"]
 
+    def test_some_runs_play_the_scenario_alone_and_always_the_same_ones(self):
+        jobs = self.hunt(count=1000).take()
+        hunts = [self.hunt(count=1000) for _ in range(2)]
+        first, second = ([hunt._job("a", seed) for seed in range(1000)] for hunt in hunts)
+        assert first == second
+        assert 120 < sum(not job.extra_faults for job in first) < 280
+        assert [job.extra_faults for job in jobs] == [
+            job.extra_faults for job in first[: len(jobs)]
+        ]
+
+    def test_a_catch_says_whether_the_scenario_was_played_alone(self):
+        hunt = self.hunt()
+        job = next(each for each in (hunt._job("a", s) for s in range(99)) if not each.extra_faults)
+        hunt.take()
+        hunt.put(failed(job, "expected", "slow"))
+        assert hunt.catches[0].alone
+
     def test_a_run_that_fails_without_the_bug_is_no_catch(self):
         hunt = self.hunt()
         job = hunt.take()[0]

@@ -1,0 +1,101 @@
+"""Slips: what a refactoring or a hurry leaves behind. A line is lost, a comparison is turned.
+
+Each is an edit of the source of one function, found by asking what a competent programmer could get
+wrong there, and not by what the checks look for.
+"""
+
+from __future__ import annotations
+
+from metako.cluster import engine, routing
+from metako.election import syncchange, syncset
+from metako.election.candidate import Candidate
+from metako.election.election import Election
+from metako.election.leader import Leader
+from metako.election.syncchange import SyncSetKeeper
+from metako.election.voter import Voter
+from metako.election.wants import FenceWish
+from metako.membership.membership import Membership
+from metako.model.document import ClusterDocument
+from metako.postgres import plan
+from metako.postgres.slots import SlotPolicy
+from sim.mutations.base import Mutation, edited
+from sim.postgres import supervisor
+
+ELECTING = (
+    Mutation("promises_of_former_candidacy", "§4.2", "promises of an earlier term count",
+             edited(Candidate, "begin_vote", ("    self._promises = {}\n", ""))),
+    Mutation("candidacy_outlives_leadership", "§4.3", "a leader that steps down goes on standing",
+             edited(Election, "_step_down", ("    self.candidate.stop()\n", ""))),
+    Mutation("learner_counted", "§4.2", "who has no vote counts in a majority",
+             edited(ClusterDocument, "has_majority",
+                    (" and len(set(self.voters).intersection(nodes)) >= majority", ""))),
+    Mutation("release_names_former_round", "§4.4", "a release ends no hold",
+             edited(Election, "_end_if_over",
+                    ("leader.lease.round, why", "leader.lease.round - 1, why"))),
+    Mutation("hold_end_not_awaited", "§4.4", "nobody wakes when a hold ends",
+             edited(Election, "wakeup",
+                    ("self.voter.hold.until_ns if self._was_holding else 2**63 - 1", "2**63 - 1"))),
+    Mutation("followed_without_promise", "§4.3.3c", "the term of a heartbeat is not promised",
+             edited(Voter, "heard_heartbeat", ("    core.promise(beat.term)\n", ""))),
+    Mutation("wrong_data_id_in_successor", "§4.3.4", "the old primary is listed with other data",
+             edited(Leader, "take_office",
+                    ("=base.primary_data_id)", "=observed.data_id)"))),
+)  # fmt: skip
+
+LISTING = (
+    Mutation("change_never_given_up", "§4.5", "a change of the sync set waits for ever",
+             edited(SyncSetKeeper, "_finish",
+                    ("if pointless or now.mono_ns >= self._change_until_ns:", "if False:"))),
+    Mutation("dead_standby_never_leaves", "§4.5", "the grace of an absent standby never ends",
+             edited(SyncSetKeeper, "_watch",
+                    (" and stream.since_ns is not None:", ":"))),
+    Mutation("stale_data_id_kept", "§4.5", "a cloned standby stays listed with its old data",
+             edited(SyncSetKeeper, "_standbys",
+                    ("SyncMember(node, current))", "SyncMember(node, listed or current))"))),
+    Mutation("streams_not_in_cache_key", "§4.5", "a standby that comes or goes is not looked at",
+             edited(SyncSetKeeper, "_seen", ("return streaming, silent,", "return (), silent,"))),
+    Mutation("strict_lowers_k", "§4.5", "strict durability gives up acknowledgements",
+             edited(syncset, "next_change",
+                    ("present and len(target) < current.k:", "present and not target:"),
+                    also=(syncchange,))),
+)  # fmt: skip
+
+DRIVING = (
+    Mutation("detach_not_repeated", "§4.3.3d", "a server detached for an older promise will do",
+             edited(plan, "_detached", ("        and observed.detached_for >= promise\n", ""))),
+    Mutation("wal_lost_ignored_running", "§5.4", "a standby whose WAL is gone upstream runs on",
+             edited(plan, "_following", ("or local.wal_lost or", "or"))),
+    Mutation("lost_slot_kept", "§5.5", "a replication slot without its WAL is not replaced",
+             edited(SlotPolicy, "changes",
+                    ("slot.name not in wanted or slot.lost", "slot.name not in wanted"))),
+    Mutation("clone_from_deposed_goes_on", "§5.4", "a clone from a former primary is not abandoned",
+             edited(plan, "is_pointless",
+                    ("return (upstream.node, upstream.address) != (wanted.node, wanted.address)",
+                     "return False"), also=(supervisor,))),
+    Mutation("rewind_failed_forgotten", "§5.4", "a rewind that failed is tried again for ever",
+             edited(plan, "_follow_from_stopped",
+                    ("Clone(wanted) if observed.rewind_failed else Rewind(upstream)",
+                     "Rewind(upstream)"))),
+    Mutation("disarmed_on_stale_picture", "§5.3", "an old look at the server disarms the guard",
+             edited(FenceWish, "change",
+                    ("(harmless and observed.under in (None, target))", "harmless"))),
+    Mutation("fence_without_margin", "§5.3", "the guard waits for the very end of the lease",
+             edited(FenceWish, "change",
+                    ("leader.lease.until_boot_ns - margin", "leader.lease.until_boot_ns"))),
+)  # fmt: skip
+
+TELLING = (
+    Mutation("accuses_only_with_nacks", "§6", "a probe that nobody could repeat accuses nobody",
+             edited(Membership, "_fail_probe",
+                    ("    self._view.accuse(now_ns, probe.target)",
+                     "    if probe.nacks:\n        self._view.accuse(now_ns, probe.target)"))),
+    Mutation("route_valid_from_now", "§7", "a route holds for a lease from when it is looked up",
+             edited(routing, "current_primary",
+                    ("until = at.boot_ns + milliseconds", "until = now.boot_ns + milliseconds"),
+                    also=(engine,))),
+    Mutation("dead_replica_routed", "§7", "reads are led to members that are dead",
+             edited(routing, "_serves_reads",
+                    ("member.state is MemberState.ALIVE\n        and meta is", "meta is"))),
+)  # fmt: skip
+
+SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING)

@@ -1,0 +1,37 @@
+"""Planted bugs are planted where they belong, and are gone afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from metako.election.leader import Leader
+from sim.mutations import MUTATIONS, planted
+from sim.mutations.base import Patch, edited
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_every_bug_can_be_planted_and_is_taken_out_again(name: str) -> None:
+    before = dict(vars(Leader))
+    with planted(name):
+        pass
+    assert dict(vars(Leader)) == before
+    assert MUTATIONS[name].doc
+
+
+class Server:
+    def answers(self, up: bool, hung: bool) -> bool:
+        return up and not hung
+
+
+def test_an_edit_replaces_the_function_and_can_be_undone() -> None:
+    patch = Patch()
+    edited(Server, "answers", (" and not hung", ""))(patch)
+    assert Server().answers(up=True, hung=True)
+    patch.undo()
+    assert not Server().answers(up=True, hung=True)
+
+
+@pytest.mark.parametrize("text", ["not there", "hung"])
+def test_a_place_that_has_changed_or_is_not_the_only_one_is_noticed(text: str) -> None:
+    with pytest.raises(AssertionError, match="times"):
+        edited(Server, "answers", (text, ""))(Patch())
