@@ -23,6 +23,8 @@ RECENT_MAX = 6
 """Lines of a node that are remembered whatever they say."""
 ENOUGH = 7
 """With fewer lines that were chosen for a reason, the newest of those concerned are added."""
+SOON_NS = 5 * NS_PER_S
+"""The start of an agent explains what happens within this."""
 BEFORE_NS = 15 * NS_PER_S
 """Silence, and a fault that has ended, explain nothing that happens so much later."""
 
@@ -30,6 +32,7 @@ KEPT = frozenset(
     {
         *(EventName.ELECTION_WON, EventName.HOLD_EXPIRED, EventName.PRIMARY_ACTIVE),
         *(EventName.LEASE_LOST, EventName.LEASE_RELEASED, EventName.CANDIDACY_HANDED_OVER),
+        EventName.CANDIDACY_STARTED,
     }
 )
 """Events of which the newest of each node is remembered."""
@@ -51,6 +54,15 @@ class Lease(NamedTuple):
     until_ns: int
 
 
+class Failing(NamedTuple):
+    """Candidacies of a node that ended one after the other for the same reason."""
+
+    line: Line  # of the last one
+    reason: object
+    times: int
+    since_ns: int
+
+
 class Effect(NamedTuple):
     """A fault: its line, which nodes it is about, when it ended (None: it goes on)."""
 
@@ -68,6 +80,9 @@ class Story:
         self._terms: dict[int, object] = {}  # term by the line of a won election
         self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=2))
         self._leases: dict[str, Lease] = {}
+        self._holds: dict[str, Line] = {}
+        self._started: dict[str, Line] = {}
+        self._failing: dict[str, Failing] = {}
         self._acknowledged: dict[str, Line] = {}  # by value
         self._faults: dict[int, Effect] = {}
         self._recent: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=RECENT_MAX))
@@ -87,10 +102,34 @@ class Story:
             self._newest[line.node, event.name] = line
         if event.name is EventName.ELECTION_WON:
             self._terms[line.number] = fields.get("term")
+            self._failing.pop(line.node, None)
         elif event.name is EventName.VOTE_GRANTED:
             self._votes[fields.get("term")].append(line)
         elif event.name is EventName.SYNC_SET_CHANGED:
             self._changes[line.node].append(line)
+        elif event.name is EventName.CANDIDACY_LOST:
+            self._lost(line, fields.get("reason"))
+
+    def _lost(self, line: Line, reason: object) -> None:
+        before = self._failing.get(line.node)
+        times, since_ns = 1, line.at_ns
+        if before is not None and before.reason == reason:
+            times, since_ns = before.times + 1, before.since_ns
+        self._failing[line.node] = Failing(line, reason, times, since_ns)
+
+    def started(self, line: Line) -> None:
+        """Remember the start of an agent."""
+        self._started[line.node] = line._replace(note=f"the agent of {line.node} starts")
+
+    def hold(self, line: Line, until_ns: int, leader: str | None) -> None:
+        """Remember for whom a voter holds; 0: for nobody."""
+        whom = leader or "anybody that may still lead"
+        says = (
+            f"holds for {whom} until {until_ns / NS_PER_S:.3f} s"
+            if until_ns
+            else "holds for nobody"
+        )
+        self._holds[line.node] = line._replace(note=f"{line.node} {says}")
 
     def promoted(self, line: Line) -> None:
         """Remember a promotion."""
@@ -129,7 +168,10 @@ class Story:
         told: dict[int, Line] = {}
 
         def tell(lines: Iterable[Line]) -> None:
-            told.update({line.number: line for line in lines})
+            for line in lines:
+                known = told.get(line.number)
+                if known is None or not known.note:  # the first note on a line stays
+                    told[line.number] = line
 
         lost = [self._acknowledged[value] for value in about if value in self._acknowledged]
         tell(lost)
@@ -146,10 +188,35 @@ class Story:
         tell(
             line for (node, kind), line in self._newest.items() if kind in kinds and node in leaders
         )
+        tell(self._candidacies(concerned))
+        restarted = [
+            s for n, s in self._started.items() if n in concerned and now_ns - s.at_ns < SOON_NS
+        ]
+        tell(restarted)
+        if restarted or not elections:
+            tell(hold for node, hold in self._holds.items() if node in concerned)
         tell(self._at_work(concerned | {line.node for line in lost}, now_ns))
         if len(told) < ENOUGH:
             tell(line for node in sorted(concerned) for line in self._recent[node])
         return [told[number] for number in sorted(told)[-LINES_MAX:]]
+
+    def _candidacies(self, concerned: set[str]) -> Iterable[Line]:
+        """Return who stood in vain, how often and why, and who stands since."""
+        for failing in self._failing.values():
+            line, reason, times, since_ns = failing
+            if line.node not in concerned:
+                continue
+            note = ""
+            if times > 1:
+                since = f"{since_ns / NS_PER_S:.3f} s"
+                note = f"{times} candidacies of {line.node} have ended so since {since}: {reason}"
+            yield line._replace(note=note)
+        for (node, kind), line in self._newest.items():
+            won = self._newest.get((node, EventName.ELECTION_WON))
+            over = self._failing.get(node)
+            ended = max(won.at_ns if won else 0, over.line.at_ns if over else 0)
+            if kind == EventName.CANDIDACY_STARTED and node in concerned and line.at_ns > ended:
+                yield line
 
     def _elections(self, concerned: set[str]) -> list[Line]:
         """Return the newest election of the cluster, and the newest of each of those concerned."""

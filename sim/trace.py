@@ -113,7 +113,8 @@ class Trace(Watcher):
         before, held_for = self._holds.get(node.name, (0, None))
         if held_for != leader or bool(until) != bool(before) or until - before > HOLD_MOVES_NS:
             self._holds[node.name] = until, leader
-            self.line("hold", n=node.name, until=until, **{"for": leader})
+            number = self.line("hold", n=node.name, until=until, **{"for": leader})
+            self._story.hold(self._told(number, node.name), until, leader)
 
     def _node(self, node: Processes) -> None:
         now = self._world.heap.now_ns
@@ -132,7 +133,8 @@ class Trace(Watcher):
         if guard is not None and guard.alive:
             watched = "frozen" if guard.frozen else "up"
         state = ("stopped" if node.stopped else up, host, watched, role, term, promised, leader)
-        if self._nodes.get(node.name) == state:
+        before = self._nodes.get(node.name)
+        if before == state:
             return
         self._nodes[node.name] = state
         number = self.line(
@@ -146,7 +148,10 @@ class Trace(Watcher):
             promised=promised,
             leader=leader,
         )
-        self._story.wrote(self._told(number, node.name))
+        line = self._told(number, node.name)
+        self._story.wrote(line)
+        if up == "up" and before is not None and before[0] == "down":
+            self._story.started(line)
 
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         for event in events:

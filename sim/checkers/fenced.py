@@ -37,7 +37,7 @@ class Fenced(Watcher):
     def sampled(self, nodes: Sequence[SimNode]) -> None:
         now = self._world.heap.now_ns
         writable = [node for node in nodes if not node.witness and node.server.writable]
-        bare = [n.name for n in writable if n.guard and n.guard.answers and not n.guard.armed_term]
+        bare = [node.name for node in writable if self._is_bare(node)]
         self._bare = {name: self._bare.get(name, now) for name in bare}
         for name, since in self._bare.items():
             if now - since >= BARE_NS:
@@ -46,6 +46,13 @@ class Fenced(Watcher):
                 )
         for node in writable:
             self._within_lease(node)
+
+    @staticmethod
+    def _is_bare(node: SimNode) -> bool:
+        guard = node.guard
+        if guard is None or not guard.answers or node.server.being_killed:
+            return False
+        return not guard.armed_term
 
     def acknowledged(self, server: SimServer, commit: Commit) -> None:
         if self._world.heap.now_ns >= self._held.get(server.node, 0):

@@ -30,21 +30,33 @@ def told(scenario: str, seed: int, mutation: str) -> tuple[dict[str, Any], list[
     return violation, [by_number[number] for number in violation["causes"]]
 
 
-def test_a_split_brain_is_told_by_the_lease_that_still_ran_and_the_election() -> None:
+def test_a_primary_beyond_its_lease_is_told_by_the_lease_and_the_holds_that_ended() -> None:
     violation, causes = told("agent-frozen-postgres-serves", 1, "fence_late")
-    assert violation["check"] == "one_writable"
-    old, new = violation["nodes"]
+    assert violation["check"] == "beyond_lease"
+    old, *free = violation["nodes"]
     assert len(violation["notes"]) == len(causes) <= LINES_MAX
     assert [line["i"] for line in causes] == sorted(line["i"] for line in causes)
     (lease,) = [
         note for note in violation["notes"] if note.startswith(f"the newest lease of {old}")
     ]
     assert lease.endswith("it still runs")
-    names = [(line["n"], line["name"]) for line in causes if line["e"] == "log"]
-    assert (new, "election_won") in names
-    assert (new, "hold_expired") in names
-    assert any(name == "vote_granted" for _, name in names)
+    assert {f"{voter} holds for nobody" for voter in free} <= set(violation["notes"])
+    expired = {line["n"] for line in causes if line.get("name") == "hold_expired"}
+    assert expired == set(free)
     assert any(line["e"] == "fault" and line["nodes"] == [old] for line in causes)
+
+
+def test_a_split_brain_is_told_by_the_election_and_its_votes() -> None:
+    story = Story()
+    story.lease(line_of(1, 5, "old"), 9 * S)
+    for number, voter in enumerate(("new", "c"), 2):
+        story.logged(line_of(number, 7, voter), event(EventName.HOLD_EXPIRED, "silence"))
+    story.logged(line_of(4, 7.5, "c"), event(EventName.VOTE_GRANTED, "voted", term=3))
+    story.logged(line_of(5, 7.6, "new"), event(EventName.ELECTION_WON, "won", term=3))
+    story.promoted(line_of(6, 8, "new"))
+    lines = story.tell(["old", "new"], [], 8 * S)
+    assert [line.number for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert lines[0].note == "the newest lease of old: until 9.000 s; it still runs"
 
 
 def line_of(number: int, at_s: float, node: str = "a") -> Line:
@@ -77,6 +89,32 @@ def test_silence_and_leases_long_before_an_election_are_not_told() -> None:
     assert [line.number for line in lines] == [3, 4, 5, 6]
     assert lines[2].note == "the newest lease of b: until 103.000 s; it has ended"
     assert lines[3].note == "the newest lease of given-up: no lease any more"
+
+
+def test_candidacies_in_vain_are_told_once_and_counted() -> None:
+    story = Story()
+    for number in range(1, 9):
+        lost = event(EventName.CANDIDACY_LOST, "ended", term=number, reason="nobody answered")
+        stands = event(EventName.CANDIDACY_STARTED, "stands", term=number)
+        story.logged(line_of(10 * number, number, "b"), stands)
+        story.logged(line_of(10 * number + 5, number + 0.5, "b"), lost)
+    story.logged(line_of(90, 9, "b"), event(EventName.CANDIDACY_STARTED, "stands", term=9))
+    lines = story.tell(["b"], [], 10 * S)
+    assert [line.number for line in lines][-2:] == [85, 90]
+    note = "8 candidacies of b have ended so since 1.500 s: nobody answered"
+    assert next(line for line in lines if line.number == 85).note == note
+    story.logged(line_of(95, 9.5, "b"), event(EventName.ELECTION_WON, "won", term=9))
+    assert 85 not in [line.number for line in story.tell(["b"], [], 10 * S) if line.note]
+
+
+def test_a_restart_and_the_holds_of_those_concerned_are_told() -> None:
+    story = Story()
+    story.hold(line_of(1, 1, "b"), 3 * S, "a")
+    story.started(line_of(2, 2, "b"))
+    story.hold(line_of(3, 2, "b"), 0, None)
+    notes = [line.note for line in story.tell(["b"], [], 3 * S)]
+    assert notes == ["the agent of b starts", "b holds for nobody"]
+    assert [line.note for line in story.tell(["b"], [], 60 * S)] == ["b holds for nobody"]
 
 
 def test_faults_are_told_if_they_were_at_work_on_those_concerned() -> None:
