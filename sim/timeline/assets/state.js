@@ -92,6 +92,7 @@ class StateTable {
     if (lease) state.lease = lease.text;
     const hold = this.right("hold", name, lane.holds, t);
     if (hold) state.hold = `${hold.whom || "the last leader"}, ${hold.text}`;
+    else if (lane.holds.length && state.agent === "up" && !state.leads) state.hold = "nobody";
     const waits = waitsAt(lane, t);
     if (waits) Object.assign(state, { sync: waits.text.replace(/ (?==)|(?<==) /g, "\u00a0"), nobody: waits.nobody });
     if (pg !== NONE) this.server(state, pg);
