@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 HOLD_MS = 2000
 """The hold that the limits below are for; with a longer one everything takes longer."""
 SETTLED_NS = 15 * NS_PER_S
-"""Members of a sync set that are dead, and those with other data, are out of it by then."""
+"""A member of a sync set that is dead, and one with other data, is out of it by then."""
+FURTHER_NS = 5 * NS_PER_S
+"""And so much later for each other one: a removal waits for all that stay, dead or not."""
 NOTICED_NS = 12 * NS_PER_S
 """A death is noticed by then: 2n − 1 probes and a suspicion, with room for a sick health score."""
 
@@ -40,7 +42,8 @@ class Listed(Watcher):
         self._world = world
         self._monitor = monitor
         self._wrong: dict[tuple[NodeId, str], int] = {}  # since when
-        self._limit_ns = round(SETTLED_NS * max(1, world.election.hold_ms / HOLD_MS))
+        self._slower = max(1, world.election.hold_ms / HOLD_MS)
+        self._most = 0  # of them at one time
         self._had: dict[NodeId, set[str]] = {}  # identities of the data that a node ever had
 
     def server_changed(self, server: SimServer) -> None:
@@ -66,16 +69,19 @@ class Listed(Watcher):
             return
         wrong = dict(self._wrongly_listed(document))
         if not wrong or not self._must_be_settled(document, nodes):
-            self._wrong = {}
+            self._wrong, self._most = {}, 0
             return
         now = world.heap.now_ns
         self._wrong = {key: self._wrong.get(key, now) for key in wrong.items()}
+        self._most = max(self._most, len(wrong))
+        further = (self._most - 1) * FURTHER_NS
+        limit_ns = round(self._slower * (SETTLED_NS + further))
         for (name, what), since in self._wrong.items():
-            if now - since > self._limit_ns:
+            if now - since > limit_ns:
                 raise ViolationError(
                     "stale_listing",
-                    f"{name} {what} and has been in the sync set for {self._limit_ns / NS_PER_S:g} "
-                    "s since then",
+                    f"{name} {what} and has been in the sync set for {limit_ns / NS_PER_S:g} s "
+                    "since then",
                     (name,),
                 )
 
