@@ -65,11 +65,11 @@ class Cluster:
 
     names: tuple[NodeId, ...] = (NodeId("n1"), NodeId("n2"), NodeId("n3"))
     witnesses: tuple[NodeId, ...] = ()  # those of the names that hold no data
-    learners: tuple[NodeId, ...] = ()  # those of the names without a vote
     acks: int = 1  # k: standbys that confirm a commit
     durability: Durability = Durability.QUORUM
     timing: str = "default"  # the profile that `election` is based on
     election: ElectionSettings = field(default_factory=ElectionSettings)
+    learners: tuple[NodeId, ...] = ()  # those of the names without a vote
 
     @property
     def data_nodes(self) -> tuple[NodeId, ...]:

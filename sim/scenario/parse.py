@@ -98,11 +98,11 @@ def _cluster(reader: Reader) -> Cluster:
     return Cluster(
         names,
         witnesses,
-        tuple(map(NodeId, learners)),
         acks,
         Durability(durability),
         timing,
         election,
+        tuple(map(NodeId, learners)),
     )
 
 
