@@ -262,7 +262,7 @@ def promotion_is_cut_short(world: Stage) -> None:
 DIRECTED: Mapping[str, Directed] = {
     "half_is_a_majority": Directed(primary_is_cut_off, ("one_writable", "one_leader")),
     "hold_ignored": Directed(one_standby_hears_no_heartbeats, ("false_failover", "one_writable")),
-    "hold_forgotten": Directed(voter_restarts_while_it_holds, ("one_writable",)),
+    "hold_forgotten": Directed(voter_restarts_while_it_holds, ("one_writable", "beyond_lease")),
     "vote_forgotten": Directed(
         voter_restarts_between_two_candidates,
         ("one_vote", "not_durable"),
@@ -283,10 +283,10 @@ DIRECTED: Mapping[str, Directed] = {
         with_witnesses,
     ),
     "promise_before_detached": Directed(voter_detaches_slowly, ("promise_untrue",)),
-    "fence_ignored": Directed(agent_of_the_primary_is_paused, ("one_writable",)),
+    "fence_ignored": Directed(agent_of_the_primary_is_paused, ("one_writable", "beyond_lease")),
     "released_while_stopping": Directed(
         primary_hangs_while_it_is_stopped,
-        ("one_writable",),
+        ("one_writable", "beyond_lease"),
         lambda seed: settled(seed=seed, election=IMPATIENT),
     ),
     "timeline_reused": Directed(promotion_is_cut_short, ("one_timeline",)),
