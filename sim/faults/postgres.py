@@ -114,6 +114,12 @@ _LASTING: tuple[FaultKind, ...] = (
         _failures("how many"),
     ),
     _kind(
+        "recovery_fails",
+        "Let crash recovery in single-user mode fail, which comes before a rewind.",
+        Counted("server", "recovery_failures", _times),
+        _failures("how many"),
+    ),
+    _kind(
         "clone_breaks",
         "Let the next clones be interrupted.",
         Counted("server", "clone_failures", _times),

@@ -47,6 +47,7 @@ class FaultyServer(Protocol):
     promote_hangs: bool
     promote_extra_ms: float
     rewind_failures: int
+    recovery_failures: int
     clone_failures: int
     start_failures: int
     slow: float

@@ -170,6 +170,9 @@ class Rebuilder:
         yield from executor.sleep(SINGLE_USER_MS)
         if server.wal_full:
             raise StepError("postgres --single failed: no space is left for WAL")
+        if server.recovery_failures > 0:
+            server.recovery_failures -= 1
+            raise StepError("postgres --single failed: it was told to fail")
         data.settle()
         data.branch = server.env.new_id("branch")  # nobody else has what follows
         data.append(RecordKind.CHECKPOINT)

@@ -93,6 +93,7 @@ class ServerState:
         self.promote_hangs = False
         self.promote_extra_ms = 0.0
         self.rewind_failures = 0
+        self.recovery_failures = 0
         self.clone_failures = 0
         self.start_failures = 0
         self.slow = 1.0
@@ -237,6 +238,7 @@ class ServerState:
             or self.promote_hangs
             or self.promote_extra_ms > PROMOTE_ILL_MS
             or self.rewind_failures
+            or self.recovery_failures
             or self.clone_failures
             or self.start_failures
             or self.fsync_ms > FSYNC_ILL_MS

@@ -24,6 +24,7 @@ SERVER = {
     **dict.fromkeys(("hung", "wal_disk_full", "fsync_lies", "replay_paused"), False),
     **dict.fromkeys(("receive_stalled", "promote_hangs"), False),
     **dict.fromkeys(("rewind_failures", "clone_failures", "start_failures"), 0),
+    "recovery_failures": 0,
     "fsync_ms": 1.0,
     "promote_extra_ms": 0.0,
     "slow": 1.0,

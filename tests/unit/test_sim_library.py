@@ -17,9 +17,9 @@ NOT_YET = {
 """Scenarios whose expectation is right and that the engine does not meet yet."""
 RULES = (
     ("freshest-standby-answers-late", "better_ignored", "no_recovery"),
-    ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
-    ("late-releases", "stale_release_heard", "one_writable"),
-    ("cut-off-after-its-agent-restarted", "resumed_too_long", "one_writable"),
+    ("stopped-while-it-hangs", "released_while_stopping", "beyond_lease"),
+    ("late-releases", "stale_release_heard", "beyond_lease"),
+    ("cut-off-after-its-agent-restarted", "resumed_too_long", "beyond_lease"),
     ("witness-cut-off-for-a-while", "suspicion_irrefutable", "wrongly_dead"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
