@@ -101,7 +101,9 @@ def test_frozen_guard_does_not_fence_and_a_thawed_one_does() -> None:
     world.run(5)
     assert node.server.writable
     node.resume_guard()
-    world.run(0.1)
+    world.run(0.01)
+    assert node.server.being_killed
+    world.run(world.election.fence_margin_ms / 1000)
     assert not node.server.writable
 
 
