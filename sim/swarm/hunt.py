@@ -15,7 +15,7 @@ from sim.swarm.campaign import Plan
 from sim.swarm.job import Job, Outcome
 
 BATCH = 10
-ALONE_SHARE = 0.2
+ALONE_SHARE = 1 / 3
 """Of the runs, those that play the scenario's own faults alone. Only then its expectations hold: a
 failover within seconds, a standby that is cloned in time. What is only slow breaks nothing else."""
 CAUGHT_SHARE_MIN = 0.9
