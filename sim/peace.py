@@ -8,11 +8,12 @@ who is dead, and where reads and writes go; for a while without a break.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from metako.cluster.engine import Engine
 from metako.model.document import Durability, SyncMember
 from metako.model.ids import NodeId
-from metako.model.member import MemberState, only_measures_differ
+from metako.model.member import Member, MemberState, only_measures_differ
 from metako.model.postgres import ProcessState
 from sim.checkers.durability import Durable
 from sim.core import choose_core
@@ -129,7 +130,7 @@ def _whole(world: World, core: Sequence[NodeId]) -> bool:
         document.primary == primary
         and standbys <= listed
         and (strict or not others)
-        and all(_knows(world, name, members) for name in members)
+        and _all_know(world, members)
         and all(_routes(world, name, primary, standbys, core) for name in members)
     )
 
@@ -140,21 +141,28 @@ def _has(world: World, member: SyncMember) -> bool:
     return data is not None and data.data_id == member.data_id
 
 
-def _knows(world: World, name: NodeId, members: Sequence[NodeId]) -> bool:
-    """Return whether a node holds these alive, as they are now, and nobody whose host is down."""
-    engine = world.nodes[name].engine
-    if engine is None:
-        return False
+def _all_know(world: World, members: Sequence[NodeId]) -> bool:
+    """Return whether each holds these alive, as they are now, and nobody whose host is down."""
+    engines = [engine for name in members if (engine := world.nodes[name].engine) is not None]
+    own = {engine.node: _member(engine, engine.node) for engine in engines}
+    return len(engines) == len(members) and all(_knows(world, engine, own) for engine in engines)
+
+
+def _member(engine: Engine, name: NodeId) -> Member | None:
+    return next((member for member in engine.members() if member.node == name), None)
+
+
+def _knows(world: World, engine: Engine, own: Mapping[NodeId, Member | None]) -> bool:
     for member in engine.members():
-        other = world.nodes[member.node]
-        if not other.host_up and member.state is MemberState.ALIVE:
+        alive = member.state is MemberState.ALIVE
+        if alive and not world.nodes[member.node].host_up:
             return False
-        if member.node not in members:
+        if member.node not in own:
             continue
-        if member.state is not MemberState.ALIVE or member.meta is None or other.engine is None:
+        true = own[member.node]
+        if not alive or member.meta is None or true is None or true.meta is None:
             return False
-        own = next(m.meta for m in other.engine.members() if m.node == member.node)
-        if own is None or not only_measures_differ(member.meta, own):
+        if not only_measures_differ(member.meta, true.meta):
             return False
     return True
 
