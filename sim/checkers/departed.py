@@ -29,8 +29,10 @@ SETTLED_NS = 15 * NS_PER_S
 """A member of a sync set that is dead, and one with other data, is out of it by then."""
 FURTHER_NS = 5 * NS_PER_S
 """And so much later for each other one: a removal waits for all that stay, dead or not."""
-NOTICED_NS = 12 * NS_PER_S
-"""A death is noticed by then: 2n − 1 probes and a suspicion, with room for a sick health score."""
+SUSPECTED_NS = 8 * NS_PER_S
+"""From the probe that fails until the suspect is dead, with room for a sick health score."""
+PROBED_NS = 3 * NS_PER_S // 2
+"""Between two probes, while some of them fail; each member is probed once in 2n − 1 of them."""
 
 
 class Listed(Watcher):
@@ -123,6 +125,7 @@ class Noticed(Watcher):
     def __init__(self, world: World, monitor: Monitor) -> None:
         self._world = world
         self._monitor = monitor
+        self._limit_ns = SUSPECTED_NS + (2 * len(world.names) - 1) * PROBED_NS
         self._down: dict[NodeId, int] = {}  # since when
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
@@ -131,7 +134,7 @@ class Noticed(Watcher):
         if not down and not self._down:
             return
         self._down = {name: self._down.get(name, now) for name in down}
-        gone = {name for name, since in self._down.items() if now - since >= NOTICED_NS}
+        gone = {name for name, since in self._down.items() if now - since >= self._limit_ns}
         if not gone:
             return
         for node in nodes:
@@ -151,13 +154,13 @@ class Noticed(Watcher):
         One that reaches nobody takes itself for the sick one, and waits.
         """
         monitor = self._monitor
-        return monitor.agent_ok(name, NOTICED_NS) and all(
-            monitor.way_ok(name, other.name, NOTICED_NS) for other in nodes if other.host_up
+        return monitor.agent_ok(name, self._limit_ns) and all(
+            monitor.way_ok(name, other.name, self._limit_ns) for other in nodes if other.host_up
         )
 
     def _fail(self, by: NodeId, does: str, whom: NodeId) -> None:
         raise ViolationError(
             "death_unnoticed",
-            f"{by} {does} {whom}, whose host has been down for {NOTICED_NS / NS_PER_S:g} s",
+            f"{by} {does} {whom}, whose host has been down for {self._limit_ns / NS_PER_S:g} s",
             (by, whom),
         )

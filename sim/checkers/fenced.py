@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sim.world import World
 
 EVERY_SAMPLES = 2
-"""Whether anybody holds for a primary is asked so often, besides at acknowledgements."""
+"""How often guards are looked at, and voters asked; these at acknowledgements as well."""
 BARE_NS = 200 * NS_PER_MS
 """So long the guard may be unarmed around the moments at which it is armed and disarmed."""
 
@@ -38,6 +38,9 @@ class Fenced(Watcher):
         self._held: dict[NodeId, int] = {}  # until when a majority holds for a node, at the least
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
+        self._samples += 1
+        if self._samples % EVERY_SAMPLES:
+            return
         now = self._world.heap.now_ns
         writable = [node for node in nodes if not node.witness and node.server.writable]
         bare = [node.name for node in writable if self._is_bare(node)]
@@ -47,10 +50,8 @@ class Fenced(Watcher):
                 raise ViolationError(
                     "unguarded", f"{name} is writable, and its guard is not armed", (name,)
                 )
-        self._samples += 1
-        if self._samples % EVERY_SAMPLES == 0:
-            for node in writable:
-                self._within_lease(node)
+        for node in writable:
+            self._within_lease(node)
 
     @staticmethod
     def _is_bare(node: SimNode) -> bool:

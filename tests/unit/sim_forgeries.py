@@ -365,7 +365,7 @@ def a_dead_node_is_held_alive() -> None:
     roster = engine.members()
     vars(engine)["members"] = lambda: roster
     world.nodes[C].kill_host()
-    for _ in range(13):
+    for _ in range(17):
         world.run(1)
         world.write_everywhere(0.1)
 
