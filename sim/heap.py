@@ -13,7 +13,8 @@ from typing import Any
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
 EVENTS_MAX = 2_000_000
-"""Calls that may wait at one time: more is a leak in the simulator or a storm in the engine."""
+"""Calls that may wait at one time: more is a leak in the simulator or a storm in the engine. The
+world looks now and then."""
 
 STILL_MAX = 100_000
 """Calls in a row at one moment: more is two rooms that keep waking each other up."""
@@ -60,22 +61,26 @@ class Heap:
 
     def run_until(self, when_ns: int) -> None:
         """Make every call that is due up to and including `when_ns`."""
-        entries = self._entries
-        while entries and entries[0][0] <= when_ns:
-            at, _, action, args = heappop(entries)
-            if action is None:
-                continue
-            if at != self.now_ns:
-                self.now_ns = at
-                self._still = 0
-                assert len(entries) < EVENTS_MAX, "too many events wait"
-            else:
-                self._still += 1
-                if self._still > STILL_MAX:
-                    raise RuntimeError(f"time stands still at {at} ns, in {action}")
-            self.executed += 1
-            action(*args)
-        self.now_ns = max(self.now_ns, when_ns)
+        # Everything that is counted is counted in locals: this loop is a tenth of a run.
+        entries, now_ns, still, executed = self._entries, self.now_ns, self._still, 0
+        try:
+            while entries and entries[0][0] <= when_ns:
+                at, _, action, args = heappop(entries)
+                if action is None:
+                    continue
+                executed += 1
+                if at != now_ns:
+                    self.now_ns = now_ns = at
+                    still = 0
+                else:
+                    still += 1
+                    if still > STILL_MAX:
+                        raise RuntimeError(f"time stands still at {at} ns, in {action}")
+                action(*args)
+        finally:
+            self._still = still
+            self.executed += executed
+        self.now_ns = max(now_ns, when_ns)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -19,6 +19,7 @@ from sim.watch import Watcher
 
 if TYPE_CHECKING:
     from sim.node import SimNode
+    from sim.postgres.server import SimServer
     from sim.processes import Processes
     from sim.world import World
 
@@ -42,6 +43,8 @@ class Monitor(Watcher):
         pairs = combinations(sorted(world.names), 2)
         self._disturbances: list[Disturbance] = []  # of the network, when the ways were looked at
         self._looked = False
+        self._faults = 0  # that last
+        self._changed: set[NodeId] = set(world.names)  # since they were looked at
         self.clean_since: dict[tuple[NodeId, NodeId], int] = dict.fromkeys(pairs, NOT)
 
     # ------------------------------------------------------------ sampling
@@ -49,8 +52,11 @@ class Monitor(Watcher):
     def sampled(self, nodes: Sequence[SimNode]) -> None:
         now = self._world.heap.now_ns
         agents, servers = self.agent_since, self.server_since
+        changed, self._changed = self._changed, set()
         for node in nodes:
             name = node.name
+            if not self._faults and name not in changed:
+                continue  # nothing has happened to it
             if not self._agent_sound(node):
                 agents[name] = NOT
             elif agents[name] == NOT:
@@ -69,20 +75,27 @@ class Monitor(Watcher):
                 elif ways[pair] == NOT:
                     ways[pair] = now
 
+    def server_changed(self, server: SimServer) -> None:
+        self._changed.add(server.node)
+
     def node_changed(self, node: Processes) -> None:
+        self._changed.add(node.name)
         if not self._agent_sound(node):
             self.agent_since[node.name] = NOT
         if not self._server_sound(node):
             self.server_since[node.name] = NOT
 
     def fault_began(self, number: int, fault: object, text: str, nodes: tuple[str, ...]) -> None:
+        self._faults += 1
         self.refresh()
 
     def fault_ended(self, number: int) -> None:
         self.refresh()
+        self._faults -= 1
 
     def refresh(self) -> None:
         """Look now: a fault has begun or ended."""
+        self._changed.update(self._world.names)
         self.sampled(list(self._world.nodes.values()))
 
     def _agent_sound(self, node: Processes) -> bool:

@@ -24,7 +24,7 @@ from metako.wire.messages import Message, Outbound, Received
 from sim.agent import SimAgent
 from sim.client import ClientConfig, SimClient
 from sim.clock import NodeClock
-from sim.heap import NS_PER_MS, NS_PER_S, Heap
+from sim.heap import EVENTS_MAX, NS_PER_MS, NS_PER_S, Heap
 from sim.network import Network, Traffic
 from sim.node import SimNode
 from sim.postgres.commits import Commit
@@ -243,6 +243,7 @@ class World:
     # ------------------------------------------------------------ time
 
     def _sample(self) -> None:
+        assert len(self.heap) < EVENTS_MAX, "too many events wait"
         self.watch.sampled(list(self.nodes.values()))
         self.heap.after(SAMPLE_NS, self._sample)
 

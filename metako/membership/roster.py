@@ -62,6 +62,7 @@ class Roster:
         self._node = node
         self._limit = limit  # entries
         self._entries: dict[NodeId, Entry] = {}
+        self.get = self._entries.get  # by name: None if it is unknown
         self._active: list[NodeId] = []
         self.dead: set[NodeId] = set()  # names in that state. Read only
         self._version = 0
@@ -98,9 +99,6 @@ class Roster:
     def by_name(self) -> Mapping[NodeId, Member]:
         """Members of the newest snapshot by their names. Read only."""
         return self._shown
-
-    def get(self, node: NodeId) -> Entry | None:
-        return self._entries.get(node)
 
     def add(self, entry: Entry) -> None:
         assert entry.node not in self._entries, entry

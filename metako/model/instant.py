@@ -7,6 +7,7 @@ make a hold longer and a lease shorter: both err on the safe side. Wall clocks a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 NS_PER_MS = 1_000_000
@@ -28,6 +29,7 @@ class Instant(NamedTuple):
         return Instant(self.mono_ns + delta_ns, self.boot_ns + delta_ns)
 
 
+@lru_cache(maxsize=1024)
 def milliseconds(value: float) -> int:
     """Return milliseconds as nanoseconds."""
     return round(value * NS_PER_MS)

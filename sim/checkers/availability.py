@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sim.world import World
 
 SAMPLE_S = 0.1
+SAMPLE_NS = round(SAMPLE_S * NS_PER_S)
 RECOVERY_S = 12.0
 """Beyond a hold: rewinds, clones and restarts of servers are allowed for."""
 STUCK_S = 15.0
@@ -127,6 +128,8 @@ class Availability(Watcher):
                 )
             return
         self._without_s = 0.0
+        if self._world.heap.now_ns - self._last_ns < SAMPLE_NS:
+            return  # the newest commit is no older than the last look
         flows = self._flows(primary, document)
         self._stuck_s = self._stuck_s + SAMPLE_S if flows else 0.0
         if self._stuck_s > STUCK_S:
