@@ -141,6 +141,20 @@ class Candidate:
         core.emit(EventName.PRE_VOTE_STARTED, f"asks for term {self.term}", term=self.term)
         self._ask(now)
 
+    def ask_for_document(self) -> None:
+        """Ask for a newer document, if by the own one the WAL here is on no known history.
+
+        PostgreSQL follows a promotion by itself, also while the agent that would be told of it is
+        away. If then everybody who could stand is such a node, somebody else has to tell it; a
+        pre-vote does, and changes nothing anywhere.
+        """
+        core = self.core
+        recovering = core.observed.in_recovery is True
+        if recovering and core.document is not None and core.advisory_position() is None:
+            nonce = core.rng.getrandbits(63)
+            request = PreVoteRequest(self.next_term(), nonce, core.document_ref, None)
+            core.broadcast(core.others(), request)
+
     def begin_vote(self, now: Instant, term: Term, *, incumbent: bool = False) -> None:
         """Vote for ourselves, durably, and ask the others."""
         core = self.core

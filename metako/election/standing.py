@@ -26,6 +26,7 @@ def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
         if candidate.may_stand():
             candidate.begin_pre_vote(now)
         else:
+            candidate.ask_for_document()
             candidate.schedule(now, WAIT_REPEATS * core.settings.retry_ms)
     if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
         candidate.begin_vote(now, candidate.term)

@@ -8,6 +8,7 @@ for a while and whose data is known; one that has been away for longer than the 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from metako.election.core import Core
@@ -154,7 +155,7 @@ class SyncSetKeeper:
             k=self._core.cluster.acks,
             durability=document.durability,
         )
-        if change is None:
+        if change is None or not _can_pass(change, streaming):
             return None
         self._core.emit(
             EventName.SYNC_SET_CHANGING,
@@ -183,6 +184,7 @@ class SyncSetKeeper:
         pointless = not added <= wanted or bool(removed & wanted)
         if new.k > old.k and len(set(streaming) & set(new.members)) < new.k:
             pointless = True  # commits wait for one that is gone
+        pointless = pointless or not _can_pass(self._change, streaming)
         if pointless or now.mono_ns >= self._change_until_ns:
             # The standby came back, or another one left: PostgreSQL goes back to the document's
             # set, which contains what it has now (or, from empty, asks for nothing).
@@ -264,3 +266,16 @@ class SyncSetKeeper:
             standbys=", ".join(sorted(sync.nodes())),
             k=sync.k,
         )
+
+
+def _can_pass(change: SyncChange, streaming: Collection[SyncMember]) -> bool:
+    """Return whether the barrier of a change can be acknowledged by those that stream.
+
+    One that cannot would hold up every other change until its time-out, and with more hosts lost
+    at once than one, it is the others that let commits return. PostgreSQL counts names: one that
+    comes with other data than it is listed with acknowledges like any other.
+    """
+    if change.order is Order.DOCUMENT_FIRST:
+        return True
+    nodes = {member.node for member in streaming}
+    return len(nodes & change.new.nodes()) >= change.new.k

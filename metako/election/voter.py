@@ -150,7 +150,6 @@ class Voter:
             refusal = Refusal.HOLD
         elif request.document_ref < core.document_ref:
             refusal = Refusal.DOCUMENT
-            self._copy_document(sender)
         elif (
             own is not None
             and core.observed.in_recovery is True
@@ -160,6 +159,8 @@ class Voter:
         ):
             refusal = Refusal.WAL
             better = True
+        if request.document_ref < core.document_ref:
+            self._copy_document(sender)  # whatever else speaks against it
         core.send(
             sender,
             PreVoteReply(

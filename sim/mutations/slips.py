@@ -9,8 +9,10 @@ from __future__ import annotations
 from metako.cluster import engine, routing
 from metako.election import syncchange, syncset
 from metako.election.candidate import Candidate
+from metako.election.core import Core
 from metako.election.election import Election
 from metako.election.leader import Leader
+from metako.election.lease import Lease
 from metako.election.syncchange import SyncSetKeeper
 from metako.election.voter import Voter
 from metako.election.wants import FenceWish
@@ -98,4 +100,40 @@ TELLING = (
                     ("member.state is MemberState.ALIVE\n        and meta is", "meta is"))),
 )  # fmt: skip
 
-SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING)
+LEADING = (
+    Mutation("lease_sent_on_monotonic", "§4.4", "rounds are timed by a clock that sleeps",
+             edited(Lease, "begin_round", ("= now.boot_ns", "= now.mono_ns"))),
+    Mutation("incumbent_without_committed", "§4.3.6", "a leader that stands again has no document",
+             edited(Leader, "__init__",
+                    ("        self.committed = incumbent.committed\n", ""))),
+    Mutation("acks_of_former_boot", "§4.4", "answers to rounds before a restart count",
+             edited(Leader, "heard_ack",
+                    ("ack.boot_epoch != self._core.hard.boot_epoch", "False"))),
+    Mutation("voter_not_brought_up_to_date", "§4.2", "a voter with an older document stays so",
+             edited(Candidate, "heard_vote_reply",
+                    ("self.core.send(sender, DocumentCopy(document))", "pass"))),
+    Mutation("office_without_limit", "§4.3", "a leader that no majority has answered stays",
+             edited(Leader, "over",
+                    ("return End.LEASE if now.mono_ns > limit else None", "return None"))),
+    Mutation("released_on_stale_picture", "§4.4", "an old look at the server releases the lease",
+             edited(Core, "server_gone", ("return safe and", "return"))),
+    Mutation("setting_of_uncommitted_document", "§4.5", "PostgreSQL follows what no majority has",
+             edited(Leader, "target",
+                    ("self.sync.setting(document)", "self.sync.setting(self._core.document)"))),
+    Mutation("incumbent_forgets_since_when", "§4.5", "no timer of an incumbent's sync set wakes",
+             edited(SyncSetKeeper, "adopt", ("    self._began_ns = other._began_ns\n", ""))),
+    Mutation("silent_sender_streams", "§4.5", "the WAL sender of a dead host counts as streaming",
+             edited(SyncSetKeeper, "_last_seen",
+                    ("stream.moved_ns if self._gone(node) else self._now_ns", "self._now_ns"))),
+    Mutation("stray_standby_repointed", "§5.4", "a standby on an aborted timeline is not restarted",
+             edited(plan, "_following",
+                    ("renamed and _went_astray(observed, upstream)", "False"))),
+    Mutation("health_not_regained", "§6", "a node that was sick once stays a slow accuser",
+             edited(Membership, "receive",
+                    ("if self._prober.heard(sender):", "if self._prober.heard(sender) and 0:"))),
+    Mutation("route_before_active", "§7", "a route leads to a server that does not admit yet",
+             edited(routing, "current_primary", (" or not beat.active or", " or"),
+                    also=(engine,))),
+)  # fmt: skip
+
+SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING)

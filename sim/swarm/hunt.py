@@ -1,5 +1,8 @@
 """The work of `mutate`: for every planted bug, runs until one catches it.
 
+Each scenario is played alone first, because its expectations hold only then: a failover within
+seconds, a standby that is cloned in time. Then all of them get random faults on top.
+
 In: bugs and a bound on the seeds. Out: a `Catch` for each. A bug's seeds are played in their
 order and by one worker at a time, so how many were needed does not depend on the number of
 workers; several bugs are hunted at once. A run that fails without the bug as well is no catch.
@@ -10,14 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sim.streams import stream
 from sim.swarm.campaign import Plan
 from sim.swarm.job import Job, Outcome
 
 BATCH = 10
-ALONE_SHARE = 1 / 3
-"""Of the runs, those that play the scenario's own faults alone. Only then its expectations hold: a
-failover within seconds, a standby that is cloned in time. What is only slow breaks nothing else."""
 CAUGHT_SHARE_MIN = 0.9
 """Fewer bugs caught than this, and the checkers are not good enough."""
 
@@ -120,7 +119,7 @@ class Hunt:
 
     def _job(self, mutation: str, seed: int) -> Job:
         job = replace(self._plan, mutation=mutation).job(seed)
-        alone = stream(seed, "alone").random() < ALONE_SHARE
+        alone = seed - self._first_seed < len(self._plan.scenarios)
         return replace(
             job,
             extra_faults=job.extra_faults and not alone,

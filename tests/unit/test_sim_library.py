@@ -21,6 +21,9 @@ RULES = (
     ("late-releases", "stale_release_heard", "beyond_lease"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "beyond_lease"),
     ("witness-cut-off-for-a-while", "suspicion_irrefutable", "wrongly_dead"),
+    ("answers-to-an-earlier-agent", "acks_of_former_boot", "beyond_lease"),
+    ("office-never-held", "office_without_limit", "no_recovery"),
+    ("promotion-outlives-its-agent", "disarmed_on_stale_picture", "guarded_promotion"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
