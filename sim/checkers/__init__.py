@@ -17,6 +17,7 @@ from sim.checkers.fenced import Fenced
 from sim.checkers.gossip import Gossip
 from sim.checkers.handover import Handover
 from sim.checkers.holders import Holders
+from sim.checkers.kept import Kept
 from sim.checkers.promises import Promises
 from sim.checkers.routes import Routes
 from sim.checkers.single import Single
@@ -50,6 +51,7 @@ CHECKS = {
     "slow_handover": "a lease that is given up is followed by an election at once",
     "stale_listing": "who is dead, or has other data, leaves the sync set within the bound",
     "death_unnoticed": "a host that is gone is held dead, and gets no reads, within the bound",
+    "slot_kept": "a standby keeps no WAL in the slots of members",
     "flapping": "elections are few once the faults have ended",
     "wrongly_dead": "a sound node that can be reached is held alive",
     "stale_route": "no route names a server whose lease has long ended",
@@ -82,4 +84,5 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Noticed(world, monitor),
         Handover(world, monitor),
         Fenced(world),
+        Kept(world, monitor),
     )

@@ -26,12 +26,15 @@ from sim.checkers.availability import FLAPPING_MAX
 from sim.checkers.bounds import MESSAGES_PER_SECOND_MAX
 from sim.checkers.durability import Durable
 from sim.checkers.single import Single
+from sim.mutations import planted
 from sim.mutations.base import Patch
 from sim.network import Traffic
 from sim.play import play
 from sim.postgres.commits import Commit, SyncLevel
 from sim.postgres.primary import Primary
 from sim.postgres.server import SimServer
+from sim.postgres.slots import Slot
+from sim.postgres.upkeep import slot_of
 from sim.postgres.wal import Record, RecordKind
 from sim.scenario import read_scenario
 from sim.settled import Stage, document, others, outage, primary, settled
@@ -391,6 +394,18 @@ def a_dead_standby_stays_listed() -> None:
     for _ in range(20):
         world.run(1)
         world.write_everywhere(0.1)
+
+
+@breaks("slot_kept")
+def a_standby_keeps_wal_for_another_one() -> None:
+    with planted("standby_keeps_slots"):
+        world = settled()
+        data = world.nodes[B].server.data
+        assert data is not None
+        data.slots[slot_of(C)] = Slot(slot_of(C), data.end)
+        for _ in range(20):
+            world.run(1)
+            world.write_everywhere(0.1)
 
 
 @breaks("slow_handover")

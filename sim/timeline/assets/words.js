@@ -23,6 +23,7 @@ const CHECKS = {
   slow_handover: "A lease was given up, and no election followed at once.",
   stale_listing: "Somebody dead, or with other data, stayed in the sync set.",
   death_unnoticed: "A dead host was held alive for too long, or got reads.",
+  slot_kept: "A standby keeps WAL that nobody will ever read.",
   one_timeline: "Two promotions took the same timeline number.",
   guarded_promotion: "A server was promoted while no guard was armed to end it.",
   one_vote: "A node voted twice in one term.",
