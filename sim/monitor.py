@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+from metako.election.settings import CLOCK_RATE_ERROR
 from metako.model.ids import NodeId
 from metako.model.postgres import DataState, ProcessState
 from sim.network import Disturbance, Traffic
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 LOSS_MAX = 0.02
 DELAY_MAX_MS = 40.0
-RATE_PPM_MAX = 10_000
+RATE_PPM_MAX = round(CLOCK_RATE_ERROR * 1_000_000)
 DISK_SLOW_MS = 20
 NOT = -1
 """`since` of what is not sound."""
@@ -193,6 +194,11 @@ class Monitor(Watcher):
             if len(group) > len(best):
                 best = group
         return sorted(best)
+
+
+def clocks_off(world: World) -> bool:
+    """Return whether a clock runs at a rate beyond what a lease allows for."""
+    return any(abs(node.clock.rate_ppm) > RATE_PPM_MAX for node in world.nodes.values())
 
 
 def _disk_ill(node: Processes) -> bool:

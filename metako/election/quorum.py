@@ -68,7 +68,7 @@ def judge(
     if not control:
         missing.append(f"votes: {len(granted)} of {max(document.majority, min_votes)}")
     if not data:
-        missing.append(_missing_data(document, promises))
+        missing.append(f"data: {_missing_data(document, promises)}")
     return Verdict(control, data, better, "; ".join(missing))
 
 
@@ -96,7 +96,7 @@ def data_grounds(
             listed = ", ".join(sorted(document.sync.nodes()))
             any_of = f"any {document.sync.read_quorum} of {listed} have every commit"
             return f"the promises of {', '.join(behind)}; {any_of}"
-    return f"nothing; missing is {_missing_data(document, promises).removeprefix('data: ')}"
+    return f"nothing; missing is {_missing_data(document, promises)}"
 
 
 def _primary_behind(
@@ -145,14 +145,14 @@ def _descending(promise: Promise) -> tuple[int, int, int]:
 
 def _missing_data(document: ClusterDocument, promises: Mapping[NodeId, Promise]) -> str:
     if not document.sync.members:
-        return f"data: the promise of {document.primary}, whose acknowledgements stood alone"
+        return f"the promise of {document.primary}, whose acknowledgements stood alone"
     counted = [
         p.node
         for p in promises.values()
         if p.detached and p.position is not None and document.sync.data_id_of(p.node) == p.data_id
     ]
     return (
-        f"data: {len(counted)} of {document.sync.read_quorum} promises of "
+        f"{len(counted)} of {document.sync.read_quorum} promises of "
         f"{', '.join(sorted(document.sync.nodes()))}, or that of {document.primary}"
     )
 

@@ -78,7 +78,7 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Holders(world),
         availability,
         Gossip(world, monitor),
-        Bounds(world, monitor),
+        Bounds(world),
         Routes(world, monitor),
         Listed(world, monitor),
         Noticed(world, monitor),

@@ -19,6 +19,7 @@ from sim.core import vouching
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
 from sim.watch import ViolationError, Watcher
+from sim.world import SAMPLE_NS
 
 if TYPE_CHECKING:
     from sim.node import SimNode
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
     from sim.processes import Processes
     from sim.world import World
 
-SAMPLE_S = 0.1
-SAMPLE_NS = round(SAMPLE_S * NS_PER_S)
+SAMPLE_S = SAMPLE_NS / NS_PER_S
 RECOVERY_S = 12.0
 """Beyond a hold: rewinds, clones and restarts of servers are allowed for."""
 STUCK_S = 15.0

@@ -11,7 +11,6 @@ from metako.model.postgres import DataState, ProcessState
 from metako.wire.codec import encode_hard_state
 from metako.wire.messages import Outbound
 from sim.agent import INBOX_MAX, LOCAL_MAX
-from sim.monitor import Monitor
 from sim.network import Fate
 from sim.watch import ViolationError, Watcher
 
@@ -32,9 +31,8 @@ class Bounds(Watcher):
 
     name = "bounds"
 
-    def __init__(self, world: World, monitor: Monitor) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._monitor = monitor
         self._sent: dict[NodeId, int] = dict.fromkeys(world.names, 0)
         self._samples = 0
         self._records = 0

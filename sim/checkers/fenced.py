@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId
-from sim.checkers.single import RATE_PPM_MAX
 from sim.heap import NS_PER_MS
+from sim.monitor import clocks_off
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Fenced(Watcher):
         if guard is None or not guard.answers or node.suspended or now < node.excused_until_ns:
             return
         document = world.document()
-        if document is None or self._clocks_off():
+        if document is None or clocks_off(world):
             return
         ends = {name: self._end_of_hold(name, node.name) for name in document.voters}
         free = [name for name, end in ends.items() if end <= now]
@@ -97,6 +97,3 @@ class Fenced(Watcher):
         if hold.leader not in (leader, None):
             return 0
         return node.clock.true_at_mono(hold.until_ns, now) if hold.until_ns else 0
-
-    def _clocks_off(self) -> bool:
-        return any(abs(n.clock.rate_ppm) > RATE_PPM_MAX for n in self._world.nodes.values())

@@ -15,7 +15,7 @@ from metako.model.instant import milliseconds
 from metako.proxy.routes import Route
 from metako.wire.messages import Heartbeat, Outbound, Received
 from sim.heap import NS_PER_MS
-from sim.monitor import Monitor
+from sim.monitor import Monitor, clocks_off
 from sim.network import Fate, FateKind
 from sim.watch import ViolationError, Watcher
 
@@ -70,7 +70,7 @@ class Routes(Watcher):
         now = world.heap.now_ns
         late = now - world.nodes[route.node].lease_end_ns
         silent = now - self._last_heard(node.name, route.node)
-        if self._clocks_off():
+        if clocks_off(world) or any(each.was_hidden for each in world.nodes.values()):
             return
         if late <= self._hold_ns + LATE_NS and silent <= self._hold_ns + HANDED_ON_NS:
             return
@@ -93,7 +93,3 @@ class Routes(Watcher):
             return now
         arrivals = self._arrivals.get((node, leader), ())
         return max((min(last, now) for first, last in arrivals if first <= now), default=0)
-
-    def _clocks_off(self) -> bool:
-        nodes = self._world.nodes.values()
-        return any(abs(n.clock.rate_ppm) > 10_000 or n.was_hidden for n in nodes)

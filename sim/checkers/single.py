@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metako.election.settings import CLOCK_RATE_ERROR
 from metako.model.ids import NodeId, TimelineId
 from metako.model.postgres import ProcessState
+from sim.monitor import clocks_off
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sim.postgres.server import SimServer
     from sim.world import World
 
-RATE_PPM_MAX = round(CLOCK_RATE_ERROR * 1_000_000)
 DYING_NS = 60_000_000
 """A server that is being killed may be seen writable for as long as PostgreSQL needs to die."""
 
@@ -98,7 +97,7 @@ class Single(Watcher):
     def _two(self, newest: NodeId) -> None:
         world = self._world
         counted = [name for name in sorted(self._writable) if self._counts(name)]
-        if len(counted) > 1 and not self._clocks_off():
+        if len(counted) > 1 and not clocks_off(self._world):
             raise ViolationError(
                 "one_writable",
                 f"{' and '.join(counted)} are both writable ({newest} is the last one to change)",
@@ -114,9 +113,6 @@ class Single(Watcher):
         dying = node.server.process is ProcessState.DYING
         excused = self._world.heap.now_ns < node.excused_until_ns
         return working and not excused and not dying and not node.suspended
-
-    def _clocks_off(self) -> bool:
-        return any(abs(n.clock.rate_ppm) > RATE_PPM_MAX for n in self._world.nodes.values())
 
 
 def _shown(commit: Commit) -> str:

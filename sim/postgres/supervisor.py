@@ -21,7 +21,6 @@ from metako.model.postgres import (
     ProcessState,
     ReceiverState,
     Untouched,
-    only_moved,
 )
 from metako.postgres import steps
 from metako.postgres.facts import Facts
@@ -52,11 +51,6 @@ Seen = tuple[int, bool, bool, int]
 """Version of the server, whether the guard answers, whether it is gone, and moves of the server."""
 
 OnStep = Callable[[Step, int, bool, str], None]
-
-
-def _streams_on(before: PostgresObserved, now: PostgresObserved) -> bool:
-    """Return whether a standby has only got more WAL, by which nothing is planned."""
-    return now.receiver is ReceiverState.STREAMING and only_moved(before, now)
 
 
 class SimSupervisor:
@@ -221,9 +215,6 @@ class SimSupervisor:
         if now == before:
             return
         self.observed = now
-        planned = self._planned
-        if planned is not None and planned[0] is before and _streams_on(before, now):
-            self._planned = (now, *planned[1:])
         if now.process is not before.process:
             self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
         self._note_failed_start(before)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from metako.election.leader import Leader
 from sim.mutations import MUTATIONS, planted
 from sim.mutations.base import Patch, edited
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_every_bug_can_be_planted_and_is_taken_out_again(name: str) -> None:
-    before = dict(vars(Leader))
+def test_every_bug_changes_something_and_is_taken_out_again(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced: dict[tuple[int, str], tuple[Any, Any]] = {}
+    honest = Patch.set
+
+    def noted(patch: Patch, owner: Any, attribute: str, value: Any) -> None:
+        replaced.setdefault((id(owner), attribute), (owner, vars(owner)[attribute]))
+        honest(patch, owner, attribute, value)
+
+    monkeypatch.setattr(Patch, "set", noted)
     with planted(name):
-        pass
-    assert dict(vars(Leader)) == before
+        assert replaced
+        for (_, attribute), (owner, before) in replaced.items():
+            assert vars(owner)[attribute] is not before
+    for (_, attribute), (owner, before) in replaced.items():
+        assert vars(owner)[attribute] is before
     assert MUTATIONS[name].doc
 
 
