@@ -40,6 +40,7 @@ class Monitor(Watcher):
     def __init__(self, world: World) -> None:
         self._world = world
         self.agent_since: dict[NodeId, int] = dict.fromkeys(world.names, NOT)
+        self._agent_was: dict[NodeId, int] = {}  # for how long, when it last ceased to be
         self.server_since: dict[NodeId, int] = dict.fromkeys(world.names, NOT)
         pairs = combinations(sorted(world.names), 2)
         self._disturbances: list[Disturbance] = []  # of the network, when the ways were looked at
@@ -59,7 +60,7 @@ class Monitor(Watcher):
             if not self._faults and name not in changed:
                 continue  # nothing has happened to it
             if not self._agent_sound(node):
-                agents[name] = NOT
+                self._agent_ceased(name)
             elif agents[name] == NOT:
                 agents[name] = now
             if not self._server_sound(node):
@@ -82,7 +83,7 @@ class Monitor(Watcher):
     def node_changed(self, node: Processes) -> None:
         self._changed.add(node.name)
         if not self._agent_sound(node):
-            self.agent_since[node.name] = NOT
+            self._agent_ceased(node.name)
         if not self._server_sound(node):
             self.server_since[node.name] = NOT
 
@@ -99,6 +100,12 @@ class Monitor(Watcher):
         self._changed.update(self._world.names)
         self.sampled(list(self._world.nodes.values()))
 
+    def _agent_ceased(self, name: NodeId) -> None:
+        since = self.agent_since[name]
+        if since != NOT:
+            self.agent_since[name] = NOT
+            self._agent_was[name] = self._world.heap.now_ns - since
+
     def _agent_sound(self, node: Processes) -> bool:
         agent = node.agent
         guard = node.seat.guard
@@ -109,7 +116,7 @@ class Monitor(Watcher):
             and agent.alive
             and not agent.paused
             and not agent.step_ns
-            and not _disk_ill(node)
+            and not disk_ill(node)
             and -RATE_PPM_MAX <= node.clock.rate_ppm <= RATE_PPM_MAX
             and (node.witness or (guard is not None and guard.answers))
         )
@@ -143,6 +150,10 @@ class Monitor(Watcher):
         """Return whether the agent, its host, guard and clock have been sound for so long."""
         since = self.agent_since[node]
         return since != NOT and self._world.heap.now_ns - since >= for_ns
+
+    def was_ok(self, node: NodeId, for_ns: int) -> bool:
+        """Return whether the agent had been sound for so long when it last ceased to be."""
+        return self._agent_was.get(node, 0) >= for_ns
 
     def server_ok(self, node: NodeId, for_ns: int) -> bool:
         since = self.server_since[node]
@@ -201,6 +212,7 @@ def clocks_off(world: World) -> bool:
     return any(abs(node.clock.rate_ppm) > RATE_PPM_MAX for node in world.nodes.values())
 
 
-def _disk_ill(node: Processes) -> bool:
+def disk_ill(node: Processes) -> bool:
+    """Return whether writes of a node's record fail, or wait for long."""
     disk = node.disk
     return disk.full or disk.failing or disk.lying or disk.slow_ms > DISK_SLOW_MS

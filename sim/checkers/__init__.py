@@ -79,7 +79,7 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         availability,
         Gossip(world, monitor),
         Bounds(world),
-        Routes(world, monitor),
+        Routes(world),
         Listed(world, monitor),
         Noticed(world, monitor),
         Handover(world, monitor),

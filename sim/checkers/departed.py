@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sim.processes import Processes
     from sim.world import World
 
+PRESENT = (MemberState.ALIVE, MemberState.SUSPECT)
 HOLD_MS = 2000
 """The hold that the limits below are for; with a longer one everything takes longer."""
 SETTLED_NS = 15 * NS_PER_S
@@ -33,6 +34,12 @@ SUSPECTED_NS = 8 * NS_PER_S
 """From the probe that fails until the suspect is dead, with room for a sick health score."""
 PROBED_NS = 3 * NS_PER_S // 2
 """Between two probes, while some of them fail; each member is probed once in 2n − 1 of them."""
+QUICKLY_NS = 3 * NS_PER_S
+"""The same as `SUSPECTED_NS` where everybody was well before,"""
+WELL_NS = 40 * NS_PER_S
+"""for so long: then no health score is left of what was before that,"""
+INTERVAL_NS = NS_PER_S
+"""and probes follow each other like this."""
 
 
 class Listed(Watcher):
@@ -125,7 +132,9 @@ class Noticed(Watcher):
     def __init__(self, world: World, monitor: Monitor) -> None:
         self._world = world
         self._monitor = monitor
-        self._limit_ns = SUSPECTED_NS + (2 * len(world.names) - 1) * PROBED_NS
+        probes = 2 * len(world.names) - 1
+        self._limit_ns = SUSPECTED_NS + probes * PROBED_NS
+        self._quick_ns = QUICKLY_NS + probes * INTERVAL_NS
         self._down: dict[NodeId, int] = {}  # since when
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
@@ -134,33 +143,48 @@ class Noticed(Watcher):
         if not down and not self._down:
             return
         self._down = {name: self._down.get(name, now) for name in down}
-        gone = {name for name, since in self._down.items() if now - since >= self._limit_ns}
+        limit_ns = self._quick_ns if self._all_were_well(now, nodes) else self._limit_ns
+        gone = {name for name, since in self._down.items() if now - since >= limit_ns}
         if not gone:
             return
         for node in nodes:
             engine, proxy = node.engine, node.proxy
-            if engine is None or not self._can_tell(node.name, nodes):
+            if engine is None or not self._can_tell(node.name, nodes, limit_ns):
                 continue
             for member in engine.members():
-                if member.node in gone and member.state is MemberState.ALIVE:
-                    self._fail(node.name, "holds alive", member.node)
+                if member.node in gone and member.state in PRESENT:
+                    self._fail(node.name, "does not hold dead", member.node, limit_ns)
             for name in proxy.replicas() if proxy is not None else ():
                 if name in gone:
-                    self._fail(node.name, "leads reads to", name)
+                    self._fail(node.name, "leads reads to", name, limit_ns)
 
-    def _can_tell(self, name: NodeId, nodes: Sequence[SimNode]) -> bool:
+    def _all_were_well(self, now: int, nodes: Sequence[SimNode]) -> bool:
+        """Return whether one host is down, and nothing else was wrong for long before that."""
+        if len(self._down) != 1:
+            return False
+        (down, since), *_ = self._down.items()
+        long_ns = now - since + WELL_NS
+        monitor = self._monitor
+        return monitor.was_ok(down, WELL_NS) and all(
+            monitor.way_ok(node.name, other.name, long_ns)
+            and (node.name == down or monitor.agent_ok(node.name, long_ns))
+            for node in nodes
+            for other in nodes
+        )
+
+    def _can_tell(self, name: NodeId, nodes: Sequence[SimNode], limit_ns: int) -> bool:
         """Return whether a node was sound for long, and reached all whose hosts are up.
 
         One that reaches nobody takes itself for the sick one, and waits.
         """
         monitor = self._monitor
-        return monitor.agent_ok(name, self._limit_ns) and all(
-            monitor.way_ok(name, other.name, self._limit_ns) for other in nodes if other.host_up
+        return monitor.agent_ok(name, limit_ns) and all(
+            monitor.way_ok(name, other.name, limit_ns) for other in nodes if other.host_up
         )
 
-    def _fail(self, by: NodeId, does: str, whom: NodeId) -> None:
+    def _fail(self, by: NodeId, does: str, whom: NodeId, limit_ns: int) -> None:
         raise ViolationError(
             "death_unnoticed",
-            f"{by} {does} {whom}, whose host has been down for {self._limit_ns / NS_PER_S:g} s",
+            f"{by} {does} {whom}, whose host has been down for {limit_ns / NS_PER_S:g} s",
             (by, whom),
         )

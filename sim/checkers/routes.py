@@ -2,7 +2,8 @@
 
 In: the heartbeats that reach a node, and when leases really ended. A follower counts a lease from
 the receipt of a heartbeat, because it has nothing else: one that was held up in the network, or in
-the inbox of an agent that was starved, makes it believe in a lease that has ended.
+the inbox of an agent that was starved or stood still, makes it believe in a lease that has ended.
+While the agent stands still no heartbeat does, and its proxy has only the table that it got before.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from metako.model.instant import milliseconds
 from metako.proxy.routes import Route
 from metako.wire.messages import Heartbeat, Outbound, Received
 from sim.heap import NS_PER_MS
-from sim.monitor import Monitor, clocks_off
+from sim.monitor import clocks_off, disk_ill
 from sim.network import Fate, FateKind
 from sim.watch import ViolationError, Watcher
 
@@ -39,11 +40,11 @@ class Routes(Watcher):
     name = "routes"
     sent_kinds: ClassVar[frozenset[type] | None] = frozenset({Heartbeat})
 
-    def __init__(self, world: World, monitor: Monitor) -> None:
+    def __init__(self, world: World) -> None:
         self._world = world
-        self._monitor = monitor
         self._hold_ns = milliseconds(world.election.hold_ms)
         self._misled: dict[NodeId, int] = {}  # until when late heartbeats excuse its routes
+        self._delaying: set[NodeId] = set()  # whose agent lets its inbox wait
         # From when and until when heartbeats may reach a node, by (node, their sender).
         self._arrivals: dict[tuple[NodeId, NodeId], deque[tuple[int, int]]] = {}
 
@@ -63,7 +64,24 @@ class Routes(Watcher):
 
     def came_late(self, node: Processes, received: Received, sent_ns: int) -> None:
         if type(received.message) is Heartbeat:
-            self._misled[node.name] = self._world.heap.now_ns + self._hold_ns + LATE_NS
+            self._excuse(node.name)
+
+    def node_changed(self, node: Processes) -> None:
+        if self._reads_late(node):
+            self._excuse(node.name)
+        if _starved(node) or _stands_still(node):
+            self._delaying.add(node.name)
+        else:
+            self._delaying.discard(node.name)
+
+    def _reads_late(self, node: Processes) -> bool:
+        """Return whether the agent runs, and may read now what came long ago."""
+        if _stands_still(node):
+            return False
+        return node.name in self._delaying or _starved(node)
+
+    def _excuse(self, name: NodeId) -> None:
+        self._misled[name] = self._world.heap.now_ns + self._hold_ns + LATE_NS
 
     def route_taken(self, node: Processes, route: Route) -> None:
         world = self._world
@@ -74,8 +92,9 @@ class Routes(Watcher):
             return
         if late <= self._hold_ns + LATE_NS and silent <= self._hold_ns + HANDED_ON_NS:
             return
-        starved = not self._monitor.agent_ok(node.name, self._hold_ns + LATE_NS)
-        if starved or now < self._misled.get(node.name, 0):
+        if self._reads_late(node):
+            self._excuse(node.name)
+        if now < self._misled.get(node.name, 0):
             world.note(node.name, "route_by_late_heartbeat", f"to {route.node}")
             return
         ended = f"whose lease ended {late / 1e9:.2f} s ago" if late > 0 else "whose lease runs"
@@ -93,3 +112,13 @@ class Routes(Watcher):
             return now
         arrivals = self._arrivals.get((node, leader), ())
         return max((min(last, now) for first, last in arrivals if first <= now), default=0)
+
+
+def _stands_still(node: Processes) -> bool:
+    agent = node.agent
+    return agent is not None and agent.alive and (agent.paused or node.suspended)
+
+
+def _starved(node: Processes) -> bool:
+    agent = node.agent
+    return agent is not None and bool(agent.step_ns or disk_ill(node))

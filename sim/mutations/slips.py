@@ -21,13 +21,10 @@ from metako.model.document import ClusterDocument
 from metako.postgres import plan
 from metako.postgres.slots import SlotPolicy
 from sim.mutations.base import Mutation, edited
-from sim.postgres import supervisor
 
 ELECTING = (
     Mutation("promises_of_former_candidacy", "§4.2", "promises of an earlier term count",
              edited(Candidate, "begin_vote", ("    self._promises = {}\n", ""))),
-    Mutation("candidacy_outlives_leadership", "§4.3", "a leader that steps down goes on standing",
-             edited(Election, "_step_down", ("    self.candidate.stop()\n", ""))),
     Mutation("learner_counted", "§4.2", "who has no vote counts in a majority",
              edited(ClusterDocument, "has_majority",
                     (" and len(set(self.voters).intersection(nodes)) >= majority", ""))),
@@ -74,10 +71,6 @@ DRIVING = (
              edited(SlotPolicy, "changes",
                     ("(in_recovery or now_s - since >= RETAIN_FOR_S)",
                      "now_s - since >= RETAIN_FOR_S"))),
-    Mutation("clone_from_deposed_goes_on", "§5.4", "a clone from a former primary is not abandoned",
-             edited(plan, "is_pointless",
-                    ("return (upstream.node, upstream.address) != (wanted.node, wanted.address)",
-                     "return False"), also=(supervisor,))),
     Mutation("rewind_failed_forgotten", "§5.4", "a rewind that failed is tried again for ever",
              edited(plan, "_follow_from_stopped",
                     ("Clone(wanted) if observed.rewind_failed else Rewind(upstream)",

@@ -24,6 +24,13 @@ RULES = (
     ("answers-to-an-earlier-agent", "acks_of_former_boot", "beyond_lease"),
     ("office-never-held", "office_without_limit", "no_recovery"),
     ("promotion-outlives-its-agent", "disarmed_on_stale_picture", "guarded_promotion"),
+    ("routes-end-with-what-an-agent-heard", "route_valid_from_now", "stale_route"),
+    ("crashed-primary-cannot-recover-alone", "rewind_failed_forgotten", "not_converged"),
+    ("one-of-two-lost", "accuses_only_with_nacks", "death_unnoticed"),
+    ("sick-and-well-again", "health_not_regained", "death_unnoticed"),
+    ("incumbent-stands-again", "incumbent_without_committed", "no_recovery"),
+    ("stale-record-when-the-primary-is-lost", "voter_not_brought_up_to_date", "no_recovery"),
+    ("standby-knows-a-timeline-that-came-to-nothing", "stray_standby_repointed", "not_converged"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
