@@ -64,10 +64,11 @@ def mutate(options: MutateOptions) -> int:
     else:
         for line in report.lines(interrupted=bool(stopped_by)):
             write_line(line)
+    if options.table is not None:
+        table = report.markdown(interrupted=bool(stopped_by))
+        replace_file(options.table, "\n".join(table) + "\n")
     if stopped_by:
         return EXIT_SIGNAL_BASE + stopped_by
-    if options.table is not None:
-        replace_file(options.table, "\n".join(report.markdown()) + "\n")
     return 0 if report.enough else 1
 
 
@@ -147,14 +148,15 @@ class Report:
             found += ["", "see one:", f"  {again} --html run.html"]
         return found
 
-    def markdown(self) -> list[str]:
+    def markdown(self, *, interrupted: bool) -> list[str]:
         """Return the table for the documentation."""
         titles = (*self._columns(), "what is wrong")
         found = [_row(titles), _row(["---"] * len(titles))]
         for catch in self.catches:
             cells = (*self._cells(catch), self.bugs[catch.mutation].doc)
             found.append(_row([cell.replace("|", "\\|") for cell in cells]))
-        return [*found, "", f"{self._sum('bugs')}; engine {self.engine}."]
+        end = "; interrupted." if interrupted else "."
+        return [*found, "", f"{self._sum('bugs')}; engine {self.engine}{end}"]
 
     def as_json(self, *, interrupted: bool) -> dict[str, object]:
         """Return the report for programs."""

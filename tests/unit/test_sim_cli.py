@@ -332,6 +332,12 @@ class TestMutate:
         assert lines[2].startswith("| a | rule a \\| x | 4 | ")
         assert lines[4].endswith("| nobody | breaks it |")
 
+    def test_an_interrupted_hunt_keeps_its_table(self, library, tmp_path, monkeypatch):
+        table = tmp_path / "bugs.md"
+        monkeypatch.setattr("sim.swarm.pool.Pool.run", lambda *_, **__: signal.SIGINT)
+        assert self.hunt(table=table) == 128 + signal.SIGINT
+        assert table.read_text().endswith("; interrupted.\n")
+
     def test_bugs_that_are_all_caught_are_a_success(self, library, capsys):
         assert self.hunt(only=("a", "b"), every_seed=True, as_json=True) == 0
         data = json.loads(capsys.readouterr().out)
