@@ -86,7 +86,11 @@ class Peace:
         self._core = core
         self._since_ns: int | None = None  # whole since; None: it is not
         self._before = 0  # commits acknowledged by then
-        self._writing = any(c.config.rate > 0 for c in world.clients)
+        # One that lives on a host outside of the core is down with it.
+        self._writing = any(
+            c.config.rate > 0 and (c.config.home is None or c.config.home in core)
+            for c in world.clients
+        )
 
     def lasts(self) -> bool:
         """Look now; return whether it has lasted for long enough."""
