@@ -103,6 +103,7 @@ class LocalCluster:
             raise MetakoError(f"the agent of {name} runs already (pid {previous.pid})")
         argv = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), sys.executable]
         argv += ["-m", "metako", "run", "-c", str(node.config_path)]
+        argv = self.launch_argv(name, argv)
         environment = {k: v for k, v in os.environ.items() if k != "METAKO_GOSSIP_KEY"}
         package_parent = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(
@@ -118,6 +119,13 @@ class LocalCluster:
                 env=environment,
                 start_new_session=True,  # Ctrl-C in the terminal is for us, not for the agents
             )
+
+    def launch_argv(self, name: str, argv: list[str]) -> list[str]:
+        """Return what starts the agent of a node; a cluster that is not all on one host adds to it.
+
+        It must become the agent by exec: the pid is the agent's, and its parent is this process.
+        """
+        return argv
 
     async def start(self, *, timeout_s: float = START_TIMEOUT_S) -> NodeView:
         """Start every node; return the primary's view once all standbys stream.

@@ -36,7 +36,7 @@ APP_USER = "app"
 
 @dataclass(frozen=True, slots=True)
 class NodeLayout:
-    """One node: its name, its directory and its ports, all on loopback."""
+    """One node: its name, its directory, its ports and the address that all of them are at."""
 
     name: str
     directory: Path
@@ -44,6 +44,7 @@ class NodeLayout:
     postgres_port: int
     proxy_port: int
     api_port: int
+    host: str = HOST
 
     @property
     def config_path(self) -> Path:
@@ -72,7 +73,7 @@ class NodeLayout:
 
     @property
     def api_url(self) -> str:
-        return f"http://{HOST}:{self.api_port}"
+        return f"http://{self.host}:{self.api_port}"
 
     def ports(self) -> tuple[int, ...]:
         return (self.gossip_port, self.postgres_port, self.proxy_port, self.api_port)
@@ -90,6 +91,7 @@ class Layout:
     bindir: str | None = None  # None: metako looks for an installation itself
     os_user: str | None = None  # None: the current user
     timing: str = "default"
+    clients: str = f"{HOST}/32"  # the network that applications come from
 
     def node(self, name: str) -> NodeLayout:
         for node in self.nodes:
@@ -99,7 +101,9 @@ class Layout:
 
     def dsn(self, node: NodeLayout) -> str:
         """Return the URL that leads an application through the node's proxy."""
-        return f"postgresql://{APP_USER}:{self.app_password}@{HOST}:{node.proxy_port}/{DATABASE}"
+        return (
+            f"postgresql://{APP_USER}:{self.app_password}@{node.host}:{node.proxy_port}/{DATABASE}"
+        )
 
 
 def plan_layout(
@@ -130,11 +134,7 @@ def plan_layout(
     return Layout(
         directory=directory,
         nodes=tuple(
-            NodeLayout(
-                f"n{i + 1}",
-                directory / f"n{i + 1}",
-                *ports[i * PORTS_PER_NODE : (i + 1) * PORTS_PER_NODE],
-            )
+            _node(f"n{i + 1}", directory, ports[i * PORTS_PER_NODE : (i + 1) * PORTS_PER_NODE])
             for i in range(nodes)
         ),
         gossip_key=base64.b64encode(secrets.token_bytes(32)).decode(),
@@ -144,6 +144,11 @@ def plan_layout(
         os_user=os_user,
         timing=timing,
     )
+
+
+def _node(name: str, directory: Path, ports: Sequence[int]) -> NodeLayout:
+    gossip, postgres, proxy, api = ports
+    return NodeLayout(name, directory / name, gossip, postgres, proxy, api)
 
 
 def is_port_free(port: int) -> bool:
@@ -193,7 +198,7 @@ def node_config_text(layout: Layout, node: NodeLayout) -> str:
     """
     q = json.dumps
     members = "\n".join(
-        f"    - {{name: {m.name}, host: {HOST}, gossip_port: {m.gossip_port},"
+        f"    - {{name: {m.name}, host: {m.host}, gossip_port: {m.gossip_port},"
         f" postgres_port: {m.postgres_port}}}"
         for m in layout.nodes
     )
@@ -208,7 +213,7 @@ cluster:
   members:
 {members}
 gossip:
-  host: {HOST}
+  host: {node.host}
   port: {node.gossip_port}
   key: {q(layout.gossip_key)}
 timing:
@@ -220,23 +225,23 @@ postgresql:
   data_dir: {q(str(node.data_dir))}
   bindir: {q(layout.bindir)}
   os_user: {q(layout.os_user)}
-  host: {HOST}
-  listen: {HOST}
+  host: {node.host}
+  listen: {node.host}
   port: {node.postgres_port}
   parameters:
     shared_buffers: 16MB  # three servers share one machine
   hba:
-    - "host all all {HOST}/32 scram-sha-256"
+    - "host all all {layout.clients} scram-sha-256"
   bootstrap:
     database: {DATABASE}
     username: {APP_USER}
     password: {q(layout.app_password)}
   replication_password: {q(layout.replication_password)}
 proxy:
-  host: {HOST}
+  host: {node.host}
   port: {node.proxy_port}
 api:
-  host: {HOST}
+  host: {node.host}
   port: {node.api_port}
 logging:
   format: json

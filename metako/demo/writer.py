@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import trio
 
 from metako.demo.client import ClientError, PgClient, ServerError
-from metako.demo.layout import APP_USER, DATABASE, HOST, Layout, NodeLayout
+from metako.demo.layout import APP_USER, DATABASE, Layout, NodeLayout
 
 LOGIN_TIMEOUT_S = 2.0  # as short as that of any client that knows several hosts
 STATEMENT_TIMEOUT_S = 5.0
@@ -209,7 +209,7 @@ class Writer:
 
     async def _connect(self, node: NodeLayout) -> PgClient:
         return await PgClient.connect(
-            HOST,
+            node.host,
             node.proxy_port,
             user=APP_USER,
             password=self._layout.app_password,
@@ -255,7 +255,7 @@ async def rows_on(layout: Layout, node: NodeLayout, table: str, *, timeout_s: fl
         ClientError, ServerError: it did not answer, or refused.
     """
     client = await PgClient.connect(
-        HOST,
+        node.host,
         node.postgres_port,
         user=APP_USER,
         password=layout.app_password,

@@ -20,7 +20,7 @@ import trio
 
 from metako.demo.client import ClientError, PgClient, ServerError
 from metako.demo.cluster import LocalCluster
-from metako.demo.layout import APP_USER, DATABASE, HOST, Layout, NodeLayout
+from metako.demo.layout import APP_USER, DATABASE, Layout, NodeLayout
 from metako.demo.writer import Writer, compare, rows_on
 
 SAMPLE_INTERVAL_S = 0.05
@@ -69,7 +69,7 @@ async def connect_directly(
 ) -> PgClient:
     """Return a connection to the node's own server."""
     return await PgClient.connect(
-        HOST,
+        node.host,
         node.postgres_port,
         user=APP_USER,
         password=layout.app_password,

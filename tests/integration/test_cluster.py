@@ -16,7 +16,7 @@ from harness import (
 )
 
 from metako.demo.client import ClientError, PgClient, ServerError
-from metako.demo.layout import APP_USER, DATABASE, HOST
+from metako.demo.layout import APP_USER, DATABASE
 from metako.demo.processes import Kind, node_by_kind, postmaster_pid
 from metako.demo.view import active_primary
 
@@ -52,7 +52,7 @@ async def test_every_proxy_leads_to_the_primary(cluster):
     primary = await healthy_primary(cluster)
     for node in cluster.nodes:
         client = await PgClient.connect(
-            HOST,
+            node.host,
             node.proxy_port,
             user=APP_USER,
             password=cluster.layout.app_password,
