@@ -106,7 +106,7 @@ PREVENTED = frozenset({"wal_beyond_fork_dropped", "foreign_upstream"})
 """Marks of what PostgreSQL does if it is asked to, and the planner never asks of it: tests of the
 model reach them, and no run should."""
 
-_BY_EVENT = {
+BY_EVENT = {
     EventName.HOLD_EXPIRED: "hold_expired",
     EventName.PRE_VOTE_REFUSED: "pre_vote_refused",
     EventName.VOTE_GRANTED: "vote_granted",
@@ -121,6 +121,7 @@ _BY_EVENT = {
     EventName.PRIMARY_ACTIVE: "primary_active",
     EventName.POSTGRES_CRASHED: "postgres_crashed",
 }
+"""Marks that are events of the engine, whoever reports them."""
 
 
 class Marks(Watcher):
@@ -149,7 +150,7 @@ class Marks(Watcher):
 
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         for event in events:
-            mark = _BY_EVENT.get(event.name)
+            mark = BY_EVENT.get(event.name)
             if mark is not None:
                 self.reached(mark, node.name)
             match event.name:

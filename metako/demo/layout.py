@@ -45,6 +45,7 @@ class NodeLayout:
     proxy_port: int
     api_port: int
     host: str = HOST
+    bindir: str | None = None  # PostgreSQL's programs for this node alone
 
     @property
     def config_path(self) -> Path:
@@ -223,7 +224,7 @@ durability:
   acks: 1
 postgresql:
   data_dir: {q(str(node.data_dir))}
-  bindir: {q(layout.bindir)}
+  bindir: {q(node.bindir or layout.bindir)}
   os_user: {q(layout.os_user)}
   host: {node.host}
   listen: {node.host}
