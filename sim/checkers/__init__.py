@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sim.checkers.agreement import Agreement
+from sim.checkers.attached import Attached
 from sim.checkers.availability import Availability
 from sim.checkers.bounds import Bounds
 from sim.checkers.departed import Listed, Noticed
@@ -56,6 +57,9 @@ CHECKS = {
     "wrongly_dead": "a sound node that can be reached is held alive",
     "stale_route": "no route names a server whose lease has long ended",
     "foreign_served": "tainted or foreign data never serve",
+    "foreign_replaced": "data of another system are never replaced: they are somebody's",
+    "strict_lowered": "in strict durability no document waits for fewer than one before it",
+    "unattached_read": "no proxy leads reads to a standby that has followed nobody for long",
     "too_much": "messages, queues and records stay within their bounds",
     "engine": "the engine never raises",
     "exception": "the simulator itself never raises",
@@ -85,4 +89,5 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Handover(world, monitor),
         Fenced(world),
         Kept(world, monitor),
+        Attached(world, monitor),
     )

@@ -36,6 +36,7 @@ class Bounds(Watcher):
         self._sent: dict[NodeId, int] = dict.fromkeys(world.names, 0)
         self._samples = 0
         self._records = 0
+        self._systems: dict[NodeId, int] = {}  # identifier of the data that a node has or last had
 
     # ------------------------------------------------------------ messages and queues
 
@@ -77,6 +78,7 @@ class Bounds(Watcher):
 
     def server_changed(self, server: SimServer) -> None:
         data = server.data
+        self._check_replaced(server)
         if data is None or server.process is not ProcessState.RUNNING:
             return
         if data.mixed or server.data_state is DataState.TAINTED:
@@ -88,4 +90,19 @@ class Bounds(Watcher):
         if foreign and server.writable:
             raise ViolationError(
                 "foreign_served", f"{server.node} serves data of another system", (server.node,)
+            )
+
+    def _check_replaced(self, server: SimServer) -> None:
+        """Raise if a node's own agent has put our data in the place of another system's."""
+        data, before = server.data, self._systems.get(server.node, 0)
+        if data is None or data.system_id == before:
+            return
+        self._systems[server.node] = data.system_id
+        document = self._world.document()
+        ours = document is not None and data.system_id == document.system_id
+        if before and ours and self._world.nodes[server.node].agent_up:
+            raise ViolationError(
+                "foreign_replaced",
+                f"{server.node} had data of another system, which are gone",
+                (server.node,),
             )

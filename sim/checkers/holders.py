@@ -67,9 +67,20 @@ class Holders(Watcher):
                 ref = DocumentRef(Term(int(term)), int(version))
                 committed = self._live.get(ref)
                 if committed is not None and committed.durability is Durability.STRICT:
-                    self._strict_k = max(self._strict_k, committed.sync.k)
+                    self._check_k(node, committed)
                 for old in [r for r in self._live if r < ref]:
                     del self._live[old]
+
+    def _check_k(self, node: Processes, committed: ClusterDocument) -> None:
+        k = committed.sync.k
+        if k < self._strict_k:
+            raise ViolationError(
+                "strict_lowered",
+                f"by document {committed.ref} commits wait for {k} standbys, and for "
+                f"{self._strict_k} by one before it",
+                (node.name, *sorted(committed.sync.nodes())),
+            )
+        self._strict_k = k
 
     def acknowledged(self, server: SimServer, commit: Commit) -> None:
         if commit.level not in COUNTED:

@@ -7,7 +7,7 @@ wrong there, and not by what the checks look for.
 from __future__ import annotations
 
 from metako.cluster import engine, routing
-from metako.election import syncchange, syncset
+from metako.election import quorum, syncchange, syncset
 from metako.election.candidate import Candidate
 from metako.election.core import Core
 from metako.election.election import Election
@@ -20,7 +20,7 @@ from metako.membership.membership import Membership
 from metako.model.document import ClusterDocument
 from metako.postgres import plan
 from metako.postgres.slots import SlotPolicy
-from sim.mutations.base import Mutation, edited
+from sim.mutations.base import Mutation, Patch, edited
 
 ELECTING = (
     Mutation("promises_of_former_candidacy", "§4.2", "promises of an earlier term count",
@@ -133,4 +133,44 @@ LEADING = (
                     also=(engine,))),
 )  # fmt: skip
 
-SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING)
+
+def _blank_voter_votes(patch: Patch) -> None:
+    patch.set(Core, "may_vote", property(lambda self: self.voting))
+
+
+REVIEWED = (
+    Mutation("blank_voter_votes", "§4.1", "a voter without record or document votes",
+             _blank_voter_votes),
+    Mutation("incumbent_without_lease", "§4.3.6", "a leader that stands again loses its lease",
+             edited(Leader, "__init__",
+                    ("        self.lease.until_boot_ns = incumbent.lease.until_boot_ns\n", ""))),
+    Mutation("ahead_is_attached", "§5.4", "a running standby with WAL beyond the fork attaches",
+             edited(plan, "_following", (" or _runs_ahead(observed, upstream)", ""))),
+    Mutation("any_detach_will_do", "§4.3.3d", "a picture of an earlier promise answers a vote",
+             edited(Core, "detached", (" and observed.detached_for >= term", ""))),
+    Mutation("foreign_taken_over", "§5.4", "foreign data are rewound or cloned over",
+             edited(plan, "_follow_from_stopped",
+                    ("    if _is_foreign(observed, upstream):\n        return None\n", ""))),
+    Mutation("strict_through_empty", "§4.5", "strict: a cloned standby leaves before it comes",
+             edited(syncset, "next_change",
+                    ("surplus and durability is Durability.STRICT and len(present) <= current.k",
+                     "False"), also=(syncchange,))),
+    Mutation("reserved_is_unknown", "§4.3.5", "a reserved timeline is no known history",
+             edited(Core, "diverged",
+                    ("{document.tip, document.timelines[-1].tli}", "{document.tip}"))),
+    Mutation("old_primary_ahead", "§4.2", "the old primary's promise counts though it is ahead",
+             edited(quorum, "_primary_behind",
+                    ("        and position >= primary.position\n", ""))),
+    Mutation("learners_left_behind", "§4.1", "learners do not get a document that they missed",
+             edited(Leader, "_beat",
+                    ("[n for n in core.others() if", "[n for n in self.committed.voters if"))),
+    Mutation("route_not_remade", "§7", "a change of the primary alone makes no new route",
+             edited(routing.Router, "table", ("        or made_from[0] != primary\n", ""))),
+    Mutation("reads_from_unattached", "§7", "a standby that does not stream takes reads",
+             edited(routing, "_serves_reads",
+                    ("meta.state is ServerState.STREAMING",
+                     "meta.state in (ServerState.STREAMING, ServerState.RUNNING)"))),
+)  # fmt: skip
+"""Found by somebody who had read the design and the production code, and nothing else."""
+
+SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING, *REVIEWED)

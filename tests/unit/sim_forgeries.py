@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import sim.world
 from metako.election.settings import ElectionSettings
-from metako.model.document import NO_DOCUMENT, Durability
+from metako.model.document import NO_DOCUMENT, Durability, SyncSet
 from metako.model.durable import HardState
 from metako.model.events import EventName, event
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.member import MemberState
-from metako.model.postgres import SyncSetting
+from metako.model.postgres import ProcessState, SyncSetting
 from metako.proxy.routes import Route
 from metako.wire.messages import DocumentAck, Message, Outbound, Ping, VoteReply
 from sim.agent import INBOX_MAX, LOCAL_MAX
@@ -227,6 +227,16 @@ def commits_return_that_no_standby_has() -> None:
 @breaks("strict_copies")
 def a_strict_primary_acknowledges_alone() -> None:
     acknowledge_alone(settled(durability=Durability.STRICT))
+
+
+@breaks("strict_lowered")
+def a_strict_document_waits_for_fewer() -> None:
+    world = settled(durability=Durability.STRICT)
+    base = document(world)
+    fewer = replace(base, version=base.version + 1, sync=SyncSet())
+    persist(world, hard_of(world, A).with_document(fewer))
+    told = event(EventName.DOCUMENT_COMMITTED, "committed", document=str(fewer.ref))
+    world.watch.happened(world.nodes[A], [told])
 
 
 # ---------------------------------------------------------------- terms, votes, documents
@@ -483,6 +493,28 @@ def data_of_another_system_serve() -> None:
     assert server.data is not None
     server.data.system_id += 1
     server.changed()
+
+
+@breaks("foreign_replaced")
+def an_agent_clones_over_data_of_another_system() -> None:
+    server = settled().nodes[B].server
+    assert server.data is not None
+    ours = server.data.system_id
+    server.data.system_id = ours + 1
+    server.process = ProcessState.STOPPED
+    server.changed()
+    server.data.system_id = ours
+    server.changed()
+
+
+@breaks("unattached_read")
+def reads_go_to_a_standby_that_follows_nobody() -> None:
+    with planted("reads_from_unattached"):
+        world = settled()
+        world.network.cut(A, B, Traffic.REPLICATION)
+        for _ in range(20):
+            world.run(1)
+            world.write_everywhere(0.1)
 
 
 @breaks("too_much")
