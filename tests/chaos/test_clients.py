@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.checker import check
 from chaos.client_plan import Attempt, Pace, Planned, outcome_of_error
-from chaos.history import Kind, Operation, Outcome
+from chaos.history import Final, History, Kind, Left, Operation, Outcome, Phase, Record, Run
 from chaos.pg_kit import ClientProcess, CutBeforeReady, Server, find_bindir, free_port, wait_until
 
 BINDIR = find_bindir()
@@ -238,6 +239,25 @@ def test_timeline_is_new_at_once_after_a_promotion(server: Server, start: Start)
     assert {(op.role, op.timeline) for op in reads} == {("standby", 0), ("primary", new)}
     writes = [op for op in found if op.writes]
     assert {(op.outcome, op.timeline) for op in writes} == {(Outcome.FAILED, 0), (Outcome.OK, new)}
+
+
+def test_the_checker_judges_what_a_client_wrote(server: Server, start: Start) -> None:
+    client = start(server.port, "--count", "150", "--rate", "200", "--keys", "2")
+    found = client.finish()
+    rows = server.sql("select key, value from chaos order by at").splitlines()
+    finals = {"n1": [(int(key), value) for key, _, value in (row.partition("|") for row in rows)]}
+    end = found[-1].end
+    frame: list[Record] = [
+        Run(0.0, "3fa1", "plain", 1, "", ("n1",), "2026-01-01T00:00:00Z", 0.0),
+        Phase(end, "end"),
+        Final(end, "n1", len(rows), "x", found[0].timeline, False, "ok"),
+        Left(end),
+    ]
+    assert check(History((*frame, *found)), finals).violations == ()
+    value = next(op.values[0] for op in found if op.writes)
+    missing = {"n1": [row for row in finals["n1"] if row[1] != value]}
+    names = {finding.check for finding in check(History((*frame, *found)), missing).violations}
+    assert "lost" in names
 
 
 def test_client_dies_with_its_parent(start: Start) -> None:
