@@ -1,7 +1,7 @@
 """A client that talks through asyncpg: one connection, one operation at a time, all written down.
 
 `python -m chaos.client_asyncpg --help` tells its options, `client_plan` what the outcomes mean.
-SIGTERM ends it with 0 after the operation under way, which gets `GRACE_S`.
+SIGTERM or SIGINT ends it with 0 after the operation under way, which gets `GRACE_S`.
 """
 
 from __future__ import annotations
@@ -141,7 +141,8 @@ def _severity(found: object) -> str:
 async def run(options: Options) -> None:
     """Do operations until SIGTERM or until `count` of them are done."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopped = asyncio.create_task(stop.wait())
     client, planner, recorder = Client(options), Planner(options), Recorder(options)
     pace = Pace(options.rate, time.monotonic())
@@ -159,9 +160,11 @@ async def run(options: Options) -> None:
             if not task.done():
                 await asyncio.wait({task}, timeout=GRACE_S)
                 task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-            pause_s = recorder.record(attempt)
+            try:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+            finally:
+                pause_s = recorder.record(attempt)
     finally:
         stopped.cancel()
         client.drop()
@@ -169,8 +172,9 @@ async def run(options: Options) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    die_with_parent()
-    asyncio.run(run(parse_options(arguments, "client_asyncpg")))
+    options = parse_options(arguments, "client_asyncpg")
+    die_with_parent(options.parent)
+    asyncio.run(run(options))
     return 0
 
 

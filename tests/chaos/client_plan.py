@@ -109,6 +109,7 @@ class Options:
     database: str
     password: str
     dsn: str  # empty when user, database and password are given
+    parent: int  # process that this one must not outlive; 0: whichever started it
     connect_timeout_s: float
     statement_timeout_s: float
 
@@ -143,6 +144,7 @@ def parse_options(arguments: Sequence[str] | None, program: str) -> Options:
     parser.add_argument("--database", default="app")
     parser.add_argument("--connect-timeout", type=float, default=3.0)
     parser.add_argument("--statement-timeout", type=float, default=8.0)
+    parser.add_argument("--parent", type=int, default=0, help="end if this is not the parent")
     secret = parser.add_mutually_exclusive_group(required=True)
     secret.add_argument("--password-file", type=Path)
     secret.add_argument("--dsn-file", type=Path, help="postgresql:// URI; --host and --port hold")
@@ -171,6 +173,7 @@ def parse_options(arguments: Sequence[str] | None, program: str) -> Options:
         database=found.database,
         password="" if found.dsn_file else text,
         dsn=text if found.dsn_file else "",
+        parent=found.parent,
         connect_timeout_s=found.connect_timeout,
         statement_timeout_s=found.statement_timeout,
     )
@@ -329,13 +332,16 @@ class Recorder:
         self._writer.close()
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """End this process when its parent ends, also when that is killed.
 
     The kernel sends the signal when the *thread* that forked us ends. A rig may start us from a
     thread of a pool, so the handler looks whether the parent itself is gone.
+
+    Args:
+        parent: its process id. With 0 we cannot see that it died while our modules were loaded.
     """
-    parent = os.getppid()
+    parent = parent or os.getppid()
 
     def look(_number: int, _frame: object) -> None:
         if os.getppid() != parent:
@@ -346,3 +352,4 @@ def die_with_parent() -> None:
     if libc.prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGUSR1), 0, 0, 0) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), "prctl")
+    look(signal.SIGUSR1, None)

@@ -2,7 +2,8 @@
 
 `python -m chaos.client_psycopg --help` tells its options, `client_plan` what the outcomes mean.
 It is synchronous. An alarm interrupts what takes too long, because libpq has no deadline for a
-statement of its own. SIGTERM ends it with 0 after the operation under way, which gets `GRACE_S`.
+statement of its own. SIGTERM or SIGINT ends it with 0 after the operation under way, which gets
+`GRACE_S`.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from chaos.history import Kind
 
 INSERT = insert_sql("%s", "%s")
 READ = read_sql("%s")
+IDLE_READS_MAX = 10
 SLEEP_S_MAX = 0.1  # in one piece; SIGTERM is looked for in between
 
 
@@ -51,7 +53,8 @@ class Client:
         self._warnings: list[str] = []
         self._armed = False  # an alarm may interrupt
         signal.signal(signal.SIGALRM, self._on_alarm)
-        signal.signal(signal.SIGTERM, self._on_term)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_term)
 
     def _on_alarm(self, _number: int, _frame: object) -> None:
         if self._armed:
@@ -94,7 +97,7 @@ class Client:
         signal.setitimer(signal.ITIMER_REAL, min(seconds, GRACE_S) if self.stopping else seconds)
 
     def _connected(self) -> psycopg.Connection:
-        if self._connection is not None and _is_quiet(self._connection):
+        if self._connection is not None and _is_open(self._connection):
             return self._connection
         self.drop()
         options = self._options
@@ -154,16 +157,24 @@ def _only_row(cursor: psycopg.Cursor) -> tuple[object, ...]:
     return row
 
 
-def _is_quiet(connection: psycopg.Connection) -> bool:
-    """Say whether an idle connection has neither ended nor received anything.
+def _is_open(connection: psycopg.Connection) -> bool:
+    """Say whether an idle connection still is one, after reading what has come.
 
     libpq notices an end only when it sends, and would then report a FATAL that came long before
-    as the answer to the new statement, which so would be in doubt for nothing.
+    as the answer to the new statement, which so would be in doubt for nothing. What comes to a
+    connection that goes on are settings that changed, as at a promotion.
     """
     if connection.closed or connection.broken:
         return False
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    return not readable
+    try:
+        for _ in range(IDLE_READS_MAX):
+            if not select.select([connection.fileno()], [], [], 0)[0]:
+                return connection.pgconn.status == psycopg.pq.ConnStatus.OK
+            connection.pgconn.consume_input()
+            connection.pgconn.is_busy()  # reads the messages, and so takes them off the buffer
+    except psycopg.Error:
+        return False
+    return False
 
 
 def _severity(found: Diagnostic) -> str:
@@ -187,16 +198,19 @@ def run(options: Options) -> None:
             if client.stopping:
                 break
             attempt = Attempt(planner.next_operation(), begin=time.monotonic())
-            client.perform(attempt)
-            pause_s = recorder.record(attempt)
+            try:
+                client.perform(attempt)
+            finally:
+                pause_s = recorder.record(attempt)
     finally:
         client.drop()
         recorder.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    die_with_parent()
-    run(parse_options(arguments, "client_psycopg"))
+    options = parse_options(arguments, "client_psycopg")
+    die_with_parent(options.parent)
+    run(options)
     return 0
 
 

@@ -193,5 +193,18 @@ def finish(story: Story) -> Forged:
     return Forged(History(tuple(records)), dict.fromkeys(NODES, rows))
 
 
+def simple() -> Forged:
+    """Ten acknowledged writes, a failover, ten more, and reads."""
+    story = Story()
+    for step in range(10):
+        story.write(1.0 + step, keys=(1,))
+    story.read(11.0)
+    story.promote("n2")
+    for step in range(10):
+        story.write(21.0 + step, keys=(1, 2) if step % 2 else (1,))
+    story.read(32.0)
+    return finish(story)
+
+
 def finals_only(change: Callable[[Final], Final]) -> Change:
     return lambda record: change(record) if isinstance(record, Final) else record

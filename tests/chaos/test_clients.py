@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,15 @@ import pytest
 from chaos.checker import check
 from chaos.client_plan import Attempt, Pace, Planned, outcome_of_error
 from chaos.history import Final, History, Kind, Left, Operation, Outcome, Phase, Record, Run
-from chaos.pg_kit import ClientProcess, CutBeforeReady, Server, find_bindir, free_port, wait_until
+from chaos.pg_kit import (
+    WAIT_S,
+    ClientProcess,
+    CutBeforeReady,
+    Server,
+    find_bindir,
+    free_port,
+    wait_until,
+)
 
 BINDIR = find_bindir()
 pytestmark = [
@@ -133,6 +142,13 @@ def test_no_server_is_failed(start: Start) -> None:
     assert len(found) == 5
 
 
+def test_a_server_that_says_nothing_is_failed(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = start(silent.getsockname()[1], "--count", "1", "--connect-timeout", "1").finish()
+    assert outcomes(found) == {Outcome.FAILED}
+    assert 0.9 < found[0].end - found[0].begin < 3
+
+
 @pytest.mark.parametrize("mix", [APPEND, TXN])
 def test_cancelled_wait_for_standbys_is_unknown(
     server: Server, start: Start, mix: tuple[str, ...]
@@ -206,6 +222,19 @@ def test_sigterm_abandons_a_commit_that_waits(server: Server, start: Start) -> N
     assert op.end - op.begin < 6  # not the timeout of the statement
 
 
+def test_a_session_survives_a_change_of_settings(server: Server, start: Start) -> None:
+    client = start(server.port, *APPEND, "--rate", "3")
+    client.wait_operations(1)
+    pids = "select array_agg(pid) from pg_stat_activity where usename = 'app'"
+    before = server.sql(pids)
+    server.sql("alter system set timezone = 'Etc/GMT+5'; select pg_reload_conf()")
+    client.wait_operations(3)
+    after = server.sql(pids)
+    server.sql("alter system reset timezone")
+    assert before == after != ""
+    assert outcomes(client.terminate()) == {Outcome.OK}
+
+
 def test_sigterm_ends_an_idle_client(server: Server, start: Start) -> None:
     client = start(server.port, "--rate", "0.5")
     client.wait_operations(1)
@@ -258,6 +287,27 @@ def test_the_checker_judges_what_a_client_wrote(server: Server, start: Start) ->
     missing = {"n1": [row for row in finals["n1"] if row[1] != value]}
     names = {finding.check for finding in check(History((*frame, *found)), missing).violations}
     assert "lost" in names
+
+
+def test_client_outlives_the_thread_that_started_it(start: Start) -> None:
+    clients: list[ClientProcess] = []
+    port = free_port()
+    thread = threading.Thread(
+        target=lambda: clients.append(start(port, "--rate", "20", "--parent", str(os.getpid())))
+    )
+    thread.start()
+    thread.join()
+    clients[0].wait_operations(3)
+    assert clients[0].process is not None
+    assert clients[0].process.poll() is None
+    assert outcomes(clients[0].terminate()) == {Outcome.FAILED}
+
+
+def test_client_of_another_parent_ends_at_once(start: Start) -> None:
+    client = start(free_port(), "--parent", "1")
+    assert client.process is not None
+    assert client.process.wait(timeout=WAIT_S) == 1
+    assert client.operations() == []
 
 
 def test_client_dies_with_its_parent(start: Start) -> None:
