@@ -160,6 +160,25 @@ def test_an_old_timeline_after_a_new_one_is_out_of_order() -> None:
     assert "began after one by n1 on timeline 2 had ended" in found[0].text
 
 
+def test_the_earliest_end_counts_and_not_the_end_of_the_earliest() -> None:
+    story = Story(server="n2", timeline=2)
+    story.write(1.0, took=4.0)
+    story.write(2.0)
+    story.server, story.timeline = "n1", 1
+    story.write(4.0, took=9.0)
+    story.promote("n2")
+    assert finish(story).violated() == {"two_acknowledge"}
+
+
+def test_the_latest_begin_counts_and_not_the_begin_of_the_latest() -> None:
+    story = Story()
+    story.write(1.0, took=8.0)
+    story.write(6.0)
+    story.promote("n2")
+    story.write(4.0)
+    assert finish(story).violated() == {"two_acknowledge"}
+
+
 def test_a_server_may_reign_again_on_a_newer_timeline() -> None:
     story = Story()
     for step, node in enumerate(("n2", "n1", "n3")):
@@ -207,6 +226,18 @@ def test_two_processes_of_a_server_prove_nothing_of_the_time_between() -> None:
 
     assert finish(probed("p")).noted() == {"two_writable"}
     assert finish(probed("q")).noted() == set()
+
+
+def test_answers_of_an_unnamed_process_far_apart_prove_nothing() -> None:
+    def probed(until: float) -> Story:
+        story = Story()
+        story.probe("n1", 1.0)
+        story.probe("n2", 1.5)
+        story.probe("n1", until)
+        return story
+
+    assert finish(probed(2.0)).noted() == {"two_writable"}
+    assert finish(probed(3.0)).noted() == set()
 
 
 def test_two_that_are_writable_and_acknowledge_are_a_violation() -> None:

@@ -100,7 +100,33 @@ def test_an_old_row_of_a_slow_clock_is_not_looked_for_in_a_short_list() -> None:
     assert finish(story).violated() == set()
 
 
+def test_rows_of_the_same_time_at_the_edge_of_a_list_are_not_looked_for() -> None:
+    story = Story()
+    for step in range(51):
+        story.write(1.0 + step, at_us=max(step, 1))  # the first two have the same
+    assert story.read(70.0).since_us == 1
+    assert finish(story).violated() == set()
+
+
+def test_a_full_list_that_does_not_say_how_far_it_goes_proves_nothing() -> None:
+    story = Story()
+    for step in range(60):
+        story.write(1.0 + step)
+    read = story.read(70.0, without=["c1-60"])
+    forged = finish(story)
+    assert forged.violated() == {"stale_primary_read"}
+    mute = forged.change(lambda r: replace(read, since_us=0) if r == read else r)
+    assert mute.violated() == set()
+
+
 # The end
+
+
+def test_a_torn_line_is_a_note() -> None:
+    forged = simple()
+    torn = Forged(replace(forged.history, torn=("history.jsonl:9: {",)), forged.finals)
+    assert torn.violated() == set()
+    assert torn.noted() == {"torn_line"}
 
 
 def test_hashes_that_differ_are_contents_that_differ() -> None:
@@ -184,6 +210,13 @@ def test_writes_past_the_proxies_do_not_make_them_available() -> None:
     tried = simple().change(directly)
     attempt = Operation(129.0, "c3", "proxy:n1", Kind.APPEND, (1,), ("c3-1",), 128.0, 129.0, FAILED)
     assert tried.add(attempt).violated() == {"unavailable"}
+
+
+def test_a_peace_in_which_nobody_uses_a_proxy_is_incomplete() -> None:
+    forged = simple().change(
+        lambda r: replace(r, via="direct:n2") if isinstance(r, Operation) and r.begin > 110 else r
+    )
+    assert forged.violated() == {"incomplete"}
 
 
 def test_clients_that_stop_before_the_end_make_nothing_unavailable() -> None:
