@@ -75,7 +75,9 @@ def torn_lines(facts: Facts) -> Iterator[Finding]:
 
 def not_streaming(facts: Facts, limits: Limits) -> Iterator[Finding]:
     """Every node is primary or streams again soon after the faults, and still does at the end."""
-    recovered = {record.n: record.after_s for record in reversed(facts.history.of(Recovered))}
+    recovered: dict[str, float] = {}  # after the worst of several peaces
+    for record in facts.history.of(Recovered):
+        recovered[record.n] = max(record.after_s, recovered.get(record.n, 0.0))
     peace = facts.phase("peace")
     for node in facts.run.nodes if facts.run else ():
         after_s = recovered.get(node)
@@ -104,28 +106,30 @@ def left_behind(facts: Facts) -> Iterator[Finding]:
 def unavailable(facts: Facts, limits: Limits) -> Iterator[Finding]:
     """Writes go through a proxy soon after the faults, and on without long gaps.
 
-    Only the time in which somebody tried counts: clients are stopped before the end is looked at.
+    Each peace counts that lasts for longer than writes are given to settle; one has to. Only the
+    time in which somebody tried counts: clients are stopped before the end is looked at.
     """
-    peace = facts.phase("peace")
-    if peace is None:
-        return
     by_proxy = [op for op in facts.operations if op.writes and op.by_proxy]
-    end = facts.phase("end")
-    tried = max((op.end for op in by_proxy), default=peace)
-    stop = min(tried, end) if end is not None else tried
-    start = peace + limits.settle_s
-    if stop <= start:
+    tried = max((op.end for op in by_proxy), default=0.0)
+    settled = [
+        (peace, peace + limits.settle_s, min(tried, end))
+        for peace, end in facts.peaces()
+        if peace + limits.settle_s < min(tried, end)
+    ]
+    if not settled and facts.peaces():
         text = f"nobody tried to write later than {limits.settle_s:g} s after the faults"
         yield Finding("incomplete", text)
-        return
-    times = sorted(op.end for op in facts.acknowledged if op.by_proxy and start <= op.end <= stop)
-    points = [start, *times, stop]
-    gap_s, begin = max((b - a, a) for a, b in itertools.pairwise(points))
-    if gap_s > limits.gap_s:
-        tries = [op for op in by_proxy if op.end > begin and op.begin < begin + gap_s]
-        yield Finding(
-            "unavailable",
-            f"no write was acknowledged through a proxy for {gap_s:.1f} s from {begin:.3f} on,"
-            f" in the peace since {peace:.3f}; {limits.gap_s:g} allowed",
-            tuple(facts.describe(op) for op in tries),
+    for peace, start, stop in settled:
+        times = sorted(
+            op.end for op in facts.acknowledged if op.by_proxy and start <= op.end <= stop
         )
+        points = [start, *times, stop]
+        gap_s, begin = max((b - a, a) for a, b in itertools.pairwise(points))
+        if gap_s > limits.gap_s:
+            tries = [op for op in by_proxy if op.end > begin and op.begin < begin + gap_s]
+            yield Finding(
+                "unavailable",
+                f"no write was acknowledged through a proxy for {gap_s:.1f} s from {begin:.3f} on,"
+                f" in the peace since {peace:.3f}; {limits.gap_s:g} allowed",
+                tuple(facts.describe(op) for op in tries),
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -89,6 +90,13 @@ class Facts:
 
     def phase(self, name: str) -> float | None:
         return next((phase.t for phase in self.history.of(Phase) if phase.name == name), None)
+
+    def peaces(self) -> tuple[tuple[float, float], ...]:
+        """Return when there were no faults: from each peace to the phase after it."""
+        phases = sorted(self.history.of(Phase), key=lambda phase: phase.t)
+        begins = [(phase.t, phase.name) for phase in phases] + [(math.inf, "")]
+        pairs = itertools.pairwise(begins)
+        return tuple((begin, end) for (begin, name), (end, _) in pairs if name == "peace")
 
     def faults_between(self, begin: float, end: float) -> tuple[str, ...]:
         return tuple(text for on, off, text in self._faults if on <= end and off >= begin)

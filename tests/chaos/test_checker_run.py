@@ -201,6 +201,21 @@ def test_a_long_gap_in_the_settled_peace_is_unavailable() -> None:
     assert quiet(123.0, 140.0).violated() == {"unavailable"}
 
 
+def test_a_gap_under_the_faults_of_a_later_round_is_none_of_the_peace() -> None:
+    rounds = quiet(116.0, 125.0).add(Phase(115.5, "faults")).add(Phase(126.0, "peace"))
+    assert rounds.violated(settle_s=2.0) == set()
+    assert rounds.change(lambda r: None if _phase(r) == "faults" else r).violated() == {
+        "unavailable"
+    }
+
+
+def test_the_slowest_return_of_several_rounds_counts() -> None:
+    again = Recovered(139.0, "n1", 1.0)
+    late = simple().change(lambda r: replace(r, after_s=70.0) if isinstance(r, Recovered) else r)
+    assert simple().add(again).violated() == set()
+    assert late.add(again).violated() == {"not_streaming"}
+
+
 def test_writes_past_the_proxies_do_not_make_them_available() -> None:
     def directly(record: Record) -> Record:
         if isinstance(record, Operation) and record.begin > 110.0 and record.outcome is Outcome.OK:
