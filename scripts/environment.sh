@@ -79,3 +79,29 @@ install_without_embedded() {
     (cd "$ROOT" && "$PYTHON" -m pip install -q --disable-pip-version-check \
         --root-user-action=ignore -e ".${1:+[$1]}") || fail "installing the project"
 }
+
+# What network namespaces, packet filters and small file systems need, as root on Debian and its
+# relatives; elsewhere they have to be there, and what is missing is told by name.
+install_chaos() {
+    local missing=()
+    command -v ip >/dev/null 2>&1 || missing+=(iproute2)
+    [ -x /usr/sbin/nft ] || command -v nft >/dev/null 2>&1 || missing+=(nftables)
+    command -v nsenter >/dev/null 2>&1 || missing+=(util-linux)
+    [ -x /sbin/mkfs.ext4 ] || command -v mkfs.ext4 >/dev/null 2>&1 || missing+=(e2fsprogs)
+    if [ "${#missing[@]}" -gt 0 ]; then apt_install "${missing[@]}" || true; fi
+    install_postgresql
+}
+
+install_postgresql() {
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
+    command -v postgres >/dev/null 2>&1 && return
+    # The packages would start a server of their own on port 5432.
+    if apt_install postgresql-common; then
+        mkdir -p /etc/postgresql-common
+        sed -i 's/^#\? *create_main_cluster *=.*/create_main_cluster = false/' \
+            /etc/postgresql-common/createcluster.conf 2>/dev/null || true
+        apt_install postgresql-15 || apt_install postgresql || true
+    fi
+    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ||
+        note "no system PostgreSQL: the embedded one is used"
+}

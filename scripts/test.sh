@@ -35,20 +35,6 @@ for argument in "$@"; do
     esac
 done
 
-install_postgresql() {
-    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null && return
-    command -v postgres >/dev/null 2>&1 && return
-    # The packages would start a server of their own on port 5432.
-    if apt_install postgresql-common; then
-        mkdir -p /etc/postgresql-common
-        sed -i 's/^#\? *create_main_cluster *=.*/create_main_cluster = false/' \
-            /etc/postgresql-common/createcluster.conf 2>/dev/null || true
-        apt_install postgresql-15 || apt_install postgresql || true
-    fi
-    compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null ||
-        note "no system PostgreSQL: the tests use the embedded one"
-}
-
 step() {
     local name=$1 status=0
     shift
@@ -104,7 +90,7 @@ cluster_tests() {
 }
 
 install_project embedded,dev
-if [ "$mode" != fast ]; then install_postgresql; fi
+if [ "$mode" != fast ]; then install_chaos; fi
 if [ "$mode" = full ]; then export METAKO_TEST_FULL=1; fi
 cd -- "$ROOT"
 

@@ -92,6 +92,7 @@ class Layout:
     bindir: str | None = None  # None: metako looks for an installation itself
     os_user: str | None = None  # None: the current user
     timing: str = "default"
+    acks: int = 1  # standbys that confirm a commit
     clients: str = f"{HOST}/32"  # the network that applications come from
 
     def node(self, name: str) -> NodeLayout:
@@ -221,7 +222,7 @@ timing:
   profile: {layout.timing}
 durability:
   mode: quorum
-  acks: 1
+  acks: {layout.acks}
 postgresql:
   data_dir: {q(str(node.data_dir))}
   bindir: {q(node.bindir or layout.bindir)}

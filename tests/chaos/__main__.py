@@ -1,0 +1,258 @@
+"""The command `scripts/chaos`: faults on real servers under independent clients, and a verdict.
+
+Exit status: 0 nothing was broken; 1 something was (or a node did not come back); 2 wrong arguments;
+3 the rig cannot run here; 130 and 143 after a signal, when everything is cleaned up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from chaos import limits
+from chaos.rig import RECOVERY_LIMIT_S, SETTLE_S, Rig, RigOptions
+from chaos.round import RoundResult
+from chaos.verdict import Verdict, judge
+from metako.model.errors import MetakoError
+from sim.scenario import Scenario, ScenarioError, library_names, load_scenario
+
+EXIT_SIGNAL_BASE = 128
+NODES_MAX = 9
+RANDOM = "random-faults"
+ROUND_S_MAX = 40
+REAL = "real"
+
+
+def say(text: str) -> None:
+    """Print progress where it does not mix with results."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command
+
+
+def main() -> int:
+    """Run the command."""
+    options = _parser().parse_args()
+    names = tuple(f"n{number}" for number in range(1, options.nodes + 1))
+    try:
+        scenarios = _scenarios(options, names)
+    except ScenarioError as error:
+        for problem in error.problems:
+            say(problem)
+        return 3
+    if options.list:
+        return _list()
+    if not scenarios:
+        say("there is nothing to play: see --list")
+        return 2
+    directory = options.dir or Path(tempfile.mkdtemp(prefix="metako-chaos-", dir="/tmp"))
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        say(f"{directory} is not empty: choose another --dir")
+        return 2
+    directory.chmod(0o755)
+    rig_options = RigOptions(
+        title=_title(options, scenarios),
+        seed=options.seed,
+        names=names,
+        timing=options.timing,
+        acks=options.acks,
+        bindir=options.bindir,
+        rate=options.rate,
+        recovery_limit_s=options.recover_within,
+    )
+    run = _Run(rig_options, directory, scenarios, options)
+    try:
+        trio.run(run.main)
+    except MetakoError as error:
+        say(f"chaos: {error}")
+        if not options.keep and options.dir is None:
+            shutil.rmtree(directory, ignore_errors=True)
+        return 3
+    verdict = run.verdict
+    if verdict is None:
+        return EXIT_SIGNAL_BASE + run.stopped_by
+    if options.json:
+        print(json.dumps(verdict.as_json(), indent=1))  # noqa: T201 - the result of a command
+    else:
+        print("\n".join(verdict.lines()))  # noqa: T201 - the result of a command
+    if run.stopped_by:
+        return EXIT_SIGNAL_BASE + run.stopped_by
+    return 0 if verdict.ok else 1
+
+
+class _Run:
+    """One call of the command."""
+
+    def __init__(
+        self,
+        rig: RigOptions,
+        directory: Path,
+        scenarios: Sequence[Scenario],
+        options: argparse.Namespace,
+    ) -> None:
+        self.verdict: Verdict | None = None
+        self.stopped_by = 0
+        self._rig = rig
+        self._directory = directory
+        self._scenarios = scenarios
+        self._options = options
+
+    async def main(self) -> None:
+        """Play until everything was played, the time is up, or a signal comes."""
+        results: list[RoundResult] = []
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(self._watch_signals, scope)
+            async with Rig.open(self._rig, self._directory, say) as rig:
+                with scope:
+                    await self._play(rig)
+                await rig.settle()
+                results = rig.results
+            rig.merge()
+            nursery.cancel_scope.cancel()
+        self.verdict = judge(
+            self._directory,
+            results,
+            recovery_limit_s=self._rig.recovery_limit_s,
+            settle_s=SETTLE_S,
+        )
+
+    async def _watch_signals(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if self.stopped_by:
+                    raise KeyboardInterrupt
+                self.stopped_by = int(number)
+                say("stopping: the round is ended, the evidence is collected")
+                scope.cancel()
+
+    async def _play(self, rig: Rig) -> None:
+        began = time.monotonic()
+        for number, (scenario, seed, extra) in enumerate(self._rounds(), 1):
+            left_s = self._options.minutes * 60 - (time.monotonic() - began)
+            if self._options.minutes and left_s <= 0:
+                return
+            say(f"{_clock(time.monotonic() - began)} round {number}: {scenario.name}, seed {seed}")
+            result = await rig.play(scenario, seed, extra_faults=extra)
+            for text in result.faults:
+                say(f"        {text}")
+            if result.recovered_s is None:
+                say("        NOT RECOVERED: the run ends here")
+                return
+            say(f"        everybody is back {result.recovered_s:.1f} s after the peace")
+            if failures := rig.clients.failures():
+                raise MetakoError(f"clients have failed: {'; '.join(failures)}")
+
+    def _rounds(self) -> Iterator[tuple[Scenario, int, bool]]:
+        """Return what to play: each scenario once, or again and again with random faults too."""
+        seed = self._options.seed
+        if not self._options.minutes:
+            for scenario in self._scenarios:
+                yield scenario, seed, self._options.extra_faults
+            return
+        faults = _shortened(load_scenario(RANDOM))
+        while True:
+            for scenario in self._scenarios:
+                yield scenario, seed, self._options.extra_faults
+                yield faults, seed, True
+                seed += 1
+
+
+def _title(options: argparse.Namespace, scenarios: Sequence[Scenario]) -> str:
+    """Return what is played, in a few words."""
+    what = scenarios[0].name if len(scenarios) == 1 else f"{len(scenarios)} scenarios"
+    return f"{what} for {options.minutes:g} minutes" if options.minutes else what
+
+
+def _shortened(scenario: Scenario) -> Scenario:
+    return replace(scenario, duration_ns=min(scenario.duration_ns, ROUND_S_MAX * 10**9))
+
+
+def _scenarios(options: argparse.Namespace, names: Sequence[str]) -> list[Scenario]:
+    """Return what is to be played, and say what is not, with the reasons."""
+    if options.scenario:
+        wanted = [load_scenario(name) for name in options.scenario]
+    else:
+        every = [load_scenario(name) for name in library_names()]
+        wanted = [scenario for scenario in every if REAL in scenario.tier]
+    found = []
+    for scenario in wanted:
+        reasons = limits.reasons(scenario) + limits.cluster_reasons(
+            scenario, names=names, acks=options.acks, timing=options.timing
+        )
+        if reasons:
+            say(f"skipped {scenario.name}: {'; '.join(reasons)}")
+        else:
+            found.append(scenario)
+    return found
+
+
+def _list() -> int:
+    for name in library_names():
+        scenario = load_scenario(name)
+        reasons = limits.reasons(scenario)
+        mark = "real" if REAL in scenario.tier else "core"
+        print(f"{name:45} {mark}  {'; '.join(reasons) or scenario.summary}")  # noqa: T201
+    return 0
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description="Break a real cluster, node by node in network namespaces, under clients that "
+        "write down what they were promised; then check that every promise was kept.",
+        epilog="Needs root, on Linux. Everything it makes is gone when it ends, also by Ctrl-C.",
+    )
+    parser.add_argument(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME|FILE",
+        help="play this one; may be repeated (default: all of the library that are for real hosts)",
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=0,
+        help="go on for so long, with rounds of random faults between the scenarios",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
+    parser.add_argument("--extra-faults", action="store_true", help="add random faults to each")
+    parser.add_argument(
+        "--nodes", type=int, default=3, choices=range(2, NODES_MAX + 1), metavar="N"
+    )
+    parser.add_argument("--timing", choices=("default", "fast", "wan"), default="default")
+    parser.add_argument("--acks", type=int, default=1, help="standbys that confirm a commit")
+    parser.add_argument("--bindir", default=None, help="PostgreSQL's programs; embedded:18, …")
+    parser.add_argument(
+        "--rate", type=float, default=10, help="operations of each client in a second"
+    )
+    parser.add_argument(
+        "--recover-within",
+        type=float,
+        default=RECOVERY_LIMIT_S,
+        metavar="SECONDS",
+        help="after the peace, until every node streams again",
+    )
+    parser.add_argument("--dir", type=Path, help="an empty directory for the evidence")
+    parser.add_argument("--keep", action="store_true", help="keep the evidence of a good run too")
+    parser.add_argument("--json", action="store_true", help="the verdict as JSON on stdout")
+    parser.add_argument("--list", action="store_true", help="every scenario, and why not")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The cluster of one run: `LocalCluster`, but each node in a network namespace with an address.
+
+In: a lab with the namespaces, a directory. Out: agents that run inside, and views of them that no
+fault of the network hides, because they are asked for from inside as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from chaos.inside import Callers
+from chaos.lab import NAMESPACES, Lab
+from metako.api.client import fetch_status
+from metako.demo.cluster import LocalCluster
+from metako.demo.layout import Layout, NodeLayout
+from metako.demo.view import STATUS_TIMEOUT_S, NodeView, read_view
+from metako.model.errors import UnreachableError
+
+GOSSIP_PORT = 7400
+POSTGRES_PORT = 5432
+PROXY_PORT = 6432
+API_PORT = 7480
+NETWORK = "10.77.0.0/24"
+
+
+def plan(
+    lab: Lab,
+    directory: Path,
+    names: tuple[str, ...],
+    *,
+    os_user: str | None,
+    timing: str,
+    acks: int,
+) -> Layout:
+    """Return the layout of a cluster in the lab, with fresh secrets."""
+    return Layout(
+        directory=directory,
+        nodes=tuple(
+            NodeLayout(
+                name,
+                directory / name,
+                GOSSIP_PORT,
+                POSTGRES_PORT,
+                PROXY_PORT,
+                API_PORT,
+                lab.address(name),
+                str(directory / f"{name}-bin"),
+            )
+            for name in names
+        ),
+        gossip_key=base64.b64encode(secrets.token_bytes(32)).decode(),
+        app_password=secrets.token_hex(8),
+        replication_password=secrets.token_hex(16),
+        os_user=os_user,
+        timing=timing,
+        acks=acks,
+        clients=NETWORK,
+    )
+
+
+class LabCluster(LocalCluster):
+    """See the module's docstring."""
+
+    def __init__(self, layout: Layout, lab: Lab, *, say: Callable[[str], None]) -> None:
+        super().__init__(layout, say=say)
+        self.lab = lab
+        self.callers = Callers()
+
+    def launch_argv(self, name: str, argv: list[str]) -> list[str]:
+        """Run the agent inside of its namespace."""
+        return self.lab.argv(name, argv)
+
+    def runs_agent(self, name: str) -> bool:
+        agent = self._agents.get(name)
+        return agent is not None and agent.poll() is None
+
+    async def views(self) -> dict[str, NodeView]:
+        """Return the views of those nodes that answer, asked side by side."""
+        found: dict[str, NodeView] = {}
+        async with trio.open_nursery() as nursery:
+            for node in self.nodes:
+                nursery.start_soon(self._view, node, found)
+        return {node.name: found[node.name] for node in self.nodes if node.name in found}
+
+    async def _view(self, node: NodeLayout, found: dict[str, NodeView]) -> None:
+        ask = partial(fetch_status, node.api_url, STATUS_TIMEOUT_S)
+        try:
+            raw = await self.callers.call(NAMESPACES / self.lab.namespace(node.name), ask)
+        except (UnreachableError, OSError):
+            return
+        found[node.name] = read_view(raw)

@@ -1,0 +1,99 @@
+"""What a real host cannot do, by name, with the reason: such a scenario is skipped, and says so.
+
+In: kinds of faults with their arguments, as a scenario writes them. Out: a reason, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from metako.election.settings import ElectionSettings
+from metako.model.document import Durability
+from metako.model.events import EventName
+from sim.faults.arguments import Open
+from sim.marks import BY_EVENT
+from sim.scenario import Scenario
+from sim.scenario.composites import COMPOSITES, PICK
+from sim.scenario.templates import TEMPLATES
+
+REASONS: Mapping[str, str] = {
+    "clock_rate": "the rate of a machine's clocks cannot be changed",
+    "clock_jump": "the machine's clock is never set",
+    "suspend": "a namespace cannot be suspended",
+    "wake": "a namespace cannot be suspended",
+    "disk_error": "no file system here fails on demand",
+    "disk_slow": "no file system here is slow on demand",
+    "lying_fsync": "no file system here loses what was synced",
+    "torn_write": "no file system here tears a write",
+    "wal_disk_small": "positions on a real server are not counted in records",
+    "hang": "no signal lets a server accept connections and not answer",
+    "promote_hang": "no signal lets a promotion hang",
+    "promote_slow": "no signal slows a promotion down",
+    "slow_postgres": "no signal slows a server down",
+    "slow_reload": "no signal delays a reload",
+    "start_fails": "no signal lets PostgreSQL fail to start",
+    "lose_record": "nobody re-admits a node without its record yet",
+    "rot_record": "nobody re-admits a node without its record yet",
+    "restore_old_record": "nobody re-admits a node with an old record yet",
+    "recovery_fails": "PostgreSQL's own recovery does not fail on demand",
+    "create_slot": "not played on real servers yet",
+    "remove_wal": "not played on real servers yet",
+    "take_backup": "not played on real servers yet",
+    "restore_backup": "not played on real servers yet",
+    "foreign_data": "not played on real servers yet",
+    "repair": "what it repairs is not played on real servers",
+    "cancel_waiting": "the clients of the rig cancel nothing",
+    "client_storm": "the clients of the rig keep their rate",
+    "reconnect": "the clients of the rig keep their connections",
+}
+"""Kinds of faults that are left out."""
+
+_TOLD = frozenset(map(str, EventName)) | frozenset(BY_EVENT.values())
+"""Events that the logs of real nodes tell, by the names that scenarios use."""
+
+_PARTS = {"swizzle": "clog", "rolling": "stop", "power_loss": "kill", "flap": "cut"}
+
+
+def why_not(do: str, args: Mapping[str, Open]) -> str | None:
+    """Return why a step cannot be played on real hosts; None if it can."""
+    if do == PICK:
+        return None
+    kind = _PARTS[do] if do in COMPOSITES else do
+    if kind in REASONS:
+        return f"{do}: {REASONS[kind]}"
+    return None
+
+
+def cluster_reasons(
+    scenario: Scenario, *, names: Sequence[str], acks: int, timing: str
+) -> list[str]:
+    """Return why a scenario cannot be played on a cluster that runs already."""
+    wanted = scenario.cluster
+    found: list[str] = []
+    if tuple(wanted.names) != tuple(names):
+        found.append(f"is for {len(wanted.names)} nodes: --nodes {len(wanted.names)}")
+    if wanted.acks != acks:
+        found.append(f"is for {wanted.acks} acknowledgements: --acks {wanted.acks}")
+    if wanted.durability is not Durability.QUORUM:
+        found.append(f"is for durability {wanted.durability}, which the rig does not set up yet")
+    if wanted.timing != timing:
+        found.append(f"is for timing {wanted.timing}: --timing {wanted.timing}")
+    elif timing == "default" and wanted.election != ElectionSettings():
+        found.append("changes single settings of the timing, which the rig does not")
+    return found
+
+
+def reasons(scenario: Scenario) -> list[str]:
+    """Return everything of a scenario that real hosts cannot do, each thing once."""
+    found = [why_not(step.do, dict(step.args)) for step in scenario.timeline]
+    for step in scenario.timeline:
+        if step.when.event and step.when.event not in _TOLD:
+            found.append(f"waits for {step.when.event}, which no log of a node tells")
+    if scenario.cluster.witnesses or scenario.cluster.learners:
+        found.append("witnesses and learners: nodes of the rig are all voters with data")
+    return list(dict.fromkeys(reason for reason in found if reason is not None))
+
+
+def impossible_templates() -> tuple[str, ...]:
+    """Return the templates of random faults that real hosts cannot do."""
+    return tuple(t.name for t in TEMPLATES if why_not(t.do, t.args) is not None)

@@ -1,0 +1,346 @@
+"""One real node, as far as faults go: real signals, real files, a file system of its own.
+
+In: verbs of `sim.faults`, in the main thread. Out: whether there was anything to do. A verb takes
+milliseconds. Whatever stands still is let go again by `let_go`, and whatever fills the disk is
+removed; what a verb cannot do on a real host is listed in `chaos.limits` and never asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+
+from chaos.cluster import LabCluster
+from chaos.volume import Volume
+from chaos.wrappers import Wrappers
+from metako.demo.layout import NodeLayout
+from metako.demo.processes import (
+    Kind,
+    Process,
+    node_by_kind,
+    node_processes,
+    postmaster_pid,
+    send,
+)
+from metako.demo.view import NodeView, is_active_primary
+
+SWEEPS_MAX = 200
+SWEEP_PAUSE_S = 0.005
+VIEW_AGE_MAX_S = 1.0
+_POSTGRES = (Kind.POSTMASTER, Kind.POSTGRES, Kind.TOOL)
+_PROCESSES_OF = {"receive_stalled": "walreceiver", "replay_paused": "startup"}
+
+
+class RealClock:
+    """The machine's clock: nobody changes it."""
+
+    rate_ppm = 0
+
+    def jump_wall(self, seconds: float) -> None:
+        raise NotImplementedError("see chaos.limits")
+
+
+class RealDisk:
+    """The file system of record and data; one that is full is full for both."""
+
+    failing = lying = tear_next = False
+    slow_ms = 0
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+
+    @property
+    def full(self) -> bool:
+        return "record" in self._volume.filled_for
+
+    @full.setter
+    def full(self, value: bool) -> None:
+        self._volume.fill("record", full=value)
+
+
+class RealServer:
+    """The PostgreSQL server of a node: switches that last until they are turned back."""
+
+    hung = fsync_lies = promote_hangs = False
+    fsync_ms = promote_extra_ms = checkpointer_stall_ms = 0.0
+    recovery_failures = start_failures = wal_room = 0
+    slow = 1.0
+    slot_keep: int | None = None
+
+    def __init__(self, layout: NodeLayout, volume: Volume, wrappers: Wrappers) -> None:
+        self._layout = layout
+        self._volume = volume
+        self._wrappers = wrappers
+        self._stalled: set[str] = set()  # names of switches
+        self.frozen = False  # told by the node
+
+    @property
+    def wal_disk_full(self) -> bool:
+        return "wal" in self._volume.filled_for
+
+    @wal_disk_full.setter
+    def wal_disk_full(self, value: bool) -> None:
+        self._volume.fill("wal", full=value)
+
+    @property
+    def receive_stalled(self) -> bool:
+        return "receive_stalled" in self._stalled
+
+    @receive_stalled.setter
+    def receive_stalled(self, value: bool) -> None:
+        self._stall("receive_stalled", value=value)
+
+    @property
+    def replay_paused(self) -> bool:
+        return "replay_paused" in self._stalled
+
+    @replay_paused.setter
+    def replay_paused(self, value: bool) -> None:
+        self._stall("replay_paused", value=value)
+
+    @property
+    def rewind_failures(self) -> int:
+        return self._wrappers.failures("pg_rewind")
+
+    @rewind_failures.setter
+    def rewind_failures(self, value: int) -> None:
+        self._wrappers.fail("pg_rewind", value)
+
+    @property
+    def clone_failures(self) -> int:
+        return self._wrappers.failures("pg_basebackup")
+
+    @clone_failures.setter
+    def clone_failures(self, value: int) -> None:
+        self._wrappers.fail("pg_basebackup", value)
+
+    def _stall(self, switch: str, *, value: bool) -> None:
+        if value:
+            self._stalled.add(switch)
+        elif switch in self._stalled:
+            self._stalled.discard(switch)
+            send(self._processes(switch), signal.SIGCONT)
+        self.keep()
+
+    def keep(self) -> None:
+        """Stop processes that have come since a switch was turned; called ten times a second."""
+        for switch in self._stalled:
+            send((p for p in self._processes(switch) if not p.stopped), signal.SIGSTOP)
+
+    def _processes(self, switch: str) -> list[Process]:
+        title = _PROCESSES_OF[switch]
+        found = node_by_kind(self._layout).get(Kind.POSTGRES, [])
+        return [process for process in found if title in " ".join(process.argv)]
+
+    def remove_wal(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def create_slot(self, name: str) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def drop_slot(self, name: str) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+
+class RealNode:
+    """See the module's docstring."""
+
+    witness = False
+
+    def __init__(
+        self,
+        cluster: LabCluster,
+        layout: NodeLayout,
+        volume: Volume,
+        wrappers: Wrappers,
+        starve: Callable[[str, bool], None],
+    ) -> None:
+        self.layout = layout
+        self.clock = RealClock()
+        self.disk = RealDisk(volume)
+        self.server = RealServer(layout, volume, wrappers)
+        self.host_up = True
+        self.view: tuple[float, NodeView] | None = None  # newest, and when it came
+        self._cluster = cluster
+        self._starve = starve
+
+    @property
+    def name(self) -> str:
+        return self.layout.name
+
+    @property
+    def agent_up(self) -> bool:
+        return self._cluster.runs_agent(self.name)
+
+    def newest_view(self) -> NodeView | None:
+        """Return the node's own view of the cluster, if it is fresh."""
+        if self.view is None or time.monotonic() - self.view[0] > VIEW_AGE_MAX_S:
+            return None
+        return self.view[1]
+
+    def leads(self, now_ns: int) -> bool:
+        """Return whether it holds the lease, by its own account."""
+        view = self.newest_view()
+        return view is not None and view.role == "leader" and view.lease_ms > 0
+
+    @property
+    def serves(self) -> bool:
+        """Return whether it is the active primary, by its own account."""
+        view = self.newest_view()
+        return view is not None and is_active_primary(view)
+
+    # ------------------------------------------------------------ starting and ending
+
+    def start(self) -> bool:
+        """Start the agent. A host that was switched off comes back with it."""
+        if self.agent_up:
+            return False
+        self.host_up = True
+        self._cluster.start_agent(self.name)
+        return True
+
+    def stop(self) -> bool:
+        """SIGTERM to the agent: the clean way down."""
+        return self._signal(signal.SIGTERM, Kind.AGENT)
+
+    def kill_host(self) -> bool:
+        """SIGKILL everything, until nothing is left. What the kernel holds in memory stays."""
+        was = self.host_up
+        self.host_up = False
+        for _ in range(SWEEPS_MAX):
+            left = node_processes(self.layout.directory)
+            if not left:
+                break
+            send(left, signal.SIGKILL)
+            time.sleep(SWEEP_PAUSE_S)
+        return was
+
+    def kill_agent(self) -> bool:
+        return self._signal(signal.SIGKILL, Kind.AGENT)
+
+    def kill_guard(self) -> bool:
+        return self._signal(signal.SIGKILL, Kind.GUARD)
+
+    def kill_proxy(self) -> bool:
+        return self._signal(signal.SIGKILL, Kind.WORKER)
+
+    def kill_postgres(self) -> bool:
+        pid = postmaster_pid(self.layout)
+        if pid is None:
+            return False
+        os.kill(pid, signal.SIGKILL)
+        return True
+
+    # ------------------------------------------------------------ standing still
+
+    def pause_host(self) -> bool:
+        """SIGSTOP everything, also what is forked meanwhile."""
+        done = False
+        for _ in range(SWEEPS_MAX):
+            running = [p for p in node_processes(self.layout.directory) if not p.stopped]
+            if not running:
+                break
+            send(running, signal.SIGSTOP)
+            done = True
+            time.sleep(SWEEP_PAUSE_S)
+        self.server.frozen = self.server.frozen or done
+        return done
+
+    def resume_host(self) -> bool:
+        return self._resume(*Kind)
+
+    def pause_agent(self) -> bool:
+        return self._pause(Kind.AGENT)
+
+    def resume_agent(self) -> bool:
+        return self._resume(Kind.AGENT)
+
+    def pause_guard(self) -> bool:
+        return self._pause(Kind.GUARD)
+
+    def resume_guard(self) -> bool:
+        return self._resume(Kind.GUARD)
+
+    def pause_postgres(self) -> bool:
+        self.server.frozen = True
+        return self._pause(*_POSTGRES)
+
+    def resume_postgres(self) -> bool:
+        return self._resume(*_POSTGRES)
+
+    def suspend(self, *, hidden: bool = False) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def wake(self) -> bool:
+        return False
+
+    def slow_agent(self, step_ms: float) -> bool:
+        """Starve the agent, and everything else on this machine: there is no CPU of its own."""
+        self._starve(self.name, step_ms > 0)
+        return True
+
+    def set_clock_rate(self, ppm: int) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def let_go(self) -> None:
+        """Resume everything, and give the disk its room back."""
+        self._starve(self.name, False)
+        self.disk.full = self.server.wal_disk_full = False
+        self.server.receive_stalled = self.server.replay_paused = False
+        self.server.rewind_failures = self.server.clone_failures = 0
+        self.resume_host()
+
+    # ------------------------------------------------------------ files
+
+    def lose_data(self) -> bool:
+        """Remove the data directory of a node that is down."""
+        data = self.layout.data_dir
+        if self.agent_up or not data.is_dir() or node_processes(self.layout.directory):
+            return False
+        shutil.rmtree(data)
+        return True
+
+    def lose_record(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def rot_record(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def restore_old_record(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def foreign_data(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def take_backup(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def restore_backup(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    # ------------------------------------------------------------ signals
+
+    def _of(self, *kinds: Kind) -> list[Process]:
+        by_kind = node_by_kind(self.layout)
+        return [process for kind in kinds for process in by_kind.get(kind, [])]
+
+    def _signal(self, number: int, *kinds: Kind) -> bool:
+        found = self._of(*kinds)
+        send(found, number)
+        return bool(found)
+
+    def _pause(self, *kinds: Kind) -> bool:
+        running = [process for process in self._of(*kinds) if not process.stopped]
+        send(running, signal.SIGSTOP)
+        return bool(running)
+
+    def _resume(self, *kinds: Kind) -> bool:
+        stopped = [process for process in self._of(*kinds) if process.stopped]
+        send(stopped, signal.SIGCONT)
+        if Kind.POSTMASTER in kinds:
+            self.server.frozen = False
+            self.server.keep()
+        return bool(stopped)

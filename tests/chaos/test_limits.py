@@ -1,0 +1,72 @@
+"""What real hosts cannot do is told by name; everything else has an effect here."""
+
+import pytest
+import yaml
+
+from chaos import limits
+from sim.faults import KINDS
+from sim.scenario import library_names, load_scenario
+from sim.scenario.templates import TEMPLATES
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    def make(timeline, **cluster):
+        values = {"name": "mine", "summary": "A test.", "cluster": cluster, "timeline": timeline}
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return load_scenario(str(path))
+
+    return make
+
+
+def test_every_reason_is_about_a_kind_that_exists():
+    assert set(limits.REASONS) <= set(KINDS)
+
+
+def test_a_fault_that_real_hosts_can_do_has_no_reason(scenario):
+    assert limits.reasons(scenario([{"at": "5s", "do": "kill", "node": "$primary"}])) == []
+
+
+@pytest.mark.parametrize("do", sorted(limits.REASONS))
+def test_no_random_fault_is_of_a_kind_that_is_left_out(do):
+    allowed = {t.name for t in TEMPLATES} - set(limits.impossible_templates())
+    assert not [t.name for t in TEMPLATES if t.name in allowed and t.do == do]
+
+
+def test_a_step_that_waits_for_what_no_log_tells_is_left_out(scenario):
+    step = {"at": "$event(rewind_used)+1s", "do": "kill", "node": "$primary"}
+    assert limits.reasons(scenario([step])) == [
+        "waits for rewind_used, which no log of a node tells"
+    ]
+
+
+def test_a_composite_is_left_out_with_what_it_is_made_of(scenario, monkeypatch):
+    monkeypatch.setattr(limits, "REASONS", {"stop": "no reason"})
+    steps = [{"at": "5s", "do": "rolling", "node": "$all"}]
+    assert limits.reasons(scenario(steps)) == ["rolling: no reason"]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "why"),
+    [
+        ({"nodes": 5}, "is for 5 nodes: --nodes 5"),
+        ({"acks": 2}, "is for 2 acknowledgements: --acks 2"),
+        ({"timing": "fast"}, "is for timing fast: --timing fast"),
+        ({"election": {"hold": "3s"}}, "changes single settings of the timing"),
+        ({"durability": "strict"}, "is for durability strict"),
+    ],
+)
+def test_a_scenario_for_another_cluster_says_which_one(scenario, cluster, why):
+    found = limits.cluster_reasons(
+        scenario([], **cluster), names=("n1", "n2", "n3"), acks=1, timing="default"
+    )
+    assert len(found) == 1
+    assert found[0].startswith(why)
+
+
+def test_scenarios_for_real_hosts_can_be_played_on_them():
+    real = [load_scenario(name) for name in library_names()]
+    real = [each for each in real if "real" in each.tier]
+    assert len(real) >= 10
+    assert {each.name: limits.reasons(each) for each in real} == {each.name: [] for each in real}
