@@ -1,0 +1,148 @@
+"""The fault rig as a whole: real faults under independent clients, and nothing left of it.
+
+What a run has to show is the rig's own verdict; this only asks for it, and looks for leftovers.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCENARIOS = (
+    "isolated-primary",
+    "host-lost",
+    "postgres-crash",
+    "failed-rewind",
+    "agent-frozen-postgres-serves",
+    "guard-killed",
+    "primary-frozen-longer-than-lease",
+    "replication-cut-gossip-fine",
+    "primary-cannot-hear",
+    "wal-disk-full",
+    "clone-interrupted",
+    "gray-link",
+)
+_OURS = re.compile(r"/tmp/mk[0-9a-f]{4}-|-m chaos |--host 10\.77\.")
+RUN_TIMEOUT_S = 600
+START_TIMEOUT_S = 90
+STOP_TIMEOUT_S = 60
+
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.integration,
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "chaos", *arguments]
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
+
+
+def leftovers():
+    """Return what any run of the rig has left on this machine."""
+    names = Path("/run/netns")
+    found = [path.name for path in names.glob("mk????-*")] if names.is_dir() else []
+    found += [line for line in Path("/proc/mounts").read_text().splitlines() if _OURS.search(line)]
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            argv = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if _OURS.search(argv):
+            found.append(argv)
+    return found
+
+
+@pytest.fixture(scope="module")
+def verdict(tmp_path_factory, test_bindir):
+    directory = tmp_path_factory.mktemp("chaos")
+    arguments = [word for name in SCENARIOS for word in ("--scenario", name)]
+    if test_bindir is not None:
+        arguments += ["--bindir", test_bindir]
+    done = subprocess.run(
+        command(*arguments, "--json", "--dir", str(directory)),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_TIMEOUT_S,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_round_was_played_and_ended_well(verdict):
+    assert [each["scenario"] for each in verdict["rounds"]] == list(SCENARIOS)
+    assert all(each["recovered_s"] is not None for each in verdict["rounds"])
+    assert sum(len(each["faults"]) for each in verdict["rounds"]) >= 15
+
+
+def test_nothing_that_clients_were_promised_is_broken(verdict):
+    assert verdict["checker"]["violations"] == []
+    assert verdict["ok"] is True
+
+
+def test_clients_wrote_and_read_all_the_time(verdict):
+    outcomes = verdict["checker"]["statistics"]["outcomes"]
+    assert len(outcomes) == 9
+    assert all(each.get("ok", 0) > 50 for each in outcomes.values())
+
+
+def test_nothing_is_left(verdict):
+    assert leftovers() == []
+
+
+def test_there_is_a_page_to_look_at(verdict):
+    page = Path(verdict["directory"]) / "report.html"
+    assert page.stat().st_size > 50_000
+
+
+def started(directory):
+    """Return a rig in the middle of its first round."""
+    process = subprocess.Popen(
+        command("--scenario", "isolated-primary", "--dir", str(directory)),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "round 1" not in process.stderr.readline():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+    return process
+
+
+def test_an_interrupt_ends_everything_and_still_gives_a_verdict(tmp_path):
+    process = started(tmp_path)
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=STOP_TIMEOUT_S)
+    assert process.returncode == 130, errors
+    assert "nothing is violated" in output
+    assert leftovers() == []
+
+
+def test_what_a_killed_run_leaves_is_swept_by_the_next_one(tmp_path):
+    first = started(tmp_path / "first")
+    first.kill()
+    first.communicate(timeout=STOP_TIMEOUT_S)
+    assert leftovers()
+    second = started(tmp_path / "second")
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=STOP_TIMEOUT_S)
+    assert second.returncode == 130
+    assert leftovers() == []
