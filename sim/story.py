@@ -23,6 +23,8 @@ RECENT_MAX = 6
 """Lines of a node that are remembered whatever they say."""
 ENOUGH = 7
 """With fewer lines that were chosen for a reason, the newest of those concerned are added."""
+JUST_NS = 2 * NS_PER_S
+"""A fault that began within this explains it, whomever it is about: a standby that is gone, say."""
 SOON_NS = 5 * NS_PER_S
 """The start of an agent explains what happens within this."""
 BEFORE_NS = 15 * NS_PER_S
@@ -78,7 +80,7 @@ class Story:
         self._newest: dict[tuple[str, str], Line] = {}  # (node, kind)
         self._votes: dict[object, list[Line]] = defaultdict(list)  # by term
         self._terms: dict[int, object] = {}  # term by the line of a won election
-        self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=2))
+        self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=3))
         self._leases: dict[str, Lease] = {}
         self._holds: dict[str, Line] = {}
         self._started: dict[str, Line] = {}
@@ -105,7 +107,7 @@ class Story:
             self._failing.pop(line.node, None)
         elif event.name is EventName.VOTE_GRANTED:
             self._votes[fields.get("term")].append(line)
-        elif event.name is EventName.SYNC_SET_CHANGED:
+        elif event.name in (EventName.SYNC_SET_CHANGING, EventName.SYNC_SET_CHANGED):
             self._changes[line.node].append(line)
         elif event.name is EventName.CANDIDACY_LOST:
             self._lost(line, fields.get("reason"))
@@ -181,8 +183,9 @@ class Story:
         first_ns = min((won.at_ns for won in elections), default=now_ns)
         tell(self._silences(first_ns))
         tell(self._leases_after(first_ns, now_ns))
-        if lost or elections:
-            tell(change for changes in self._changes.values() for change in changes)
+        # Nobody was elected: then it is about the primary that there is, and what it changed.
+        deciding = self._changes if lost or elections else concerned & set(self._changes)
+        tell(change for node in sorted(deciding) for change in self._changes[node])
         kinds = ("promotion", EventName.PRIMARY_ACTIVE, EventName.LEASE_RELEASED)
         leaders = concerned | {line.node for line in told.values()}
         tell(
@@ -248,6 +251,6 @@ class Story:
             fault.line
             for fault in self._faults.values()
             if (fault.ended_ns is None or now_ns - fault.ended_ns <= BEFORE_NS)
-            and nodes & set(fault.nodes)
+            and (nodes & set(fault.nodes) or now_ns - fault.line.at_ns <= JUST_NS)
         ]
         return sorted(found)[-FAULTS_MAX:]

@@ -152,7 +152,7 @@ def _missing_data(document: ClusterDocument, promises: Mapping[NodeId, Promise])
         if p.detached and p.position is not None and document.sync.data_id_of(p.node) == p.data_id
     ]
     return (
-        f"{len(counted)} of {document.sync.read_quorum} promises of "
+        f"{len(counted)} of the {document.sync.read_quorum} promises needed of "
         f"{', '.join(sorted(document.sync.nodes()))}, or that of {document.primary}"
     )
 

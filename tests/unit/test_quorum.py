@@ -91,7 +91,7 @@ def test_listed_member_with_other_data_is_not_told_to_count() -> None:
     restored = promise("b", 10, data="data-a")
     verdict = judge(document(voters="abw", sync="b"), NodeId("b"), promises(restored))
     assert not verdict.data
-    assert verdict.missing == "votes: 1 of 2; data: 0 of 1 promises of b, or that of a"
+    assert verdict.missing == "votes: 1 of 2; data: 0 of the 1 promises needed of b, or that of a"
 
 
 def test_grounds_of_a_winner_are_told_and_agree_with_the_verdict() -> None:
