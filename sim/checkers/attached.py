@@ -39,7 +39,7 @@ class Attached(Watcher):
         if self._samples % EVERY_SAMPLES:
             return
         now, before = self._world.heap.now_ns, self._since
-        loose = (node.name for node in nodes if not node.witness and not _streams(node))
+        loose = (node.name for node in nodes if not node.witness and _is_loose(node))
         self._since = {name: before.get(name, now) for name in loose}
         long = {name for name, since in self._since.items() if now - since > LIMIT_NS}
         if not long:
@@ -61,6 +61,9 @@ class Attached(Watcher):
         return self._monitor.agent_ok(name, LIMIT_NS)
 
 
-def _streams(node: SimNode) -> bool:
-    receiver = node.server.receiver
-    return receiver is not None and receiver.phase is ReceiverPhase.STREAMING
+def _is_loose(node: SimNode) -> bool:
+    """Return whether a server is neither a primary nor streams from one."""
+    server = node.server
+    receiver = server.receiver
+    streams = receiver is not None and receiver.phase is ReceiverPhase.STREAMING
+    return server.primary is None and not streams
