@@ -94,6 +94,7 @@ class Layout:
     timing: str = "default"
     acks: int = 1  # standbys that confirm a commit
     clients: str = f"{HOST}/32"  # the network that applications come from
+    log_level: str = "INFO"
 
     def node(self, name: str) -> NodeLayout:
         for node in self.nodes:
@@ -116,6 +117,7 @@ def plan_layout(
     bindir: str | None = None,
     os_user: str | None = None,
     timing: str = "default",
+    log_level: str = "INFO",
 ) -> Layout:
     """Return a layout for a new cluster below `directory`, with fresh secrets and free ports.
 
@@ -145,6 +147,7 @@ def plan_layout(
         bindir=bindir,
         os_user=os_user,
         timing=timing,
+        log_level=log_level,
     )
 
 
@@ -246,6 +249,7 @@ api:
   host: {node.host}
   port: {node.api_port}
 logging:
+  level: {layout.log_level}
   format: json
   file: {q(str(node.log_path))}
 """

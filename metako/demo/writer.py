@@ -6,7 +6,8 @@ sent) or *unknown* (the answer did not come). A failed row is sent again under t
 unknown one never is. The table has no unique index, so that a row that was executed twice shows.
 
 Several lanes write side by side, each beginning at another node's proxy and moving to the next
-proxy after an error, as an application's pool would. Every wait has a deadline.
+proxy after an error, as an application's pool would; or, as an application without a pool, with a
+new connection for each row. Every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -93,7 +94,8 @@ def longest_gap(times_s: Sequence[float], fault_s: float) -> tuple[float, float]
 class Record:
     """Everything that the writer was told. Times are CLOCK_MONOTONIC in seconds."""
 
-    acknowledged: dict[int, float] = field(default_factory=dict)  # row → when
+    acknowledged: dict[int, float] = field(default_factory=dict)  # row → when, in that order
+    begun: dict[int, float] = field(default_factory=dict)  # row → when it was sent the last time
     unknown: dict[int, float] = field(default_factory=dict)
     errors: int = 0  # attempts that certainly failed
     last_errors: list[str] = field(default_factory=list)  # the newest, at most ERRORS_KEPT_MAX
@@ -103,14 +105,27 @@ class Record:
         del self.last_errors[:-ERRORS_KEPT_MAX]
 
     def count_after(self, time_s: float) -> int:
-        return sum(1 for t in self.acknowledged.values() if t > time_s)
+        return len(self.times_after(time_s))
+
+    def times_after(self, time_s: float) -> list[float]:
+        """Return the acknowledgements after `time_s`, the newest first.
+
+        The record of a long run has hundreds of thousands: only the new ones are looked at.
+        """
+        newest = reversed(self.acknowledged.values())
+        return list(itertools.takewhile(lambda t: t > time_s, newest))
 
 
 class Writer:
     """Write rows through the proxies of `layout` from `run` until `stop` or cancellation."""
 
     def __init__(
-        self, layout: Layout, *, rows_per_second: float = 50.0, table: str = DEFAULT_TABLE
+        self,
+        layout: Layout,
+        *,
+        rows_per_second: float = 50.0,
+        table: str = DEFAULT_TABLE,
+        keep_connections: bool = True,
     ) -> None:
         # The name goes into the statements as it is.
         assert _TABLE_NAME.fullmatch(table), table
@@ -118,6 +133,7 @@ class Writer:
         self.record = Record()
         self.table = table
         self._layout = layout
+        self._keep_connections = keep_connections  # False: each row through a connection of its own
         self._interval_s = len(layout.nodes) / rows_per_second  # between two rows of one lane
         self._next_row = 1
         self._at: dict[int, int] = {}  # the node that each lane uses, by its index
@@ -180,6 +196,10 @@ class Writer:
                     outcome = await self._write(client, row, nodes[self._at[index]].name)
                     if outcome is not Outcome.FAILED:
                         row = 0
+                    if outcome is Outcome.ACKNOWLEDGED and not self._keep_connections:
+                        client.close()
+                        client = None
+                        continue
                 if client is None or client.closed or row:
                     # This proxy or its server is in trouble: try the next.
                     if client is not None:
@@ -221,6 +241,7 @@ class Writer:
         sql = f"insert into {self.table} (id, via) values ({row}, '{via}')"  # noqa: S608 - ours
         outcome = Outcome.UNKNOWN
         detail = "cancelled"
+        self.record.begun[row] = time.monotonic()
         try:
             result = await client.query(sql, timeout_s=STATEMENT_TIMEOUT_S)
             if result.tag == "INSERT 0 1" and not result.warnings:

@@ -41,6 +41,7 @@ class FakeServer:
     def __init__(self, answer: Callable[[str], bytes | None]) -> None:
         self.answer = answer
         self.queries: list[str] = []
+        self.sessions = 0
 
     async def serve(self, task_status=trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host=HOST)
@@ -48,6 +49,7 @@ class FakeServer:
         await trio.serve_listeners(self.session, listeners)
 
     async def session(self, stream: trio.SocketStream) -> None:
+        self.sessions += 1
         try:
             buffer = bytearray(await stream.receive_some(10_000))
             buffer.clear()
@@ -147,12 +149,12 @@ async def test_refused_connection_is_a_client_error():
 
 
 async def write_through(
-    nursery: trio.Nursery, server: FakeServer, until: Callable[[Writer], bool]
+    nursery: trio.Nursery, server: FakeServer, until: Callable[[Writer], bool], **options
 ) -> Writer:
     port = await nursery.start(server.serve)
     layout = plan_layout(Path("/tmp/x"), nodes=1)
     layout = replace(layout, nodes=(replace(layout.nodes[0], proxy_port=port),))
-    writer = Writer(layout, rows_per_second=1000)
+    writer = Writer(layout, rows_per_second=1000, **options)
     nursery.start_soon(writer.run)
     with trio.fail_after(5):
         while not until(writer):  # noqa: ASYNC110 - the writer has no event for each row
@@ -173,6 +175,26 @@ async def test_acknowledged_rows_are_numbered_without_a_hole(nursery):
     writer = await write_through(nursery, server, lambda w: len(w.record.acknowledged) >= 5)
     assert sorted(writer.record.acknowledged) == list(range(1, len(writer.record.acknowledged) + 1))
     assert rows(server) == sorted(set(rows(server)))
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_writer_uses_one_connection_for_all_rows_or_one_for_each(nursery, keep):
+    server = FakeServer(lambda _: INSERTED + READY)
+    writer = await write_through(
+        nursery, server, lambda w: len(w.record.acknowledged) >= 5, keep_connections=keep
+    )
+    assert sorted(writer.record.acknowledged) == rows(server)
+    assert not writer.record.errors
+    assert server.sessions == (1 if keep else len(server.queries))
+
+
+async def test_row_is_recorded_as_begun_before_it_is_acknowledged(nursery):
+    server = FakeServer(lambda _: INSERTED + READY)
+    writer = await write_through(nursery, server, lambda w: len(w.record.acknowledged) >= 3)
+    record = writer.record
+    assert all(record.begun[row] <= time_s for row, time_s in record.acknowledged.items())
+    times = list(record.acknowledged.values())
+    assert record.times_after(times[0]) == times[:0:-1]
 
 
 async def test_failed_row_is_sent_again_under_its_number(nursery):
