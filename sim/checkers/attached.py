@@ -49,7 +49,9 @@ class Attached(Watcher):
             if proxy is None or not proxy.alive or proxy.frozen or not self._sound(node.name):
                 continue
             for name in long.intersection(proxy.replicas()):
-                if self._sound(name) and self._monitor.way_ok(node.name, name, LIMIT_NS):
+                # What was told while the way was cut is told again by the next exchange of rosters.
+                told_ns = now - self._since[name] + NS_PER_S
+                if self._sound(name) and self._monitor.way_ok(node.name, name, told_ns):
                     raise ViolationError(
                         "unattached_read",
                         f"{node.name} leads reads to {name}, which has followed nobody for "
