@@ -109,6 +109,7 @@ class TimingConfig:
     standby_grace_ms: int
     standby_settle_ms: int
     sync_change_timeout_ms: int
+    hang_timeout_ms: int
     stop_timeout_ms: int
 
 

@@ -32,6 +32,7 @@ TIMING_MS: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "standby_grace": 1500,
             "standby_settle": 200,
             "sync_change_timeout": 5000,
+            "hang_timeout": 6000,
             "stop_timeout": 15_000,
         },
         # One rack: round trips well below a millisecond, machines that never stall.
@@ -46,6 +47,7 @@ TIMING_MS: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "standby_grace": 700,
             "standby_settle": 150,
             "sync_change_timeout": 5000,
+            "hang_timeout": 4000,
             "stop_timeout": 15_000,
         },
         # Between regions: round trips of up to 300 ms.
@@ -60,6 +62,7 @@ TIMING_MS: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "standby_grace": 6000,
             "standby_settle": 1000,
             "sync_change_timeout": 15_000,
+            "hang_timeout": 10_000,
             "stop_timeout": 30_000,
         },
     }

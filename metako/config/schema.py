@@ -159,6 +159,7 @@ class TimingSection(Section):
     standby_grace: ShortMs | None = None
     standby_settle: ShortMs | None = None
     sync_change_timeout: ShortMs | None = None
+    hang_timeout: ShortMs | None = None
     stop_timeout: ShortMs | None = None
 
 

@@ -62,6 +62,7 @@ class Candidate:
         self._promises: dict[NodeId, Promise] = {}
         self._documents: dict[NodeId, DocumentRef] = {}  # held by the voters after their promise
         self._failures = 0  # candidacies lost in a row; lengthens the next delay
+        self._released = False  # the leader has given its lease up: holds for it are ending
 
     # ------------------------------------------------------------ when
 
@@ -72,6 +73,10 @@ class Candidate:
             self.stand_at_ns = min(self.stand_at_ns, at)
         elif self.stage is Stage.IDLE:
             self.stage, self.stand_at_ns = Stage.WAITING, at
+
+    def lease_was_released(self) -> None:
+        """Take note that everybody hears, about now, that nobody leads any more."""
+        self._released = True
 
     def delay_ms(self, *, primary_crashed: bool) -> float:
         """Return how long this node waits before standing, by its rank."""
@@ -190,11 +195,12 @@ class Candidate:
                 term=self.term,
                 reason=why,
             )
-        self.stage, self.incumbent = Stage.IDLE, False
+        self.stage, self.incumbent, self._released = Stage.IDLE, False, False
 
     def stop(self) -> None:
         """Forget any candidacy: somebody leads."""
         self.stage, self.incumbent, self._failures = Stage.IDLE, False, 0
+        self._released = False
 
     def hand_over(self, to: NodeId) -> None:
         core = self.core
@@ -237,7 +243,13 @@ class Candidate:
         return False
 
     def schedule_after_hold(self, now: Instant, remaining_ms: int) -> None:
-        """Somebody still holds for a leader: come back when that hold has ended."""
+        """Somebody still holds for a leader: come back when that hold has ended.
+
+        After a release it ends any moment, when the release is there: then the request is repeated
+        instead, and not put off for a whole hold.
+        """
+        if self._released:
+            return
         document = self.core.document
         refused = sum(1 for r in self.refusals.values() if r is Refusal.HOLD)
         if document is not None and refused > len(document.voters) - document.majority:

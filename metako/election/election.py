@@ -357,6 +357,8 @@ class Election:
             )
         if not self.stopping:
             self.candidate.stop()
+            if primary_crashed:
+                self.candidate.lease_was_released()
             self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=primary_crashed))
 
     # ------------------------------------------------------------ giving up leadership

@@ -18,6 +18,7 @@ from dataclasses import replace
 
 from metako.election.core import Core
 from metako.election.lease import Lease
+from metako.election.patience import Patience
 from metako.election.quorum import Promise, successor_sync_set
 from metako.election.reserve import confirm, first_entry, reserve
 from metako.election.syncchange import SyncSetKeeper
@@ -37,9 +38,6 @@ from metako.model.postgres import (
 )
 from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
-
-PROMOTE_TIMEOUT_MS = 20_000
-"""A server that is not the primary by then is stopped and the lease released."""
 
 
 class End(enum.StrEnum):
@@ -76,6 +74,7 @@ class Leader:
         self._retry_at_ns = 0
         self._began_ns = now.mono_ns
         self._server_ran = False  # our server ran under this leadership
+        self._patience = Patience(core.settings, now)
         self._resumed = False  # an earlier agent led; nothing is known of the server yet
         self._hold_ms = core.settings.hold_ms
         if incumbent is not None:
@@ -83,6 +82,7 @@ class Leader:
             self.lease.until_boot_ns = incumbent.lease.until_boot_ns
             self.attachable, self.active = incumbent.attachable, incumbent.active
             self._server_ran = incumbent._server_ran
+            self._patience.adopt(incumbent._patience)
             self.committed = incumbent.committed
             self.sync.adopt(incumbent.sync)
 
@@ -96,6 +96,7 @@ class Leader:
         """
         self.lease.until_boot_ns = until_boot_ns
         self._resumed = True
+        self._patience.resumed()
         self._server_ran = True  # under the agent before: found gone, it ends this like any other
         self.proposal = document
         self._offer(now)
@@ -186,17 +187,14 @@ class Leader:
         if self.proposal is not None and now.mono_ns >= self._retry_at_ns:
             self._offer(now)
         self._change_sync_set(now)
-        if (
-            self.committed is not None
-            and self.committed.phase is Phase.PROMOTING
-            and not self.attachable
-            and not self.ending
-            and now.mono_ns - self._began_ns > milliseconds(PROMOTE_TIMEOUT_MS)
-        ):
-            self.end_server("promotion did not finish in time")
+        told = self.committed is not None and self.committed.phase is Phase.PROMOTING
+        if why := self._patience.lost(now, promoting=told and not self.attachable):
+            self.end_server(why)
 
     def wakeup(self) -> int:
         due = [self._beat_at_ns]
+        if not self.ending:
+            due.append(self._patience.wakeup())
         if self.proposal is not None:
             due.append(self._retry_at_ns)
         sync = self.sync.wakeup()
@@ -207,6 +205,7 @@ class Leader:
     def server_changed(self, now: Instant) -> None:
         """Advance by what the server now is: created, promoted, acknowledged, admitting."""
         observed = self._core.observed
+        self._patience.looked(now, observed)
         if observed.process is ProcessState.RUNNING:
             self._server_ran = True
         elif observed.process is ProcessState.STOPPED and self._must_run():

@@ -102,6 +102,7 @@ class PostgresObserved:
     marker_term: Term = Term(0)  # highest term whose WAL message k standbys acknowledged
     rewind_failed: bool = False  # pg_rewind was tried in vain since the last clone or start
     commit_blocked: bool = False  # the last commit probe did not return in time
+    silent: bool = False  # it runs, and said nothing when it was asked
     # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an
     # older target says little about now: whoever follows the target may have acted since.
     under: PostgresTarget | None = None

@@ -241,13 +241,17 @@ class Observer:
             session = await self._connected(postmaster)
             row = await session.row(_LOOK)
             standbys = () if row[0] else await self._standbys(session)
-        except sql.SqlError:
+        except sql.SqlError as error:
             self.close()
-            return self._unanswered()
+            return self._unanswered(silent=not error.answered)
         return self._answered(postmaster, row, standbys)
 
-    def _unanswered(self) -> PostgresObserved:
-        """Return the picture of a server that starts up, or that has stopped answering."""
+    def _unanswered(self, *, silent: bool = False) -> PostgresObserved:
+        """Return the picture of a server that starts up, or that has stopped answering.
+
+        Args:
+            silent: it said nothing at all, as opposed to "too many clients".
+        """
         facts = self._facts
         if not facts.was_up:
             self._notice_lost_wal()
@@ -265,6 +269,7 @@ class Observer:
             # of the sync set, and nobody could take over any more.
             standbys=facts.standbys,
             commit_blocked=blocked,
+            silent=silent,
         )
 
     def _answered(

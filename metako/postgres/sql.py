@@ -38,6 +38,10 @@ QUERY_TIMEOUT_S = 2.0
 class SqlError(Exception):
     """The statement failed or was not answered in time. The connection is closed."""
 
+    def __init__(self, text: str, *, answered: bool = False) -> None:
+        super().__init__(text)
+        self.answered = answered  # the server itself said so: it is there, and refuses
+
 
 @asynccontextmanager
 async def open_sql_loop() -> AsyncIterator[None]:
@@ -57,7 +61,8 @@ async def _bounded(
         raise SqlError(f"{what}: not answered within {timeout_s:g} s") from None
     except (*_FAILURES, asyncio.CancelledError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
-        raise SqlError(f"{what}: {text}") from error
+        answered = isinstance(error, asyncpg.PostgresError)
+        raise SqlError(f"{what}: {text}", answered=answered) from error
 
 
 class Session:

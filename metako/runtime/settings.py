@@ -54,6 +54,7 @@ def node_settings(config: NodeConfig) -> NodeSettings:
         standby_grace_ms=timing.standby_grace_ms,
         standby_settle_ms=timing.standby_settle_ms,
         sync_change_timeout_ms=timing.sync_change_timeout_ms,
+        hang_timeout_ms=timing.hang_timeout_ms,
         stop_timeout_ms=timing.stop_timeout_ms,
     )
     return NodeSettings(

@@ -143,7 +143,10 @@ class Noticed(Watcher):
         if not down and not self._down:
             return
         self._down = {name: self._down.get(name, now) for name in down}
-        limit_ns = self._quick_ns if self._all_were_well(now, nodes) else self._limit_ns
+        quick = self._all_were_well(now, nodes)
+        limit_ns = self._quick_ns if quick else self._limit_ns
+        # Somebody who was left almost alone may suspect for longer: it could be the sick one.
+        unnoticed = PRESENT if quick else (MemberState.ALIVE,)
         gone = {name for name, since in self._down.items() if now - since >= limit_ns}
         if not gone:
             return
@@ -152,7 +155,7 @@ class Noticed(Watcher):
             if engine is None or not self._can_tell(node.name, nodes, limit_ns):
                 continue
             for member in engine.members():
-                if member.node in gone and member.state in PRESENT:
+                if member.node in gone and member.state in unnoticed:
                     self._fail(node.name, "does not hold dead", member.node, limit_ns)
             for name in proxy.replicas() if proxy is not None else ():
                 if name in gone:
@@ -173,13 +176,15 @@ class Noticed(Watcher):
         )
 
     def _can_tell(self, name: NodeId, nodes: Sequence[SimNode], limit_ns: int) -> bool:
-        """Return whether a node was sound for long, and reached all whose hosts are up.
+        """Return whether a node was sound for long, and so were all that it should reach.
 
         One that reaches nobody takes itself for the sick one, and waits.
         """
         monitor = self._monitor
         return monitor.agent_ok(name, limit_ns) and all(
-            monitor.way_ok(name, other.name, limit_ns) for other in nodes if other.host_up
+            monitor.way_ok(name, other.name, limit_ns) and monitor.agent_ok(other.name, limit_ns)
+            for other in nodes
+            if other.host_up
         )
 
     def _fail(self, by: NodeId, does: str, whom: NodeId, limit_ns: int) -> None:

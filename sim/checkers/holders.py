@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 from metako.model.document import ClusterDocument, DocumentRef, Durability, Phase
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
-from metako.model.ids import Term
+from metako.model.ids import NodeId, Term
 from sim.checkers.durability import COUNTED
+from sim.heap import NS_PER_S
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
     from sim.postgres.server import SimServer
     from sim.processes import Processes
     from sim.world import World
+
+
+UNDER_WAY_NS = 3 * NS_PER_S
+"""So late a word about a copy may arrive: it was lost on the way, and sent again."""
 
 
 class Holders(Watcher):
@@ -42,7 +47,12 @@ class Holders(Watcher):
         self._world = world
         self._live: dict[DocumentRef, ClusterDocument] = {}
         self._last: Commit | None = None  # newest acknowledged one
+        self._lost_ns: dict[NodeId, int] = {}  # when a fault took the data of a server
         self._strict_k = 0  # largest k of a committed document of strict durability
+
+    def server_changed(self, server: SimServer) -> None:
+        if server.data is None:
+            self._lost_ns[server.node] = self._world.heap.now_ns
 
     def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
         self._learn(hard)
@@ -93,12 +103,16 @@ class Holders(Watcher):
                 self._check(document, commit, f"{server.node} acknowledged it")
 
     def _count_copies(self, server: SimServer, commit: Commit) -> None:
+        since = self._world.heap.now_ns - UNDER_WAY_NS
         copies = [
             node.name
             for node in self._world.nodes.values()
             if node.name != server.node
-            and node.server.data is not None
-            and node.server.data.holds(commit.record)
+            and (
+                (node.server.data is not None and node.server.data.holds(commit.record))
+                # It may have had a copy, and its word of it was under way when that was lost.
+                or self._lost_ns.get(node.name, -UNDER_WAY_NS) > since
+            )
         ]
         if len(copies) < self._strict_k:
             values = ", ".join(value for _, value in commit.values)

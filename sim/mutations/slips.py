@@ -13,6 +13,7 @@ from metako.election.core import Core
 from metako.election.election import Election
 from metako.election.leader import Leader
 from metako.election.lease import Lease
+from metako.election.patience import Patience
 from metako.election.syncchange import SyncSetKeeper
 from metako.election.voter import Voter
 from metako.election.wants import FenceWish
@@ -138,6 +139,11 @@ def _blank_voter_votes(patch: Patch) -> None:
     patch.set(Core, "may_vote", property(lambda self: self.voting))
 
 
+BEARING = (
+    Mutation("hung_server_kept", "§5.6", "a primary that answers nobody is kept",
+             edited(Patience, "lost", ("if now.mono_ns >= self.wakeup():", "if False:"))),
+)  # fmt: skip
+
 REVIEWED = (
     Mutation("blank_voter_votes", "§4.1", "a voter without record or document votes",
              _blank_voter_votes),
@@ -173,4 +179,4 @@ REVIEWED = (
 )  # fmt: skip
 """Found by somebody who had read the design and the production code, and nothing else."""
 
-SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING, *REVIEWED)
+SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING, *BEARING, *REVIEWED)

@@ -145,6 +145,7 @@ class Observer:
         unverified: bool = False,
         standbys: tuple[StandbySeen, ...] = (),
         blocked: bool | None = None,
+        silent: bool = False,
     ) -> PostgresObserved:
         """Return what is known without SQL, and what a running server has answered.
 
@@ -190,6 +191,7 @@ class Observer:
             marker_term=facts.marker_term,
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked if blocked is None else blocked,
+            silent=silent,
             under=self._under,
         )
 
@@ -222,6 +224,7 @@ class Observer:
             sync_applied=applied,
             standbys=facts.standbys,
             blocked=facts.last_in_recovery is False,
+            silent=True,
         )
 
     def _answered(self) -> PostgresObserved:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import trio
@@ -27,6 +28,7 @@ from metako.model.postgres import (
     Upstream,
 )
 from metako.model.timeline import TimelineEntry
+from metako.postgres import sql
 from metako.postgres.syncnames import application_name
 
 pytestmark = pytest.mark.integration
@@ -94,6 +96,14 @@ async def lead_again(node, term, tli):
         Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
         lambda o: o.admitting and o.marker_term == term,
     )
+
+
+def stop_all(node):
+    """SIGSTOP the postmaster and everything that it has forked."""
+    postmaster = node.guard.status.postmaster_pid
+    children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+    for pid in (postmaster, *map(int, children)):
+        os.kill(pid, signal.SIGSTOP)
 
 
 async def current_lsn(node):
@@ -216,6 +226,30 @@ async def test_a_frozen_standby_is_stopped_to_keep_a_promise():
         await b.target(Detached(Term(2)), settled_detached(2), seconds=25)
         assert b.observed.position.lsn >= end - 200
         assert b.observed.data is DataState.PRESENT
+
+
+async def test_a_frozen_primary_is_silent_and_can_still_be_ended():
+    async with nodes("a", bindir=BINDIR) as (a,):
+        await initialize(a)
+        assert not a.observed.silent
+        stop_all(a)
+        await a.until(lambda o: o.silent, "silent")
+        assert a.observed.process is ProcessState.RUNNING
+        assert a.observed.in_recovery is False
+        await a.target(Stopped(fast=False), lambda o: o.process is ProcessState.STOPPED)
+        assert not a.observed.silent
+
+
+async def test_a_refusal_is_an_answer():
+    async with nodes("a", bindir=BINDIR) as (a,), sql.open_sql_loop():
+        await initialize(a)
+        where = {"socket_dir": a.settings.socket_dir, "user": a.settings.superuser}
+        with pytest.raises(sql.SqlError) as refused:
+            await sql.connect(**where, port=a.port, database="nowhere")
+        assert refused.value.answered
+        with pytest.raises(sql.SqlError) as nobody:
+            await sql.connect(**where, port=a.port + 1, database="postgres")
+        assert not nobody.value.answered
 
 
 async def test_no_standby_is_relied_upon_before_a_commit_is_seen_to_wait():
