@@ -24,7 +24,7 @@ import trio
 from chaos.clients import Clients
 from chaos.cluster import LabCluster, plan
 from chaos.final import Finals
-from chaos.lab import RUN_DIRECTORY, Lab
+from chaos.lab import RUN_DIRECTORY, SWITCH, Lab
 from chaos.node import RealNode
 from chaos.recorder import Recorder, merge
 from chaos.round import Round, RoundResult
@@ -42,6 +42,8 @@ PLACES = Path("/tmp")  # short paths, for Unix sockets
 VOLUME_MIB = 2048
 _PLACE = re.compile(r"mk[0-9a-f]{4}-\w+")
 START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 30.0
+ARGV_SHOWN = 100
 RECOVERY_LIMIT_S = 60.0
 SETTLE_S = 10.0
 """So long after the peace writes have to go through again; the checker is told so."""
@@ -238,8 +240,23 @@ class Rig:
         await self.clients.stop()
         finals = Finals(self.cluster, self.nodes, self.recorder, self.directory, self._programs)
         await finals.take()
-        await self.cluster.terminate(timeout_s=30)
+        await self.cluster.terminate(timeout_s=STOP_TIMEOUT_S)
+        # Before anything is killed: whoever did not end with its agent is an orphan.
+        self.recorder.write("left", processes=self._orphans(), namespaces=[], files=[])
         await finals.checksums()
+
+    def _orphans(self) -> list[str]:
+        """Return what still runs of nodes and clients, though everything was told to stop."""
+        found = {
+            process.pid: f"{process.pid} of {name}: {' '.join(process.argv)[:ARGV_SHOWN]}"
+            for name, processes in self.cluster.processes().items()
+            for process in processes
+        }
+        relay = self.lab.namespace(SWITCH)
+        for pid, namespace in self.lab.processes().items():
+            if namespace != relay:
+                found.setdefault(pid, f"{pid} in {namespace}")
+        return [found[pid] for pid in sorted(found)]
 
     def merge(self) -> Path:
         """Make one history of all parts; call it after `open` was left."""
