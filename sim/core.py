@@ -61,6 +61,8 @@ def vouching(
         if member.node in group
         and (data := world.nodes[member.node].server.data) is not None
         and data.data_id == member.data_id
+        # A former primary that still runs writes on, if only that it is shut down, beyond the fork.
+        and world.nodes[member.node].server.primary is None
         and not data.tainted  # a rewind that was cut short: it can vouch for nothing
         # Off the document's history a promise counts for nothing (DESIGN §4.3.5).
         and not is_diverged(document.timelines, tip, data.history, data.position)
