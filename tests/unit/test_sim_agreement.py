@@ -129,7 +129,7 @@ def test_lagging_standby_alone_with_a_witness_waits_for_the_other() -> None:
     for _ in range(20):
         world.run(0.5)
         assert world.primary() is None
-    assert "data: 1 of 2 promises" in status(world, behind).blocked
+    assert "data: 1 of the 2 promises needed" in status(world, behind).blocked
     world.nodes[ahead].start()
     outage(world)
     assert primary(world) == ahead
