@@ -185,9 +185,9 @@ class Membership:
         """Say goodbye to several members. Final for this boot epoch; everything stops."""
         if self.has_left:
             return NOTHING
-        goodbye = self._view.say_goodbye(now.mono_ns)
+        goodbye = Gossip((self._view.say_goodbye(now.mono_ns),))
         for node in sample(self._rng, self._roster.active, self._config.leave_fanout):
-            self._outbox.send(node, Gossip((goodbye,)))
+            self._outbox.send(node, goodbye)
         output = self._finish(now.mono_ns)
         self._pause.due_ns = None
         return output
@@ -229,9 +229,9 @@ class Membership:
         return None if entry is None else entry.address
 
     def last_heard(self, node: NodeId) -> int | None:
-        """Return when the last message came directly from a member, on the monotonic clock.
+        """Return when a member's own last message came, on the monotonic clock.
 
-        None: never in its present life, or it is unknown, or it is this node.
+        None: never in its present life; it is unknown, or this node.
         """
         entry = self._roster.get(node)
         return None if entry is None else entry.heard_ns
@@ -246,6 +246,7 @@ class Membership:
             case PingRequest():
                 self._relay(now_ns, sender, message)
             case Ack():
+                self._outbox.acked(sender, message.sequence)
                 relay = self._relays.acked(sender, message.sequence)
                 if relay is not None:
                     updates = self._outbox.piggyback(relay.origin)
@@ -308,7 +309,7 @@ class Membership:
         )
         self._prober.begin(probe)
         self.counters.probes += 1
-        self._outbox.send(target, Ping(probe.sequence, self._outbox.piggyback(target)))
+        self._outbox.ping(target, probe.sequence)
 
     def _probe_indirectly(self, probe: Probe) -> None:
         """Probe through others, and once more ourselves over TCP.
@@ -322,8 +323,8 @@ class Membership:
         relays = self._prober.choose_relays(self._config.indirect_checks)
         probe.relays = frozenset(relays)
         for relay in relays:
-            request = PingRequest(probe.sequence, probe.target, self._outbox.piggyback(relay))
-            self._outbox.send(relay, request)
+            news = self._outbox.piggyback(relay)
+            self._outbox.send(relay, PingRequest(probe.sequence, probe.target, news))
         accusation = self._outbox.accusation(probe.target)
         self._outbox.send(probe.target, Ping(probe.sequence, accusation), stream=True)
 
@@ -351,8 +352,7 @@ class Membership:
             entry = self._roster.get(node)
             if entry is None or entry.state is MemberState.LEFT:
                 continue
-            address = entry.address
-            tries = self._tries.get(node, 0)
+            address, tries = entry.address, self._tries.get(node, 0)
             if entry.configured is not None and entry.state in LOST_STATES:
                 # It may have moved, or moved back: the configuration is worth every other try.
                 self._tries[node] = tries + 1

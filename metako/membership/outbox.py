@@ -19,7 +19,7 @@ from metako.model.events import Event
 from metako.model.ids import Address, NodeId
 from metako.model.instant import milliseconds
 from metako.model.member import Member, MemberState
-from metako.wire.messages import MemberUpdate, Message, Outbound, PushPull
+from metako.wire.messages import MemberUpdate, Message, Outbound, Ping, PushPull
 
 
 class MembershipOutput(NamedTuple):
@@ -49,6 +49,8 @@ class Outbox:
         self._own = view.identity.own
         self._rng = rng
         self._messages: list[Outbound] = []
+        self._confirmed: dict[NodeId, int] = {}  # our incarnation that a member has acknowledged
+        self._asked = (0, view.identity.own.node, 0)  # newest such ping: sequence, target, ours
         # Of each member the newest whole rumour, its size in bytes, and what they were made from:
         # rosters are exchanged all the time, and few members change in between.
         self._whole: dict[NodeId, tuple[Member, bool, MemberUpdate, int]] = {}
@@ -81,6 +83,24 @@ class Outbox:
         entry.roster_sent_ns = now_ns
         self.send_roster(node, entry.address, reply=False)
         return True
+
+    def ping(self, to: NodeId, sequence: int) -> None:
+        """Probe a member; with our own word first, until it has acknowledged one with the newest.
+
+        A rumour is told a few times and then left to the others. All of those times may have been
+        spent on members that a cut had just made unreachable; who can be reached must not have to
+        wait for the next exchange of rosters.
+        """
+        own = self._own.incarnation
+        if self._confirmed.get(to, 0) < self._view.news:
+            self._view.to_correct[to] = None
+            self._asked = (sequence, to, own)
+        self.send(to, Ping(sequence, self.piggyback(to)))
+
+    def acked(self, sender: NodeId, sequence: int) -> None:
+        """Take note of an ack: the ping that it answers has arrived, with all that it said."""
+        if self._asked[:2] == (sequence, sender):
+            self._confirmed[sender] = self._asked[2]
 
     def piggyback(self, to: NodeId) -> tuple[MemberUpdate, ...]:
         """Return the rumours for one datagram to `to`, and count them as told."""

@@ -73,6 +73,7 @@ class View:
         self.rumours = Rumours(limit=config.max_rumours)
         self.suspicions: dict[NodeId, Suspicion] = {}
         self.to_tell: dict[NodeId, None] = {}  # accused, to be told at the next gossip
+        self.news = 0  # this node's incarnation when it last changed in more than measures
         self.to_correct: dict[NodeId, None] = {}  # accusers of this node, to be told at once
         self.to_ask: dict[NodeId, None] = {}  # alive without details: ask for the roster
         self.to_verify: deque[NodeId] = deque()  # suspects to be probed early
@@ -225,6 +226,7 @@ class View:
 
     def announce(self, *, casual: bool = False) -> None:
         """Spread this node's own entry, which has changed; `casual` if only in measures."""
+        self.news = self.news if casual else self.identity.own.incarnation
         self._roster.touch(self.identity.own)
         self._spread(self.identity.own.update(), casual=casual)
 
@@ -393,8 +395,5 @@ def _wish(wishes: dict[NodeId, None], node: NodeId) -> None:
 
 def _only_measures(entry: Entry, update: MemberUpdate) -> bool:
     """Return whether an update tells nothing new of a living member but its measures."""
-    return (
-        entry.meta is not None
-        and update.meta is not None
-        and only_measures_differ(entry.meta, update.meta)
-    )
+    known, told = entry.meta, update.meta
+    return known is not None and told is not None and only_measures_differ(known, told)

@@ -41,6 +41,7 @@ INITDB_TIMEOUT_S = 300.0
 SINGLE_USER_TIMEOUT_S = 3600.0  # crash recovery of a large server
 CLONE_TIMEOUT_S = 24 * 3600.0
 REWIND_TIMEOUT_S = 4 * 3600.0
+REACH_TIMEOUT_S = 3.0
 ERROR_TEXT_MAX = 300
 _NOT_NEEDED = "no rewind required"
 
@@ -168,9 +169,11 @@ class Rebuilder:
         """Take the data back to the fork and on to the history of `upstream`.
 
         Raises:
-            StepError: it failed; `rewind_failed` is set, and the data tainted if it was touched.
+            StepError: it failed. If the upstream cannot be reached nothing was changed; else
+                `rewind_failed` is set, and the data tainted if it was touched.
         """
         self._check_nothing_runs()
+        await self._check_reachable(upstream)
         self._facts.forget_position()  # recovery to a clean shutdown appends a record
         try:
             await self._rewind(upstream)
@@ -178,6 +181,21 @@ class Rebuilder:
             self._facts.rewind_failed = True
             self._facts.control = None
             raise StepError(str(error)) from error
+
+    async def _check_reachable(self, upstream: Upstream) -> None:
+        """Make sure of the source before the data are given up for the time of a rewind.
+
+        Directories that are being rewound vouch for nothing. Those of the last node that has some
+        commit would be lost to an election because a host was asked that is gone.
+        """
+        address = upstream.address
+        try:
+            with trio.fail_after(REACH_TIMEOUT_S):
+                stream = await trio.open_tcp_stream(address.host, address.port)
+                await stream.aclose()
+        except (OSError, trio.TooSlowError) as error:
+            why = str(error) or f"no answer within {REACH_TIMEOUT_S:g} s"
+            raise StepError(f"{upstream.node} at {address} cannot be reached: {why}") from error
 
     async def _rewind(self, upstream: Upstream) -> None:
         control = await self._reader.control()

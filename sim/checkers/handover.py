@@ -1,7 +1,7 @@
 """A lease that is given up is followed by an election at once, not after the hold of the voters.
 
 In: events of the engines, and who is sound. The stopwatch runs only while everybody but the one who
-released is sound, and every standby is listed.
+released is sound, and every standby is listed with the data that it has.
 """
 
 from __future__ import annotations
@@ -69,7 +69,13 @@ class Handover(Watcher):
         document = world.document()
         if document is None or document.phase is not Phase.ACTIVE or by != document.primary:
             return False
-        listed = document.sync.nodes()
+        # One that was cloned since it was listed counts for no election.
+        listed = {
+            member.node
+            for member in document.sync.members
+            if (data := world.nodes[member.node].server.data) is not None
+            and data.data_id == member.data_id
+        }
         others = [name for name in world.names if name != by]
         if len(set(document.voters) - {by}) < document.majority:
             return False  # nobody can lead without the one that has given it up

@@ -12,7 +12,8 @@ from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.postgres import ProcessState, Upstream
 from metako.postgres.steps import UpstreamAddress
-from sim.heap import NS_PER_MS
+from sim.heap import NS_PER_MS, NS_PER_S
+from sim.network import Connection, Traffic
 from sim.postgres.data import Control, Data
 from sim.postgres.programs import Part, Program
 from sim.postgres.server import SimServer
@@ -35,6 +36,7 @@ WAL_COPIED_MS_MAX = 100
 """The WAL of the source was copied up to so long before a rewind asks where its WAL ends. What it
 writes in between has to be streamed before the rewound server is consistent."""
 PROGRAM_POLL_NS = 10 * NS_PER_MS
+REACH_NS = 3 * NS_PER_S
 
 
 class Rebuilder:
@@ -117,6 +119,7 @@ class Rebuilder:
     def rewind(self, upstream: Upstream) -> Steps:
         """Take the data back to the fork and on to the history of `upstream`."""
         self._check_nothing_runs()
+        yield from self._check_reachable(upstream.node)
         self._facts.forget_position()  # recovery to a clean shutdown appends a record
         try:
             yield from self._rewind(upstream)
@@ -125,6 +128,24 @@ class Rebuilder:
             self._facts.control = None
             self._server.note("rewind_failed", str(error))
             raise
+
+    def _check_reachable(self, source: NodeId) -> Steps:
+        """Connect to the source once, before the data are given up for the time of a rewind."""
+        server, heap = self._server, self._server.heap
+        answers: list[tuple[Connection | None, str]] = []
+        dial = server.env.network.connect(
+            server.node, source, Traffic.REPLICATION, lambda *answer: answers.append(answer)
+        )
+        until = heap.now_ns + REACH_NS
+        try:
+            while not answers and heap.now_ns < until:
+                yield PROGRAM_POLL_NS
+        finally:
+            dial.cancel()
+        connection, why = answers[0] if answers else (None, "no answer")
+        if connection is None:
+            raise StepError(f"{source} cannot be reached: {why}")
+        connection.close(server.node)
 
     def _rewind(self, upstream: Upstream) -> Steps:
         server, executor = self._server, self._executor

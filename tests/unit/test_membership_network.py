@@ -211,6 +211,18 @@ def test_metadata_reaches_everybody_within_a_second_in_spite_of_loss(size: int) 
     )
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_news_reaches_who_can_be_reached_although_all_others_cannot(seed: int) -> None:
+    """All the times that a rumour is told may be spent on members that a cut has just hidden."""
+    network = joined(9, seed=seed)
+    network.partition(["n1", "n2"], [f"n{i}" for i in range(3, 10)])
+    meta = MemberMeta(agent_version="2", priority=7)
+    network.core("n1").set_meta(network.now, meta)
+    network.do(network.hosts[NodeId("n1")], network.core("n1").tick(network.now))
+    # Two rounds of probes, most of which fail: n1 becomes a slow prober, being almost alone.
+    assert network.run(20, until=lambda: network.member("n2", "n1").meta == meta)
+
+
 @pytest.mark.parametrize(("size", "age_s"), [(2, 1), (3, 1), (9, 5), (30, 20)])
 def test_positions_ride_on_probes_alone_and_are_not_old(size: int, age_s: int) -> None:
     network = joined(size)
