@@ -31,16 +31,23 @@ def choose_core(world: World, rng: random.Random) -> tuple[NodeId, ...]:
 
 
 def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
-    document = world.document(group)
     data = [n for n in group if not world.nodes[n].witness and not world.nodes[n].wiped]
     votes = sum(n in world.voters for n in group)
+    within, newest = world.document(group), world.document()
     if (
-        document is None
+        within is None
+        or newest is None
         or not data
         or votes < majority_of(len(world.voters))
         or any(world.nodes[n].wiped for n in group)
     ):
         return False
+    # A newer document of somebody outside may be on its way to the group, and then counts there.
+    return all(_can_lead(world, document, data) for document in (within, newest))
+
+
+def _can_lead(world: World, document: ClusterDocument, data: Collection[NodeId]) -> bool:
+    """Return whether these nodes with data can have a primary by a document."""
     if document.durability is Durability.STRICT and len(data) <= document.sync.k:
         return False  # no commit would ever return
     if document.primary in data and world.nodes[document.primary].server.data is not None:
