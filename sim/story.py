@@ -80,7 +80,8 @@ class Story:
         self._newest: dict[tuple[str, str], Line] = {}  # (node, kind)
         self._votes: dict[object, list[Line]] = defaultdict(list)  # by term
         self._terms: dict[int, object] = {}  # term by the line of a won election
-        self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=3))
+        self._changes: dict[str, deque[Line]] = defaultdict(lambda: deque(maxlen=2))
+        self._changing: dict[str, Line] = {}  # the newest of each node
         self._leases: dict[str, Lease] = {}
         self._holds: dict[str, Line] = {}
         self._started: dict[str, Line] = {}
@@ -107,7 +108,9 @@ class Story:
             self._failing.pop(line.node, None)
         elif event.name is EventName.VOTE_GRANTED:
             self._votes[fields.get("term")].append(line)
-        elif event.name in (EventName.SYNC_SET_CHANGING, EventName.SYNC_SET_CHANGED):
+        elif event.name is EventName.SYNC_SET_CHANGING:
+            self._changing[line.node] = line
+        elif event.name is EventName.SYNC_SET_CHANGED:
             self._changes[line.node].append(line)
         elif event.name is EventName.CANDIDACY_LOST:
             self._lost(line, fields.get("reason"))
@@ -186,6 +189,8 @@ class Story:
         # Nobody was elected: then it is about the primary that there is, and what it changed.
         deciding = self._changes if lost or elections else concerned & set(self._changes)
         tell(change for node in sorted(deciding) for change in self._changes[node])
+        if not (lost or elections):
+            tell(line for node, line in self._changing.items() if node in concerned)
         kinds = ("promotion", EventName.PRIMARY_ACTIVE, EventName.LEASE_RELEASED)
         leaders = concerned | {line.node for line in told.values()}
         tell(

@@ -31,7 +31,7 @@ def told(scenario: str, seed: int, mutation: str) -> tuple[dict[str, Any], list[
 
 
 def test_a_primary_beyond_its_lease_is_told_by_the_lease_and_the_holds_that_ended() -> None:
-    violation, causes = told("agent-frozen-postgres-serves", 1, "fence_late")
+    violation, causes = told("agent-frozen-postgres-serves", 2, "fence_late")
     assert violation["check"] == "beyond_lease"
     old, *free = violation["nodes"]
     assert len(violation["notes"]) == len(causes) <= LINES_MAX
