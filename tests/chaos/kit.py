@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from chaos.inside import inside
 from chaos.lab import NAMESPACES, Lab
 from chaos.tools import PACKAGES, LabError, tool
 
@@ -18,8 +17,6 @@ PATIENCE_S = 10.0
 """For what has to happen."""
 SILENCE_S = 0.2
 """For what must not happen: a frame takes a thousandth of it."""
-
-_CLONE_NEWNET = 0x40000000
 
 
 def why_no_lab() -> str | None:
@@ -37,26 +34,9 @@ def why_no_lab() -> str | None:
 
 
 def socket_in(lab: Lab, name: str, kind: socket.SocketKind) -> socket.socket:
-    """Return an IPv4 socket that belongs to a host's namespace, wherever it is used.
-
-    A thread of its own enters the namespace, makes it and ends: nobody else is moved.
-    """
-    made: list[socket.socket] = []
-
-    def make() -> None:
-        path = NAMESPACES / lab.namespace(name)
-        space = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            if ctypes.CDLL(None, use_errno=True).setns(space, _CLONE_NEWNET) == 0:
-                made.append(socket.socket(socket.AF_INET, kind))
-        finally:
-            os.close(space)
-
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert made, f"no socket in the namespace of {name}"
-    return made[0]
+    """Return an IPv4 socket that belongs to a host's namespace, wherever it is used."""
+    path = NAMESPACES / lab.namespace(name)
+    return inside(path, lambda: socket.socket(socket.AF_INET, kind))
 
 
 class Datagrams:

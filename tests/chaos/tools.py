@@ -10,7 +10,14 @@ from collections.abc import Sequence
 from metako.model.errors import MetakoError
 
 TIMEOUT_S = 20.0
-PACKAGES = {"ip": "iproute2", "bridge": "iproute2", "nft": "nftables", "nsenter": "util-linux"}
+PACKAGES = {
+    "ip": "iproute2",
+    "bridge": "iproute2",
+    "nft": "nftables",
+    "nsenter": "util-linux",
+    "mkfs.ext4": "e2fsprogs",
+    "mount": "mount",
+}
 
 
 class LabError(MetakoError):
