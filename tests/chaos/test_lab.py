@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from chaos.kit import Datagrams, connection, dial, listener, wait_gone, why_no_lab
+from chaos.kit import PATIENCE_S, Datagrams, connection, dial, listener, wait_gone, why_no_lab
 from chaos.lab import NAMESPACES, RUN_DIRECTORY, Host, Lab
 from chaos.tools import LabError, run, tool
 
@@ -116,6 +117,14 @@ def test_an_id_that_is_taken_is_refused_and_its_owner_unharmed(lab: Lab) -> None
     assert len(lab.leftovers()) == 5
 
 
+def wait_inside(lab: Lab, pid: int) -> None:
+    """Wait until a child has entered its namespace: before that nobody can know of it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while pid not in lab.processes():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @pytest.mark.chaos
 def test_closing_ends_what_runs_inside_and_leaves_nothing(possible: None) -> None:
     lab = Lab(NODES)
@@ -123,6 +132,7 @@ def test_closing_ends_what_runs_inside_and_leaves_nothing(possible: None) -> Non
     with subprocess.Popen(lab.argv("n1", ["/bin/sleep", "60"])) as sleeper:
         owner = RUN_DIRECTORY / f"{lab.run_id}.pid"
         assert owner.exists()
+        wait_inside(lab, sleeper.pid)
         lab.close()
         assert sleeper.wait(10) == -signal.SIGKILL
         assert lab.leftovers() == []
