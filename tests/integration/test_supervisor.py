@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from supervisor_kit import nodes
+from supervisor_kit import free_port, nodes
 
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, format_lsn, parse_lsn
@@ -192,6 +192,34 @@ async def test_failover_on_a_reserved_timeline_and_rewind_of_the_old_primary():
         await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
         await attach(a, b, 2, entries)
         assert not a.failures, a.failures
+
+
+async def test_a_rewind_asks_for_its_source_before_it_touches_the_data():
+    """Else the last copy of a commit would vouch for nothing because some host is gone."""
+    async with nodes("ab", bindir=BINDIR) as (a, b):
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        await b.target(Detached(Term(2)), settled_detached(2))
+        await a.psql("create table only_here()")
+        a.kill_postmaster()
+        await a.until(lambda o: o.process is not ProcessState.RUNNING, "seen dead")
+        a.supervisor.set_target(Untouched())
+        await b.arm(2)
+        wanted = Leading(Term(2), TimelineId(6), NO_SYNC, admit=True)
+        await b.target(wanted, lambda o: o.admitting and o.marker_term == 2)
+        entries.append(entry(2, 6, 2, b.observed.history[-1].begin_lsn))
+
+        old_id, asked = a.observed.data_id, following(b, 2, entries)
+        nobody = replace(asked.upstream, address=replace(b.address, port=free_port()))
+        await a.target(replace(asked, upstream=nobody), lambda _: bool(a.failures), "refused")
+        assert a.failures[0].step == "Rewind"
+        assert "cannot be reached" in a.failures[0].error
+        assert a.observed.data is DataState.PRESENT
+        assert a.observed.data_id == old_id
+        assert not a.observed.rewind_failed
+
+        await attach(a, b, 2, entries)
+        assert "Rewind" in a.steps, a.reports
 
 
 async def test_detach_succeeds_while_replay_is_paused():

@@ -161,6 +161,23 @@ def test_candidate_that_is_behind_hands_over_at_once() -> None:
     finish(world)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_vote_that_is_asked_for_before_the_release_is_there_does_not_cost_a_hold(seed: int) -> None:
+    """Only one node can stand, and every other voter hears later than it that nobody leads."""
+    world = settled("abvwx", seed=seed, witnesses="vwx")
+    old = primary(world)
+    (standby,) = others(world, old, *world.witnesses)
+    for witness in world.witnesses:
+        world.network.set_link(old, witness, delay_ms=(30, 30))
+    world.nodes[old].kill_postgres()
+    assert outage(world, other_than=old) < 1.0
+    assert primary(world) == standby
+    # They were asked too early, or this has shown nothing.
+    assert happened(world, EventName.PRE_VOTE_REFUSED) == [standby] * len(world.witnesses)
+    world.network.heal()
+    finish(world)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_split_votes_settle(seed: int) -> None:
     """Nodes of equal rank that always stand at the same moment, but for the jitter."""

@@ -79,6 +79,20 @@ def test_a_rewind_whose_source_is_lost_taints_the_data() -> None:
     assert any("went away" in error for error in errors(cluster, "Rewind"))
 
 
+def test_a_rewind_whose_source_cannot_be_reached_leaves_the_data_as_they_are() -> None:
+    cluster = diverged()
+    before = data_on(cluster, "n1")
+    cluster.servers["n2"].kill()
+    cluster.follow("n1", "n2", term=2)
+    cluster.run_to(lambda: bool(errors(cluster, "Rewind")))
+    assert any("cannot be reached" in error for error in errors(cluster, "Rewind"))
+    observed = cluster.observed("n1")
+    assert observed.data is DataState.PRESENT
+    assert not observed.rewind_failed
+    assert not cluster.noted("rewind_failed")
+    assert observed.data_id == before.data_id
+
+
 def test_a_rewind_over_a_cut_path_ends_after_the_time_that_tcp_waits() -> None:
     cluster = diverged()
     cluster.follow("n1", "n2", term=2)
