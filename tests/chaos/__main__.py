@@ -7,7 +7,6 @@ Exit status: 0 nothing was broken; 1 something was (or a node did not come back)
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import signal
 import sys
@@ -23,6 +22,8 @@ from chaos import limits
 from chaos.rig import RECOVERY_LIMIT_S, SETTLE_S, Rig, RigOptions
 from chaos.round import RoundResult
 from chaos.verdict import Verdict, judge
+from metako.cli.failure import report
+from metako.cli.output import write_json, write_line
 from metako.model.errors import MetakoError
 from sim.scenario import Scenario, ScenarioError, library_names, load_scenario
 
@@ -41,6 +42,8 @@ def say(text: str) -> None:
 def main() -> int:
     """Run the command."""
     options = _parser().parse_args()
+    if options.list:
+        return _list()
     names = tuple(f"n{number}" for number in range(1, options.nodes + 1))
     try:
         scenarios = _scenarios(options, names)
@@ -48,8 +51,6 @@ def main() -> int:
         for problem in error.problems:
             say(problem)
         return 3
-    if options.list:
-        return _list()
     if not scenarios:
         say("there is nothing to play: see --list")
         return 2
@@ -70,20 +71,28 @@ def main() -> int:
         recovery_limit_s=options.recover_within,
     )
     run = _Run(rig_options, directory, scenarios, options)
+    failed: BaseException | None = None
     try:
         trio.run(run.main)
-    except MetakoError as error:
-        say(f"chaos: {error}")
-        if not options.keep and options.dir is None:
+    except* MetakoError as group:
+        failed = group
+    except* KeyboardInterrupt:
+        say("stopped at once: nothing is judged")
+    if failed is not None:
+        report(failed)
+        # What was seen until then may tell why; without a client nothing was.
+        if options.dir is None and not any(directory.glob("client-*")):
             shutil.rmtree(directory, ignore_errors=True)
+        else:
+            say(f"what was recorded is in {directory}")
         return 3
     verdict = run.verdict
     if verdict is None:
         return EXIT_SIGNAL_BASE + run.stopped_by
     if options.json:
-        print(json.dumps(verdict.as_json(), indent=1))  # noqa: T201 - the result of a command
+        write_json(verdict.as_json())
     else:
-        print("\n".join(verdict.lines()))  # noqa: T201 - the result of a command
+        write_line("\n".join(verdict.lines()))
     if run.stopped_by:
         return EXIT_SIGNAL_BASE + run.stopped_by
     return 0 if verdict.ok else 1
@@ -201,7 +210,7 @@ def _list() -> int:
         scenario = load_scenario(name)
         reasons = limits.reasons(scenario)
         mark = "real" if REAL in scenario.tier else "core"
-        print(f"{name:45} {mark}  {'; '.join(reasons) or scenario.summary}")  # noqa: T201
+        write_line(f"{name:45} {mark}  {'; '.join(reasons) or scenario.summary}")
     return 0
 
 
@@ -214,7 +223,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="scripts/chaos",
         description="Break a real cluster, node by node in network namespaces, under clients that "
         "write down what they were promised; then check that every promise was kept.",
-        epilog="Needs root, on Linux. Everything it makes is gone when it ends, also by Ctrl-C.",
+        epilog="Needs root, on Linux. Everything but the evidence is gone when it ends, also by "
+        "Ctrl-C; a second Ctrl-C ends it at once, without a verdict.",
     )
     parser.add_argument(
         "--scenario",
@@ -247,12 +257,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="after the peace, until every node streams again",
     )
-    parser.add_argument("--dir", type=Path, help="an empty directory for the evidence")
-    parser.add_argument("--keep", action="store_true", help="keep the evidence of a good run too")
+    parser.add_argument(
+        "--dir", type=Path, help="an empty directory for the evidence (default: a new one in /tmp)"
+    )
     parser.add_argument("--json", action="store_true", help="the verdict as JSON on stdout")
     parser.add_argument("--list", action="store_true", help="every scenario, and why not")
     return parser
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        STATUS = main()
+    except BaseException as error:  # noqa: BLE001  # also argparse's exit, and a reader that is gone
+        STATUS = report(error)
+    sys.exit(STATUS)

@@ -22,6 +22,7 @@ from chaos.lab import CLIENT, NAMESPACES, Lab
 from metako.demo.layout import APP_USER, DATABASE, Layout, NodeLayout
 
 STOP_TIMEOUT_S = 15.0
+KILL_TIMEOUT_S = 5.0
 POLL_S = 0.05
 CREATE_TIMEOUT_S = 20
 TABLE = (
@@ -119,4 +120,4 @@ class Clients:
         for process in self._processes.values():
             if process.poll() is None:
                 process.kill()
-            process.wait()
+            process.wait(KILL_TIMEOUT_S)

@@ -43,6 +43,7 @@ VOLUME_MIB = 2048
 _PLACE = re.compile(r"mk[0-9a-f]{4}-\w+")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+KILL_TIMEOUT_S = 5.0
 ARGV_SHOWN = 100
 RECOVERY_LIMIT_S = 60.0
 SETTLE_S = 10.0
@@ -87,7 +88,7 @@ class Starving:
     def end(self) -> None:
         for burner in self._burners:
             burner.kill()
-            burner.wait()
+            burner.wait(KILL_TIMEOUT_S)
         self._burners = []
 
 

@@ -35,7 +35,8 @@ FORMED_S = 3.0
 KEPT_S = 2.0
 """Peace has to last for so long before it counts."""
 
-_EVENTS = {str(name): mark for name, mark in BY_EVENT.items()}
+_MARKS = {str(name): mark for name, mark in BY_EVENT.items()}
+_EVENTS = frozenset(map(str, EventName))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,11 +106,11 @@ class Round:
 
     def on_event(self, name: str, node: str) -> None:
         """Take an event from the log of an agent."""
-        mark = _EVENTS.get(name)
+        mark = _MARKS.get(name)
         for script in self._scripts:
             if mark is not None:
                 script.on_mark(mark, node)
-            elif name in set(EventName):
+            elif name in _EVENTS:
                 script.on_event(name, node)
 
     # ------------------------------------------------------------ playing

@@ -146,3 +146,32 @@ def test_what_a_killed_run_leaves_is_swept_by_the_next_one(tmp_path):
     second.communicate(timeout=STOP_TIMEOUT_S)
     assert second.returncode == 130
     assert leftovers() == []
+
+
+def refused(*arguments):
+    """Return what the rig says when it cannot do what it is asked for: it ends with 3."""
+    done = subprocess.run(
+        command(*arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=STOP_TIMEOUT_S,
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stdout == ""
+    assert leftovers() == []
+    return done.stderr
+
+
+def test_what_makes_a_run_impossible_is_told_in_a_line_and_not_as_a_traceback(tmp_path):
+    nowhere = tmp_path / "nowhere"
+    errors = refused("--scenario", "isolated-primary", "--bindir", str(nowhere))
+    assert "Traceback" not in errors
+    assert [line for line in errors.splitlines() if str(nowhere) in line] == errors.splitlines()
+
+
+def test_scenario_that_is_not_there_is_named():
+    errors = refused("--scenario", "no-such-thing")
+    assert "Traceback" not in errors
+    assert "no-such-thing" in errors
