@@ -9,6 +9,6 @@ and decides nothing: no rule of the cluster is known here, and what the page doe
 scripts there do everything else in the browser.
 """
 
-from sim.timeline.page import render, write_html
+from sim.timeline.page import assemble, asset, render, write_html
 
-__all__ = ["render", "write_html"]
+__all__ = ["assemble", "asset", "render", "write_html"]

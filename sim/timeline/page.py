@@ -1,4 +1,4 @@
-"""Put style, script and data into one page.
+"""Put style, scripts and data into one page.
 
 In: the lines of a trace. Out: HTML that refers to nothing outside of itself. The files of
 `assets/` are read from the package; which scripts there are and in which order is said here.
@@ -14,6 +14,7 @@ from pathlib import Path
 from sim.timeline.columns import read
 
 SCRIPTS = (
+    "elements.js",  # make elements
     "data.js",  # decode the columns, search them
     "words.js",  # say in words what an event is
     "theme.js",  # colours, hatches, text on a canvas
@@ -46,15 +47,7 @@ def render(lines: Iterable[str]) -> str:
     Args:
         lines: the trace, as it was written; one that ends early gives a page that says so.
     """
-    before, rest = _asset(FRAME).split(STYLE_SLOT)
-    between, rest = rest.split(DATA_SLOT)
-    after, end = rest.split(SCRIPT_SLOT)
-    script = "\n".join(_asset(name) for name in SCRIPTS)
-    data = json.dumps(read(lines).document(), separators=(",", ":"), allow_nan=False)
-    # Inside of <script> only "<" can end the element or open a comment; in JSON it may be
-    # written as an escape wherever it occurs. All else is ASCII already.
-    data = data.replace("<", "\\u003c")
-    return "".join((before, _asset(STYLE), between, data, after, script, end))
+    return assemble(asset(FRAME), asset(STYLE), map(asset, SCRIPTS), read(lines).document())
 
 
 def write_html(lines: Iterable[str], path: str | Path) -> None:
@@ -66,5 +59,26 @@ def write_html(lines: Iterable[str], path: str | Path) -> None:
     Path(path).write_text(render(lines), encoding="utf-8")
 
 
-def _asset(name: str) -> str:
+def assemble(frame: str, style: str, scripts: Iterable[str], document: object) -> str:
+    """Return a page that refers to nothing outside of itself.
+
+    Args:
+        frame: HTML with a slot each for style, data and script, in this order.
+        document: what the scripts find as JSON in the element "data".
+
+    Raises:
+        ValueError: a slot is missing, or a number is not finite.
+    """
+    before, rest = frame.split(STYLE_SLOT)
+    between, rest = rest.split(DATA_SLOT)
+    after, end = rest.split(SCRIPT_SLOT)
+    data = json.dumps(document, separators=(",", ":"), allow_nan=False)
+    # Inside of <script> only "<" can end the element or open a comment; in JSON it may be
+    # written as an escape wherever it occurs. All else is ASCII already.
+    data = data.replace("<", "\\u003c")
+    return "".join((before, style, between, data, after, "\n".join(scripts), end))
+
+
+def asset(name: str) -> str:
+    """Return a file of the page; other pages share some."""
     return (resources.files("sim.timeline") / "assets" / name).read_text(encoding="utf-8")

@@ -9,14 +9,13 @@ the history says and judges nothing; the verdict is the checker's.
 Exits with 0, or with 3 and a sentence on stderr if history or verdict cannot be read or the page
 cannot be written.
 
-What is shown is computed in `report_data`; the files of `report_assets/` draw it. Colours and the
-canvas tools are the simulator's, so that both pages look and read alike.
+What is shown is computed in `report_data`; the files of `report_assets/` draw it. Colours, elements
+and the tools for a canvas are the simulator's, so that both pages look and read alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -32,11 +31,12 @@ from chaos.report_read import (
     read_history,
     read_verdict,
 )
+from sim.timeline import assemble, asset
 
 EXIT_UNREADABLE = 3
 PAGE = "report.html"
 SCRIPTS = (
-    "text.js",  # numbers and times as words, elements
+    "text.js",  # times and names as words
     "view.js",  # visible range, cursor, address of a view
     "layout.js",  # where every lane is
     "charts.js",  # draw axis, faults, writes per second, latency
@@ -45,22 +45,13 @@ SCRIPTS = (
     "tables.js",  # verdict, violations, outages, state at the cursor, after the run
     "main.js",  # start; mouse and keys
 )
-SHARED = "theme.js"  # colours, hatches, text on a canvas: the simulator's
-STYLE_SLOT, SCRIPT_SLOT, DATA_SLOT = "/*style*/", "/*script*/", "/*data*/"
+SHARED = ("elements.js", "theme.js")  # of the simulator's page; they stand before our own
 
 
 def render(history: History, verdict: Row | None) -> str:
     """Return the page of a run as HTML."""
-    before, rest = _asset("page.html").split(STYLE_SLOT)
-    between, rest = rest.split(DATA_SLOT)
-    after, end = rest.split(SCRIPT_SLOT)
-    shared = resources.files("sim.timeline") / "assets" / SHARED
-    script = "\n".join([shared.read_text(encoding="utf-8"), *map(_asset, SCRIPTS)])
-    data = json.dumps(document(history, verdict), separators=(",", ":"), allow_nan=False)
-    # Inside of <script> only "<" can end the element or open a comment; in JSON it may be
-    # written as an escape wherever it occurs. All else is ASCII already.
-    data = data.replace("<", "\\u003c")
-    return "".join((before, _asset("page.css"), between, data, after, script, end))
+    scripts = (*map(asset, SHARED), *map(_asset, SCRIPTS))
+    return assemble(_asset("page.html"), _asset("page.css"), scripts, document(history, verdict))
 
 
 def write_report(directory: Path, out: Path | None = None, verdict: Path | None = None) -> Path:

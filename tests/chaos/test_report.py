@@ -15,6 +15,7 @@ from chaos.report_data import EVENTS_MAX, FAULTS_MAX
 from chaos.report_ops import BASE_BUCKETS_MAX, OPS_MAX, SLOW_MAX, bucket_width, percentile
 from chaos.report_outages import outages
 from chaos.report_read import TEXT_MAX, History, Row
+from sim.timeline import asset
 
 HOSTILE = "</script><script>alert(1)</script><!-- \u2028 & \" ' \ud800"
 Data = dict[str, Any]
@@ -308,6 +309,7 @@ def test_hostile_text_stays_text() -> None:
 def test_scripts_make_no_elements_of_text() -> None:
     assets = Path(report.__file__).parent / "report_assets"
     script = "".join(path.read_text(encoding="utf-8") for path in assets.glob("*.js"))
+    script += "".join(map(asset, report.SHARED))
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\beval\b", script)
 
 

@@ -1,22 +1,6 @@
 "use strict";
 // The words around the drawing: header, bar, what led to a violation.
 
-// Build an element. Texts become text nodes, so nothing in a trace is ever read as HTML.
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
-
-function byId(id) {
-  return document.getElementById(id);
-}
-
 function drawHeader(model) {
   const { run, end, unread, unknown, lines } = model.trace;
   const { violation, counts } = model;

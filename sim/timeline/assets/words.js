@@ -62,11 +62,6 @@ function trimmed(value) {
   return String(Number(value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 2)));
 }
 
-function grouped(count) {
-  // A narrow no-break space between thousands, as the SI writes numbers.
-  return String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
-}
-
 function plural(count, one, many) {
   return `${grouped(count)} ${count === 1 ? one : many || `${one}s`}`;
 }

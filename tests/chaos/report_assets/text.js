@@ -1,24 +1,5 @@
 "use strict";
-// Numbers and times as words, and elements. Texts of a run only ever become text nodes.
-
-function el(tag, attributes = {}, ...children) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== null) node.setAttribute(name, value);
-  }
-  node.append(...children.filter((child) => child !== null));
-  return node;
-}
-
-function byId(id) {
-  return document.getElementById(id);
-}
-
-function grouped(count) {
-  return String(count).replace(/\B(?=(\d{3})+$)/g, "\u202f");
-}
+// Times and names as words.
 
 // A moment: seconds since the run's start, as in the history.
 function moment(t, digits = 2) {
