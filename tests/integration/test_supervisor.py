@@ -72,12 +72,24 @@ async def initialize(node):
     """Make the first primary: term 1, timeline 2, no standby; return the timelines."""
     await node.target(Initialize(), lambda o: o.process is ProcessState.RUNNING)
     assert node.observed.in_recovery
-    await node.arm(1)
-    await node.target(
-        Leading(Term(1), TimelineId(2), NO_SYNC, admit=True),
-        lambda o: o.admitting and o.marker_term == 1,
-    )
+    await lead(node, 1, 2)
     return [FIRST, entry(1, 2, 1, node.observed.history[-1].begin_lsn)]
+
+
+async def lead(node, term, tli):
+    """Let a server be the primary of a term, on a new timeline and without standbys."""
+    await node.arm(term)
+    await node.target(
+        Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
+        lambda o: o.admitting and o.marker_term == term,
+    )
+
+
+async def crash(node):
+    """End a server behind its supervisor's back, which is to leave it at that."""
+    node.kill_postmaster()
+    await node.until(lambda o: o.process is not ProcessState.RUNNING, "seen dead")
+    node.supervisor.set_target(Untouched())
 
 
 async def attach(node, upstream, term, entries):
@@ -91,11 +103,7 @@ async def lead_again(node, term, tli):
     """Stop a primary and promote it to another timeline, without standbys."""
     await node.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
     await node.target(Detached(Term(term)), settled_detached(term))
-    await node.arm(term)
-    await node.target(
-        Leading(Term(term), TimelineId(tli), NO_SYNC, admit=True),
-        lambda o: o.admitting and o.marker_term == term,
-    )
+    await lead(node, term, tli)
 
 
 def stop_all(node):
@@ -167,12 +175,8 @@ async def test_failover_on_a_reserved_timeline_and_rewind_of_the_old_primary():
             await a.psql("set statement_timeout='300ms'; insert into t values (-1); select 1/0")
         await a.until(lambda o: o.commit_blocked, "blocked")
 
-        a.kill_postmaster()
-        await a.until(lambda o: o.process is not ProcessState.RUNNING, "seen dead")
-        a.supervisor.set_target(Untouched())
-        await b.arm(2)
-        wanted = Leading(Term(2), TimelineId(6), NO_SYNC, admit=True)
-        await b.target(wanted, lambda o: o.admitting and o.marker_term == 2)
+        await crash(a)
+        await lead(b, 2, 6)
         assert b.duration_ms("Promote") < SLOW_MACHINE_MS
         assert b.observed.timeline == 6
         steps = [step.tli for step in b.observed.history]
@@ -201,12 +205,8 @@ async def test_a_rewind_asks_for_its_source_before_it_touches_the_data():
         await attach(b, a, 1, entries)
         await b.target(Detached(Term(2)), settled_detached(2))
         await a.psql("create table only_here()")
-        a.kill_postmaster()
-        await a.until(lambda o: o.process is not ProcessState.RUNNING, "seen dead")
-        a.supervisor.set_target(Untouched())
-        await b.arm(2)
-        wanted = Leading(Term(2), TimelineId(6), NO_SYNC, admit=True)
-        await b.target(wanted, lambda o: o.admitting and o.marker_term == 2)
+        await crash(a)
+        await lead(b, 2, 6)
         entries.append(entry(2, 6, 2, b.observed.history[-1].begin_lsn))
 
         old_id, asked = a.observed.data_id, following(b, 2, entries)
@@ -375,11 +375,7 @@ async def test_standby_on_an_old_timeline_follows_a_primary_that_was_cloned():
         await attach(b, a, 3, entries)  # cloned on timeline 4
         await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
         await b.target(Detached(Term(4)), settled_detached(4))
-        await b.arm(4)
-        await b.target(
-            Leading(Term(4), TimelineId(5), NO_SYNC, admit=True),
-            lambda o: o.admitting and o.marker_term == 4,
-        )
+        await lead(b, 4, 5)
         entries = [*entries, entry(4, 5, 4, b.observed.history[-1].begin_lsn)]
         # It follows, or finds that the WAL it needs is gone and is cloned; without the files it
         # would ask for them for ever.
@@ -401,10 +397,6 @@ async def test_history_ahead_of_its_wal_is_left_behind_before_a_promotion():
         os.chown(ahead, b.user.uid, b.user.gid)
         # It looks for newer timelines every five seconds.
         await b.until(lambda _: "new target timeline is 3" in b.log(), "gone over")
-        await b.arm(3)
-        await b.target(
-            Leading(Term(3), TimelineId(4), NO_SYNC, admit=True),
-            lambda o: o.admitting and o.marker_term == 3,
-        )
+        await lead(b, 3, 4)
         assert any("history of timeline 3" in f.error for f in b.failures), b.reports
         assert [step.tli for step in b.observed.history] == [1, 2, 4]
