@@ -15,8 +15,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from chaos.lab import SWITCH, Lab
 from chaos.relay import Counters, Shape, encode_shapes
@@ -40,18 +38,6 @@ class Delays:
         self._lab = lab
         self._relay: subprocess.Popen[bytes] | None = None
         self._shapes: dict[tuple[str, str], Shape] = {}
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def pid(self) -> int | None:
