@@ -73,7 +73,6 @@ class SimClient:
         self.unknown_values: set[str] = set()
         self.ok_values: set[str] = set()
         self.counts = {"ok": 0, "failed": 0, "unknown": 0}
-        self.last_ok_ns = 0
         self.operation: Operation | None = None
         self.active = True
         self._world = world
@@ -282,9 +281,7 @@ class SimClient:
             )
             kept.update(value for _, value in operation.values)
         self.counts[result] += 1
-        if result == "ok":
-            self.last_ok_ns = self._heap.now_ns
-        else:
+        if result != "ok":
             self._disconnect()
         self._world.watch.operated(self, operation, result, why)
         pause = self._period_ns if result == "ok" else max(self._period_ns, RETRY_NS)

@@ -8,7 +8,6 @@ the cluster must become whole. Whatever a checker raises ends the run.
 
 from __future__ import annotations
 
-import random
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
@@ -296,8 +295,3 @@ def _result(scenario: Scenario, seed: int, parts: Parts, violation: Violation | 
         digest=f"{zlib.crc32(repr(facts).encode()):08x}",
         outages_ms=tuple(round(gap / NS_PER_MS) for gap in parts.durable.gaps_ns),
     )
-
-
-def rng_of(seed: int, name: str) -> random.Random:
-    """Return a stream of a run, for tests that look behind it."""
-    return stream(seed, name)

@@ -109,11 +109,6 @@ class Processes:
     def engine(self) -> Engine | None:
         return self.agent.engine if self.agent is not None and self.agent.alive else None
 
-    @property
-    def lease_until_boot_ns(self) -> int:
-        """Return the end of this node's own lease on its CLOCK_BOOTTIME; 0 without one."""
-        return self.lease[1] if self.lease is not None else 0
-
     def leads(self, now_ns: int) -> bool:
         """Return whether this node holds a lease now, by its own clock."""
         return self.lease is not None and self.clock.instant(now_ns).boot_ns < self.lease[1]
