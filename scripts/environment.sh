@@ -88,6 +88,8 @@ install_chaos() {
     [ -x /usr/sbin/nft ] || command -v nft >/dev/null 2>&1 || missing+=(nftables)
     command -v nsenter >/dev/null 2>&1 || missing+=(util-linux)
     [ -x /sbin/mkfs.ext4 ] || command -v mkfs.ext4 >/dev/null 2>&1 || missing+=(e2fsprogs)
+    compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
+        compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || missing+=(libfaketime)
     if [ "${#missing[@]}" -gt 0 ]; then apt_install "${missing[@]}" || true; fi
     install_postgresql
 }

@@ -104,11 +104,6 @@ class LocalCluster:
         argv = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), sys.executable]
         argv += ["-m", "metako", "run", "-c", str(node.config_path)]
         argv = self.launch_argv(name, argv)
-        environment = {k: v for k, v in os.environ.items() if k != "METAKO_GOSSIP_KEY"}
-        package_parent = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(
-            p for p in (package_parent, os.environ.get("PYTHONPATH")) if p
-        )
         with node.stderr_path.open("ab") as stderr:
             self._agents[name] = subprocess.Popen(
                 argv,
@@ -116,7 +111,7 @@ class LocalCluster:
                 stdout=stderr,
                 stderr=stderr,
                 cwd=node.directory,
-                env=environment,
+                env=self.environment(name),
                 start_new_session=True,  # Ctrl-C in the terminal is for us, not for the agents
             )
 
@@ -126,6 +121,15 @@ class LocalCluster:
         It must become the agent by exec: the pid is the agent's, and its parent is this process.
         """
         return argv
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of a node's agent: ours, with this very program in its path."""
+        environment = {k: v for k, v in os.environ.items() if k != "METAKO_GOSSIP_KEY"}
+        package_parent = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            p for p in (package_parent, os.environ.get("PYTHONPATH")) if p
+        )
+        return environment
 
     async def start(self, *, timeout_s: float = START_TIMEOUT_S) -> NodeView:
         """Start every node; return the primary's view once all standbys stream.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import trio
 
 from chaos.inside import Callers
 from chaos.lab import NAMESPACES, Lab
+from chaos.wallclock import WallClock
 from metako.api.client import fetch_status
 from metako.demo.cluster import LocalCluster
 from metako.demo.layout import Layout, NodeLayout
@@ -67,14 +68,28 @@ def plan(
 class LabCluster(LocalCluster):
     """See the module's docstring."""
 
-    def __init__(self, layout: Layout, lab: Lab, *, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        lab: Lab,
+        *,
+        walls: Mapping[str, WallClock],
+        say: Callable[[str], None],
+    ) -> None:
+        """Describe a cluster in a lab; `walls` are the clocks that the nodes' agents see."""
         super().__init__(layout, say=say)
         self.lab = lab
+        self._walls = walls
         self.callers = Callers()
 
     def launch_argv(self, name: str, argv: list[str]) -> list[str]:
         """Run the agent inside of its namespace."""
         return self.lab.argv(name, argv)
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Return the environment of a node's agent, which sees the node's own wall clock."""
+        environment = super().environment(name)
+        return {**environment, **self._walls[name].python_environment(environment["PYTHONPATH"])}
 
     def runs_agent(self, name: str) -> bool:
         agent = self._agents.get(name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from chaos.wallclock import library
 from metako.election.settings import ElectionSettings
 from metako.model.document import Durability
 from metako.model.events import EventName
@@ -18,7 +19,6 @@ from sim.scenario.templates import TEMPLATES
 
 REASONS: Mapping[str, str] = {
     "clock_rate": "the rate of a machine's clocks cannot be changed",
-    "clock_jump": "the machine's clock is never set",
     "suspend": "a namespace cannot be suspended",
     "wake": "a namespace cannot be suspended",
     "disk_error": "no file system here fails on demand",
@@ -61,6 +61,8 @@ def why_not(do: str, args: Mapping[str, Open]) -> str | None:
     kind = _PARTS[do] if do in COMPOSITES else do
     if kind in REASONS:
         return f"{do}: {REASONS[kind]}"
+    if kind == "clock_jump" and library() is None:
+        return f"{do}: libfaketime is not installed"
     return None
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from chaos.cluster import LabCluster
 from chaos.volume import Volume
+from chaos.wallclock import WallClock
 from chaos.wrappers import Wrappers
 from metako.demo.layout import NodeLayout
 from metako.demo.processes import (
@@ -35,12 +36,15 @@ _PROCESSES_OF = {"receive_stalled": "walreceiver", "replay_paused": "startup"}
 
 
 class RealClock:
-    """The machine's clock: nobody changes it."""
+    """The clocks of a node: the machine's, but for the wall clock that it is shown."""
 
     rate_ppm = 0
 
+    def __init__(self, wall: WallClock) -> None:
+        self.wall = wall
+
     def jump_wall(self, seconds: float) -> None:
-        raise NotImplementedError("see chaos.limits")
+        self.wall.jump(seconds)
 
 
 class RealDisk:
@@ -156,10 +160,11 @@ class RealNode:
         layout: NodeLayout,
         volume: Volume,
         wrappers: Wrappers,
+        wall: WallClock,
         starve: Callable[[str, bool], None],
     ) -> None:
         self.layout = layout
-        self.clock = RealClock()
+        self.clock = RealClock(wall)
         self.disk = RealDisk(volume)
         self.server = RealServer(layout, volume, wrappers)
         self.host_up = True
@@ -286,11 +291,12 @@ class RealNode:
         raise NotImplementedError("see chaos.limits")
 
     def let_go(self) -> None:
-        """Resume everything, and give the disk its room back."""
+        """Resume everything, give the disk its room back, and set the clock right."""
         self._starve(self.name, False)
         self.disk.full = self.server.wal_disk_full = False
         self.server.receive_stalled = self.server.replay_paused = False
         self.server.rewind_failures = self.server.clone_failures = 0
+        self.clock.wall.set_right()
         self.resume_host()
 
     # ------------------------------------------------------------ files

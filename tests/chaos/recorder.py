@@ -32,7 +32,7 @@ class Recorder:
         return next(self._numbers)
 
     def at_s(self, wall_s: float) -> float:
-        """Return when it was that the wall clock, which nobody sets, showed a time."""
+        """Return when it was that the machine's wall clock, which nobody sets, showed a time."""
         return wall_s - self._wall_s
 
     def write(self, kind: str, *, at_s: float | None = None, **facts: object) -> None:

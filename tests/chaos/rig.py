@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from chaos.node import RealNode
 from chaos.recorder import Recorder, merge
 from chaos.round import Round, RoundResult
 from chaos.volume import Volume
+from chaos.wallclock import WallClock, library, remove_leftovers
 from chaos.watch import Watch
 from chaos.wire import Wire, new_network
 from chaos.wrappers import Wrappers
@@ -172,6 +174,7 @@ class Rig:
         os_user = ensure_os_user(self._say)
         stack.callback(self.recorder.close)
         stack.callback(self._note_leftovers)
+        stack.callback(remove_leftovers, time.time())
         stack.callback(self.lab.close)
         self.lab.start()
         self.recorder.write(
@@ -198,15 +201,21 @@ class Rig:
         user = resolve_os_user(os_user)
         self._programs = find_installation(options.bindir, user, place / "postgresql").bindir
         nodes = []
-        self.cluster = LabCluster(layout, self.lab, say=lambda _: None)
+        walls = {
+            node.name: WallClock(place / f"{node.name}.clock", library()) for node in layout.nodes
+        }
+        for wall in walls.values():
+            wall.make()
+        self.cluster = LabCluster(layout, self.lab, walls=walls, say=lambda _: None)
         for node in layout.nodes:
             volume = Volume(node.directory, VOLUME_MIB)
             stack.callback(volume.unmount)
             volume.mount()
             assert node.bindir is not None
-            wrappers = Wrappers(Path(node.bindir), self._programs)
+            wall = walls[node.name]
+            wrappers = Wrappers(Path(node.bindir), self._programs, wall.environment())
             wrappers.make()
-            nodes.append(RealNode(self.cluster, node, volume, wrappers, self.starving))
+            nodes.append(RealNode(self.cluster, node, volume, wrappers, wall, self.starving))
         self.nodes = tuple(nodes)
         stack.callback(self.starving.end)
         stack.push_async_callback(self._kill_all)

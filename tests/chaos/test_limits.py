@@ -34,6 +34,14 @@ def test_no_random_fault_is_of_a_kind_that_is_left_out(do):
     assert not [t.name for t in TEMPLATES if t.name in allowed and t.do == do]
 
 
+def test_clocks_jump_only_where_the_library_for_it_is_installed(scenario, monkeypatch):
+    steps = [{"at": "5s", "do": "clock_jump", "node": "$primary", "by": "1s"}]
+    assert limits.reasons(scenario(steps)) == []
+    monkeypatch.setattr(limits, "library", lambda: None)
+    assert limits.reasons(scenario(steps)) == ["clock_jump: libfaketime is not installed"]
+    assert "clock_jump" in limits.impossible_templates()
+
+
 def test_a_step_that_waits_for_what_no_log_tells_is_left_out(scenario):
     step = {"at": "$event(rewind_used)+1s", "do": "kill", "node": "$primary"}
     assert limits.reasons(scenario([step])) == [

@@ -55,3 +55,16 @@ def test_a_question_for_the_version_is_always_answered(wrappers):
     wrappers.fail("pg_rewind", 1)
     call(wrappers, "pg_rewind", "--version")
     assert wrappers.failures("pg_rewind") == 1
+
+
+def test_the_server_becomes_another_program_with_more_environment_under_the_same_pid(tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "postgres").write_text('#!/bin/sh\necho "$$ $MORE $0 $*"\n')
+    (real / "postgres").chmod(0o755)
+    wrappers = Wrappers(tmp_path / "bin", real, {"MORE": "two words"})
+    wrappers.make()
+    with subprocess.Popen(
+        [wrappers.directory / "postgres", "-D", "x"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.communicate()[0] == f"{server.pid} two words {real}/postgres -D x\n"

@@ -81,7 +81,9 @@ class Watch:
 
     async def _logs(self) -> None:
         tails = {node.name: LogTail(node.name, node.layout.log_path) for node in self._nodes}
+        walls = {node.name: node.clock.wall for node in self._nodes}
         while True:
+            now_s = time.time()
             for name, tail in tails.items():
                 for event in tail.read_new():
                     if not event.name:
@@ -90,7 +92,7 @@ class Watch:
                     if event.level.upper() in EVENTS_SHOWN:
                         self._recorder.write(
                             "log",
-                            at_s=self._recorder.at_s(event.time_s),
+                            at_s=self._recorder.at_s(walls[name].true_s(event.time_s, now_s)),
                             n=name,
                             name=event.name,
                             text=event.message,

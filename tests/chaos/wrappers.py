@@ -1,16 +1,20 @@
-"""A directory of PostgreSQL's programs in which pg_rewind and pg_basebackup fail on demand.
+"""A directory of PostgreSQL's programs in which some behave otherwise.
 
-In: the real programs. Out: a directory of links, with scripts for those two: as long as a counter
-beside them is above 0, a run counts it down, does its work for a while, and fails. Knows nothing of
-what metako makes of that.
+In: the real programs, and the environment that the server is to have. Out: a directory of links,
+with scripts for three. As long as a counter beside pg_rewind or pg_basebackup is above 0, a run
+counts it down, does its work for a while, and fails. postgres is started with more environment than
+its parent gives it. Knows nothing of what metako makes of that.
 """
 
 from __future__ import annotations
 
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 PROGRAMS = ("pg_rewind", "pg_basebackup")
+SERVER = "postgres"
 _SCRIPT = """\
 #!/bin/sh
 # Fails as often as the file beside it says.
@@ -24,6 +28,11 @@ if [ "$left" -gt 0 ]; then
 fi
 exec '{real}' "$@"
 """
+_SERVER = """\
+#!/bin/sh
+{exports}
+exec '{real}' "$@"
+"""
 _FAILING = {
     # Its work is done, and nobody is told so: the directory cannot be trusted.
     "pg_rewind": "'{real}' \"$@\"",
@@ -34,9 +43,12 @@ _FAILING = {
 class Wrappers:
     """The programs of one node."""
 
-    def __init__(self, directory: Path, real: Path) -> None:
+    def __init__(
+        self, directory: Path, real: Path, server_environment: Mapping[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self._real = real
+        self._server_environment = server_environment or {}
 
     def make(self) -> None:
         """Make the directory, for every user to read and to count in."""
@@ -44,6 +56,10 @@ class Wrappers:
         self.directory.chmod(0o777)  # PostgreSQL's user counts down
         for program in sorted(self._real.iterdir()):
             path = self.directory / program.name
+            if program.name == SERVER and self._server_environment:
+                path.write_text(self._server_script(program))
+                path.chmod(0o755)
+                continue
             if program.name not in PROGRAMS:
                 path.symlink_to(program)
                 continue
@@ -57,6 +73,14 @@ class Wrappers:
             path.write_text(text)
             path.chmod(0o755)
             self.fail(program.name, 0)
+
+    def _server_script(self, program: Path) -> str:
+        """Return what becomes the server by exec: its parent knows it by its pid."""
+        exports = "\n".join(
+            f"export {name}={shlex.quote(value)}"
+            for name, value in self._server_environment.items()
+        )
+        return _SERVER.format(exports=exports, real=program)
 
     def fail(self, program: str, times: int) -> None:
         """Let the next runs of a program fail; 0: none of them."""

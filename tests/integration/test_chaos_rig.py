@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = (
     "isolated-primary",
     "host-lost",
+    "wall-clocks-jump",
     "postgres-crash",
     "failed-rewind",
     "agent-frozen-postgres-serves",
