@@ -156,6 +156,7 @@ class PostgresqlConfig:
     hba: tuple[str, ...]
     bootstrap: BootstrapConfig
     replication_password: str | None = field(repr=False)  # None: derived from the gossip key
+    diverged_keep_bytes: int  # what the copies of diverged WAL may take
     orphan_timeout_ms: int
     health: HealthConfig
 

@@ -154,6 +154,7 @@ def _postgresql(schema: FileSchema, machine: Machine, members: Members) -> out.P
             section.bootstrap.database, section.bootstrap.username, section.bootstrap.password
         ),
         replication_password=section.replication_password,
+        diverged_keep_bytes=section.diverged_keep_size,
         orphan_timeout_ms=section.orphan_timeout,
         health=out.HealthConfig(
             health.interval or HEALTH_MS["interval"],

@@ -196,6 +196,7 @@ class PostgresqlSection(Section):
     hba: Annotated[tuple[Text, ...], Field(max_length=HBA_LINES_MAX)] | None = None
     bootstrap: BootstrapSection = BootstrapSection()
     replication_password: Text | None = None
+    diverged_keep_size: SizeBytes = 1_000_000_000
     orphan_timeout: Annotated[int, BeforeValidator(duration("1s", "24h"))] = 60_000
     health: HealthSection = HealthSection()
 

@@ -16,7 +16,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +23,8 @@ from pathlib import Path
 from metako.model.errors import DataDirectoryError
 from metako.model.ids import DataId, TimelineId
 from metako.model.postgres import DataState
-from metako.postgres.history import (
-    history_name,
-    is_segment,
-    segment_number,
-    timeline_of_file,
-)
+from metako.postgres.aside import Aside, fsync_dir, written_segments
+from metako.postgres.history import history_name, timeline_of_file
 from metako.postgres.osuser import OsUser, make_dir
 from metako.postgres.settings import (
     Rendered,
@@ -44,14 +39,6 @@ TAINT_FILE = "metako.rewinding"
 KEPT_GENERATIONS_MAX = 100
 _STATUS_LINE = 8  # of postmaster.pid; pg_ctl reads it as well
 HISTORY_BYTES_MAX = 1 << 20
-
-
-def fsync_dir(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +59,9 @@ class ServerFiles:
         self.data = Path(settings.data_dir)
         self.wal = self.data / "pg_wal"
         self.own = Path(settings.files_dir)
-        self.diverged = Path(settings.state_dir) / "diverged"
+        self._aside = Aside(
+            Path(settings.state_dir) / "diverged", user, keep_bytes=settings.diverged_keep_bytes
+        )
         self.conf = self.own / "metako.conf"
         self.hba = self.own / "pg_hba.conf"
         self.ident = self.own / "pg_ident.conf"
@@ -299,33 +288,20 @@ class ServerFiles:
         unused = [n for n in unused if (timeline_of_file(n) or 0) > beyond]
         if not unused:
             return
-        target = self.new_diverged_dir("history")
+        self._aside.save("history", [self.wal / name for name in unused])
         for name in sorted(unused, reverse=True):  # never leaves a gap PostgreSQL would stop at
-            shutil.copyfile(self.wal / name, target / name)
             (self.wal / name).unlink()
-        fsync_dir(target)
         fsync_dir(self.wal)
 
     def save_diverged(self, fork_lsn: int, segment_size: int) -> Path:
-        """Copy the WAL from the fork on, which a rewind is about to throw away. May take long."""
-        target = self.new_diverged_dir("wal")
-        first = fork_lsn // segment_size
-        for name in self._wal_names():
-            history = name.endswith(".history")
-            if history or (is_segment(name) and segment_number(name, segment_size) >= first):
-                shutil.copyfile(self.wal / name, target / name)
-                with open(target / name, "rb") as copied:
-                    os.fsync(copied.fileno())
-        fsync_dir(target)
-        return target
+        """Copy the WAL from the fork on, which a rewind is about to throw away. May take long.
 
-    def new_diverged_dir(self, kind: str) -> Path:
-        make_dir(self.diverged, self.user)
-        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        target = self.diverged / f"{name}-{kind}-{secrets.token_hex(3)}"
-        make_dir(target, self.user)
-        fsync_dir(self.diverged)
-        return target
+        Raises:
+            OSError: it could not be kept; nothing may be thrown away.
+        """
+        histories = [self.wal / n for n in self._wal_names() if n.endswith(".history")]
+        segments = written_segments(self.wal, fork_lsn // segment_size, segment_size)
+        return self._aside.save("wal", [*segments, *histories])
 
     def takes_connections(self) -> bool:
         """Return whether the postmaster has noted in its lock file that it is ready."""

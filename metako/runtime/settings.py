@@ -109,6 +109,7 @@ def server_settings(config: NodeConfig, user: OsUser) -> ServerSettings:
         superuser=postgresql.superuser,
         system_users=tuple(dict.fromkeys(("root", user.name))),
         cluster_name=config.cluster.name,
+        diverged_keep_bytes=postgresql.diverged_keep_bytes,
         bootstrap=Bootstrap(
             superuser_password=password if is_superuser else "",
             user="" if is_superuser else (bootstrap.username or ""),
