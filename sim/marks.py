@@ -36,6 +36,7 @@ MARKS = {
     "candidacy_lost": "a candidacy ended without a leader",
     "candidacy_handed_over": "a candidate gave way to one with more WAL",
     "election_won": "an election was won",
+    "exam_passed": "after the peace the primary was lost once more, and all went well",
     "incumbent_elected": "the holder of the lease won a higher term without stopping its server",
     "leadership_resumed": "a restarted agent went on with the lease that its guard kept",
     "lease_lost": "a leader's lease ended without a majority",

@@ -172,18 +172,27 @@ class SimNode(Processes):
         """SIGSTOP of everything; clocks go on."""
         done = [self.pause_agent(), self.pause_guard(), self.pause_postgres()]
         if self.proxy is not None:
-            self.proxy.frozen = True
+            done.append(self.proxy.freeze())
         return any(done)
 
     def resume_host(self) -> bool:
         """SIGCONT of everything; the guard and the server run on at the same moment."""
-        if self.suspended:
+        agent, guard, proxy = self.agent, self.guard, self.proxy
+        stands_still = (
+            self.server.frozen
+            or (guard is not None and guard.frozen)
+            or (agent is not None and agent.paused)
+            or (proxy is not None and proxy.frozen)
+        )
+        if self.suspended or not stands_still:
             return False
         self.excused_until_ns = self.heap.now_ns + WAKE_GRACE_NS
-        if self.proxy is not None:
-            self.proxy.frozen = False
-        done = [self.resume_postgres(), self.resume_guard(), self.resume_agent()]
-        return any(done)
+        if proxy is not None:
+            proxy.thaw()
+        self.resume_postgres()
+        self.resume_guard()
+        self.resume_agent()
+        return True
 
     def slow_agent(self, step_ms: float) -> bool:
         """Starve the agent: each of its steps takes so long. 0 ends it."""

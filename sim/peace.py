@@ -17,6 +17,7 @@ from metako.model.member import Member, MemberState, only_measures_differ
 from metako.model.postgres import ProcessState
 from sim.checkers.durability import Durable
 from sim.core import choose_core
+from sim.exam import take_exam
 from sim.faults import Injector
 from sim.heap import NS_PER_S
 from sim.scenario import Core, Scenario
@@ -65,6 +66,18 @@ def make_peace(
     if want is not Core.NONE:
         _restore(world, core)
     limit_s = scenario.liveness.converge_within_ns / NS_PER_S
+    become_whole(world, durable, core, limit_s)
+    if extra_faults and want is not Core.NONE:
+        first = len(injector.applied)
+        take_exam(seed, world, first, core, lambda: become_whole(world, durable, core, limit_s))
+
+
+def become_whole(world: World, durable: Durable, core: Sequence[NodeId], limit_s: float) -> None:
+    """Demand that the core becomes whole, and stays so for a while.
+
+    Raises:
+        ViolationError: it does not in that time, or an acknowledged commit is gone.
+    """
     if not world.run_until(Peace(world, durable, core).lasts, limit_s=limit_s, step_ms=100):
         raise ViolationError(
             "not_converged",

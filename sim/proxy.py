@@ -9,7 +9,9 @@ Does not know what an operation is, nor what the agent believes.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 QUEUE_TIMEOUT_NS = 5 * NS_PER_S
 WAITING_MAX = 256
+HELD_MAX = 1024
 
 
 class Session:
@@ -40,13 +43,14 @@ class SimProxy:
 
     def __init__(self, world: World, node: Processes) -> None:
         self.alive = True
-        self.frozen = False
+        self.frozen = False  # by `freeze` and `thaw`
         self.cut = 0  # sessions ended by a table
         self.table: RoutingTable | None = None
         self._world = world
         self._node = node
         self._routes = Routes()
         self._sessions: dict[int, Session] = {}
+        self._held: deque[Callable[[], None]] = deque(maxlen=HELD_MAX)  # came while it stood still
         self._waiting: list[tuple[int, Callable[[Route | None], None]]] = []  # until, then
 
     def _boot_ns(self) -> int:
@@ -55,7 +59,10 @@ class SimProxy:
     # ------------------------------------------------------------ tables
 
     def receive(self, table: RoutingTable) -> None:
-        if not self.alive or self.frozen:
+        if not self.alive:
+            return
+        if self.frozen:
+            self._held.append(partial(self.receive, table))
             return
         if not self._routes.receive(table, self._boot_ns()):
             return
@@ -71,9 +78,15 @@ class SimProxy:
                 self._take(then)
 
     def agent_came(self) -> None:
+        if self.frozen:
+            self._held.append(self.agent_came)
+            return
         self._routes.agent_came()
 
     def agent_went(self) -> None:
+        if self.frozen:
+            self._held.append(self.agent_went)
+            return
         self._routes.agent_went(self._boot_ns())
 
     # ------------------------------------------------------------ clients
@@ -93,7 +106,10 @@ class SimProxy:
             return
         if self._routes.current(self._boot_ns()) is not None:
             self._take(then)
-        elif self._routes.refuses(self._boot_ns()) or len(self._waiting) >= WAITING_MAX:
+        elif self._routes.refuses(self._boot_ns()):
+            self._world.watch.session_refused(self._node)
+            then(None)
+        elif len(self._waiting) >= WAITING_MAX:
             then(None)
         else:
             until = self._world.heap.now_ns + QUEUE_TIMEOUT_NS
@@ -125,6 +141,23 @@ class SimProxy:
         self._sessions.pop(key, None)
 
     # ------------------------------------------------------------ faults
+
+    def freeze(self) -> bool:
+        """Stand still; what arrives waits in the sockets. Return whether it ran."""
+        if not self.alive or self.frozen:
+            return False
+        self.frozen = True
+        return True
+
+    def thaw(self) -> bool:
+        """Go on with what has arrived meanwhile, in its order. Return whether it stood still."""
+        if not self.frozen:
+            return False
+        self.frozen = False
+        held, self._held = self._held, deque(maxlen=HELD_MAX)
+        for take in held:
+            take()
+        return True
 
     def kill(self) -> None:
         """End at once; clients find their connections closed."""

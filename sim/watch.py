@@ -81,6 +81,9 @@ class Watcher:
     def route_taken(self, node: Processes, route: Route) -> None:
         """A proxy leads a session to a server."""
 
+    def session_refused(self, node: Processes) -> None:
+        """A proxy does not let a session wait, because its agent seems to be gone."""
+
     def step_ended(
         self, node: Processes, step: object, begin_ns: int, ok: bool, error: str
     ) -> None:

@@ -33,7 +33,7 @@ TIMING_MS: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "standby_settle": 200,
             "sync_change_timeout": 5000,
             "hang_timeout": 6000,
-            "stop_timeout": 15_000,
+            "stop_timeout": 10_000,
         },
         # One rack: round trips well below a millisecond, machines that never stall.
         "fast": {
@@ -48,7 +48,7 @@ TIMING_MS: Mapping[str, Mapping[str, int]] = MappingProxyType(
             "standby_settle": 150,
             "sync_change_timeout": 5000,
             "hang_timeout": 4000,
-            "stop_timeout": 15_000,
+            "stop_timeout": 10_000,
         },
         # Between regions: round trips of up to 300 ms.
         "wan": {

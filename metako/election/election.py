@@ -20,7 +20,7 @@ from typing import assert_never
 from metako.election.bootstrap import Bootstrap
 from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
-from metako.election.leader import End, Leader
+from metako.election.leader import STOP, End, Leader
 from metako.election.output import ElectionOutput, Role
 from metako.election.releasing import Releasing
 from metako.election.resuming import resumed
@@ -152,7 +152,7 @@ class Election:
             self._stop_at_ns = now.mono_ns + milliseconds(self.core.settings.stop_timeout_ms)
             self.candidate.stop()
             if self.leader is not None:
-                self.leader.end_server("stop")
+                self.leader.end_server(STOP)
         self._advance(now)
 
     def wakeup(self) -> int:

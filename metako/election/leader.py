@@ -39,6 +39,8 @@ from metako.model.postgres import (
 from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
 
+STOP = "stop"  # the node was told to: its server may finish what it is at
+
 
 class End(enum.StrEnum):
     """Why a leadership is over."""
@@ -189,11 +191,12 @@ class Leader:
         self._change_sync_set(now)
         told = self.committed is not None and self.committed.phase is Phase.PROMOTING
         if why := self._patience.lost(now, promoting=told and not self.attachable):
+            self.ending = "" if self.ending == STOP else self.ending  # it hears of no shutdown
             self.end_server(why)
 
     def wakeup(self) -> int:
         due = [self._beat_at_ns]
-        if not self.ending:
+        if self.ending in ("", STOP):
             due.append(self._patience.wakeup())
         if self.proposal is not None:
             due.append(self._retry_at_ns)
@@ -275,7 +278,7 @@ class Leader:
 
     def target(self) -> PostgresTarget:
         if self.ending:
-            return Stopped(fast=self.ending == "stop")
+            return Stopped(fast=self.ending == STOP)
         document = self.committed
         if document is None:
             return Untouched() if self._resumed else Detached(self.term)

@@ -26,7 +26,7 @@ class ElectionSettings:
     standby_settle_ms: int = 200  # a standby must stream this long before it is added
     sync_change_timeout_ms: int = 5000  # a change of PostgreSQL's setting may take this long
     hang_timeout_ms: int = 6000  # a primary that answers nobody for so long is ended
-    stop_timeout_ms: int = 15_000  # a fast shutdown becomes an immediate one after this
+    stop_timeout_ms: int = 10_000  # a fast shutdown becomes an immediate one after this
 
     def __post_init__(self) -> None:
         assert 0 < self.heartbeat_ms * 4 <= self.hold_ms, "hold must span four heartbeats"

@@ -29,6 +29,7 @@ from metako.model.postgres import (
     PostgresTarget,
     ProcessState,
     ReceiverState,
+    Stopped,
     Untouched,
 )
 from metako.ports import PostgresReport
@@ -55,6 +56,7 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 5.0
 STARTS_HOPELESS = 5
 REPORTS_MAX = 64
+LOOK_BEFORE_STOP_S = 0.3  # a server that is to be stopped may be so because it does not answer
 STEP_TIMEOUT_S = 25 * 3600.0
 """Beyond every deadline that the steps have themselves."""
 LAST_LOG_CHARS = 300
@@ -109,6 +111,7 @@ class PostgresSupervisor:
         self._members: tuple[NodeId, ...] | None = None
         self._target: PostgresTarget = Untouched()
         self._observed = PostgresObserved()
+        self._looking: trio.CancelScope | None = None  # None while nobody looks
         self._wake = trio.Event()
         self._changing_until = 0.0
         self._failures = 0
@@ -140,6 +143,7 @@ class PostgresSupervisor:
             self._target = target
             self._failures, self._retry_at = 0, 0.0
             self.poke()
+            self._limit_look()
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
         """Name the nodes with data: whose standbys are reported, and who has a slot here."""
@@ -240,9 +244,20 @@ class PostgresSupervisor:
         self._wake = trio.Event()
 
     async def _look(self) -> None:
+        """Look; if that takes long and the server is to be stopped, note that it says nothing."""
         before = self._observed
         target = self._target
-        self._observed = replace(await self._observer.observe(), under=target)
+        try:
+            with trio.CancelScope() as self._looking:
+                self._limit_look()
+                observed = await self._observer.observe()
+            if self._looking.cancelled_caught:
+                self._observed = self._unsent = replace(before, silent=True)
+                self._something_to_send.set()
+                return
+        finally:
+            self._looking = None
+        self._observed = replace(observed, under=target)
         if self._observed.process is not before.process:
             self._changing_until = trio.current_time() + CHANGING_FOR_S
         self._note_failed_start(before)
@@ -252,6 +267,13 @@ class PostgresSupervisor:
         )
         self._unsent = self._observed
         self._something_to_send.set()
+
+    def _limit_look(self) -> None:
+        """Do not let a look hold up the stop of a server that runs; all else needs a picture."""
+        runs = self._observed.process is ProcessState.RUNNING
+        if self._looking is not None and runs and isinstance(self._target, Stopped):
+            until = trio.current_time() + LOOK_BEFORE_STOP_S
+            self._looking.deadline = min(self._looking.deadline, until)
 
     def _note_failed_start(self, before: PostgresObserved) -> None:
         """Report a server that ended before it ever answered, and pause before the next try."""

@@ -20,6 +20,7 @@ from sim.checkers.handover import Handover
 from sim.checkers.holders import Holders
 from sim.checkers.kept import Kept
 from sim.checkers.promises import Promises
+from sim.checkers.refusals import Refusals
 from sim.checkers.routes import Routes
 from sim.checkers.single import Single
 from sim.watch import Watcher
@@ -33,6 +34,7 @@ CHECKS = {
     "one_timeline": "every timeline number is promoted to once",
     "unguarded": "a server that can write has an armed guard",
     "beyond_lease": "no server can write once no majority holds for its node any more",
+    "fenced_in_vain": "no guard ends a server while its sound agent renews the lease",
     "guarded_promotion": "no server is promoted without a guard that is armed to end it",
     "standby_first": "no server becomes writable but by a promotion",
     "lost_write": "every acknowledged value is in the next primary's WAL, once",
@@ -49,6 +51,7 @@ CHECKS = {
     "false_failover": "no election is won while the primary was fine",
     "no_recovery": "with a legal candidate and a quorum there is a primary within the bound",
     "writes_stuck": "with a primary and its standbys sound, commits return within the bound",
+    "slow_failover": "after the peace, with nothing else wrong, a lost primary is replaced in time",
     "slow_handover": "a lease that is given up is followed by an election at once",
     "stale_listing": "who is dead, or has other data, leaves the sync set within the bound",
     "death_unnoticed": "a host that is gone is held dead, and gets no reads, within the bound",
@@ -56,6 +59,7 @@ CHECKS = {
     "flapping": "elections are few once the faults have ended",
     "wrongly_dead": "a sound node that can be reached is held alive",
     "stale_route": "no route names a server whose lease has long ended",
+    "refused_in_vain": "no proxy refuses a session as if its agent were gone that is sound",
     "foreign_served": "tainted or foreign data never serve",
     "foreign_replaced": "data of another system are never replaced: they are somebody's",
     "strict_lowered": "in strict durability no document waits for fewer than one before it",
@@ -87,7 +91,8 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Listed(world, monitor),
         Noticed(world, monitor),
         Handover(world, monitor),
-        Fenced(world),
+        Fenced(world, monitor),
         Kept(world, monitor),
         Attached(world, monitor),
+        Refusals(world, monitor),
     )

@@ -6,12 +6,12 @@ its guard, may be the mistake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from metako.model.ids import NodeId
-from sim.heap import NS_PER_MS
-from sim.monitor import clocks_off
+from sim.heap import NS_PER_MS, NS_PER_S
+from sim.monitor import Monitor, clocks_off
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 EVERY_SAMPLES = 2
 """How often guards are looked at, and voters asked; these at acknowledgements as well."""
+SOUND_NS = 2 * NS_PER_S
+"""An agent that has been sound for so long has told its guard of each renewal at once."""
+EARLY_NS = 800 * NS_PER_MS
+"""A guard fires this much before the end of the lease at most: the server takes its time to die."""
 BARE_NS = 200 * NS_PER_MS
 """So long the guard may be unarmed around the moments at which it is armed and disarmed."""
 
@@ -31,9 +35,12 @@ class Fenced(Watcher):
 
     name = "fenced"
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, monitor: Monitor) -> None:
         self._world = world
+        self._monitor = monitor
         self._samples = 0
+        # When each lease was to end, two samples ago and with the newest one.
+        self._leases: tuple[Mapping[NodeId, int], Mapping[NodeId, int]] = ({}, {})
         self._bare: dict[NodeId, int] = {}  # writable and unguarded since when
         self._held: dict[NodeId, int] = {}  # until when a majority holds for a node, at the least
 
@@ -41,6 +48,7 @@ class Fenced(Watcher):
         self._samples += 1
         if self._samples % EVERY_SAMPLES:
             return
+        self._leases = self._leases[1], {node.name: node.lease_end_ns for node in nodes}
         now = self._world.heap.now_ns
         writable = [node for node in nodes if not node.witness and node.server.writable]
         bare = [node.name for node in writable if self._is_bare(node)]
@@ -52,6 +60,22 @@ class Fenced(Watcher):
                 )
         for node in writable:
             self._within_lease(node)
+
+    def noted(self, node: NodeId, mark: str, text: str) -> None:
+        """Compare the deadline that a guard goes by with the lease that it is for."""
+        if mark != "fenced_by_guard" or not self._monitor.agent_ok(node, SOUND_NS):
+            return
+        world = self._world
+        # A renewal of this very moment may not have reached the guard yet.
+        before, _ = self._leases
+        left = before.get(node, 0) - world.heap.now_ns
+        if left > EARLY_NS and not clocks_off(world):
+            raise ViolationError(
+                "fenced_in_vain",
+                f"the guard of {node} ends its server, and its lease lasts for another "
+                f"{left / NS_PER_S:.2f} s",
+                (node,),
+            )
 
     @staticmethod
     def _is_bare(node: SimNode) -> bool:

@@ -17,10 +17,14 @@ from metako.election.patience import Patience
 from metako.election.syncchange import SyncSetKeeper
 from metako.election.voter import Voter
 from metako.election.wants import FenceWish
+from metako.guard.fence import Fence
 from metako.membership.membership import Membership
+from metako.membership.pause import PauseDetector
+from metako.membership.roster import Roster
 from metako.model.document import ClusterDocument
 from metako.postgres import plan
 from metako.postgres.slots import SlotPolicy
+from metako.proxy.routes import Routes
 from sim.mutations.base import Mutation, Patch, edited
 
 ELECTING = (
@@ -179,4 +183,36 @@ REVIEWED = (
 )  # fmt: skip
 """Found by somebody who had read the design and the production code, and nothing else."""
 
-SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING, *BEARING, *REVIEWED)
+REVIEWED_AGAIN = (
+    Mutation("fence_refuses_next_term", "§4.3.6", "a guard that is armed takes no higher term",
+             edited(Fence, "arm",
+                    ("    self.floor_term = term\n",
+                     "    if term > self.floor_term and self.deadline_boot_ns is not None:\n"
+                     "        return 'disarm first'\n"
+                     "    self.floor_term = term\n"))),
+    Mutation("death_not_shown", "§6", "a death alone changes nothing that others look at",
+             edited(Roster, "set_state", ("        self._touched.add(entry.node)\n", ""))),
+    Mutation("suspend_never_over", "§6", "a machine that was suspended once is late for ever",
+             edited(PauseDetector, "notice",
+                    ("    before, self._suspended_ns = self._suspended_ns, suspended_ns\n",
+                     "    if self._suspended_ns is None:\n"
+                     "        self._suspended_ns = suspended_ns\n"
+                     "    before = self._suspended_ns\n"))),
+    Mutation("lost_agent_never_back", "§7", "a proxy never forgets that its agent was away",
+             edited(Routes, "agent_came",
+                    ("    self._agent_lost_ns = None",
+                     "    if self._table is None:\n        self._agent_lost_ns = None"))),
+    Mutation("confirmed_is_unknown", "§4.3.5", "only the newest reserved timeline is known history",
+             edited(Core, "diverged",
+                    ("{document.tip, document.timelines[-1].tli}",
+                     "{document.timelines[-1].tli}"))),
+    Mutation("marker_not_given_up", "§5.1", "a marker that cannot be acknowledged is waited for",
+             edited(plan, "is_pointless",
+                    ("    ending = isinstance(step, Stop)",
+                     "    if type(step).__name__ == 'EmitMarker':\n"
+                     "        return not isinstance(target, Leading) or target.term != step.term\n"
+                     "    ending = isinstance(step, Stop)"))),
+)  # fmt: skip
+"""Found by two more, in the same way."""
+
+SLIPS = (*ELECTING, *LISTING, *DRIVING, *TELLING, *LEADING, *BEARING, *REVIEWED, *REVIEWED_AGAIN)

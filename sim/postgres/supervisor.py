@@ -11,6 +11,7 @@ what was done to the server by then stays done. A new one adopts what it finds.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, assert_never
 
 from metako.model.ids import NodeId
@@ -20,12 +21,14 @@ from metako.model.postgres import (
     PostgresTarget,
     ProcessState,
     ReceiverState,
+    Stopped,
     Untouched,
 )
 from metako.postgres import steps
 from metako.postgres.facts import Facts
 from metako.postgres.plan import LocalState, is_pointless, plan
 from metako.postgres.steps import Step, step_name
+from sim.clock import NEVER
 from sim.heap import NS_PER_MS, NS_PER_S, Heap
 from sim.postgres.leading import Leading
 from sim.postgres.observe import Observer, member_map
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 POLL_STEADY_NS = 500 * NS_PER_MS
 POLL_CHANGING_NS = 25 * NS_PER_MS
 CHANGING_FOR_NS = 5 * NS_PER_S
+LOOK_BEFORE_STOP_NS = 300 * NS_PER_MS
 BACKOFF_FIRST_NS = 100 * NS_PER_MS
 BACKOFF_MAX_NS = 5 * NS_PER_S
 STARTS_HOPELESS = 5
@@ -85,6 +89,7 @@ class SimSupervisor:
         self._changing_until = self.heap.now_ns + CHANGING_FOR_NS
         self._failures = 0
         self._retry_at = 0
+        self._look_until = NEVER  # a look that waits is given up then
         self._seen: Seen | None = None  # what `observed` shows; None: look again
         self._planned: tuple[object, object, object] | None = None  # what it was made from last
         self._plan_was: Step | None = None
@@ -105,6 +110,7 @@ class SimSupervisor:
             self._seen = None
             self._failures, self._retry_at = 0, 0
             self.poke()
+            self._limit_look()
 
     def set_members(self, nodes: Iterable[NodeId]) -> None:
         """Name the nodes with data: whose standbys are reported, and who has a slot here."""
@@ -190,6 +196,8 @@ class SimSupervisor:
 
     def _look(self) -> Steps:
         timed_out = False
+        self._look_until = NEVER
+        self._limit_look()
         shown = self._state()
         if shown == self._seen and self.step is None and not self.server.silent:
             return
@@ -199,6 +207,10 @@ class SimSupervisor:
                 yield WAIT_POLL_NS
                 if self._work is not None and self._work.over:
                     return  # whoever looked only watched the step
+                if self.heap.now_ns >= self._look_until:  # the server is to be stopped
+                    self.observed = replace(self.observed, silent=True)
+                    self._report(self.observed)
+                    return
                 timed_out = self.heap.now_ns >= deadline
             shown = self._state()
         elif shown == self._seen and self.step is None:
@@ -220,6 +232,12 @@ class SimSupervisor:
         self._note_failed_start(before)
         self._in_background()
         self._report(now)
+
+    def _limit_look(self) -> None:
+        """Do not let a look hold up the stop of a server that was seen running."""
+        if self.observed.process is ProcessState.RUNNING and isinstance(self.target, Stopped):
+            until = self.heap.now_ns + LOOK_BEFORE_STOP_NS
+            self._look_until = min(self._look_until, until)
 
     def _moved(self, now: PostgresObserved) -> None:
         """Report a standby that has only got more WAL, by which nothing is planned."""

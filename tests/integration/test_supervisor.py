@@ -258,6 +258,20 @@ async def test_a_frozen_standby_is_stopped_to_keep_a_promise():
         assert b.observed.data is DataState.PRESENT
 
 
+async def test_a_look_that_gets_no_answer_does_not_hold_up_a_stop():
+    async with nodes("a", bindir=BINDIR) as (a,):
+        await initialize(a)
+        stop_all(a)
+        await trio.sleep(1.0)  # somebody asks it something every half second
+        assert not a.observed.silent  # and waits for an answer
+        began = trio.current_time()
+        a.supervisor.set_target(Stopped(fast=True))
+        await a.until(lambda o: o.silent, "silent")
+        assert trio.current_time() - began < 1.5
+        await a.target(Stopped(fast=False), lambda o: o.process is ProcessState.STOPPED)
+        assert trio.current_time() - began < 5
+
+
 async def test_a_frozen_primary_is_silent_and_can_still_be_ended():
     async with nodes("a", bindir=BINDIR) as (a,):
         await initialize(a)

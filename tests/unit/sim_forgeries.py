@@ -26,6 +26,7 @@ from sim.checkers.availability import FLAPPING_MAX
 from sim.checkers.bounds import MESSAGES_PER_SECOND_MAX
 from sim.checkers.durability import Durable
 from sim.checkers.single import Single
+from sim.exam import TAKEN, take_exam
 from sim.mutations import planted
 from sim.mutations.base import Patch
 from sim.network import Traffic
@@ -38,6 +39,7 @@ from sim.postgres.upkeep import slot_of
 from sim.postgres.wal import Record, RecordKind
 from sim.scenario import read_scenario
 from sim.settled import Stage, document, others, outage, primary, settled
+from sim.streams import stream
 from sim.watch import ViolationError
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -446,6 +448,32 @@ def the_voters_hold_for_the_primary_no_more() -> None:
         assert engine is not None
         engine.hold.until_ns = 0
     world.run(0.2)
+
+
+@breaks("fenced_in_vain")
+def a_guard_goes_by_another_deadline_than_the_lease() -> None:
+    world = settled()
+    world.run(3)
+    guard = world.nodes[A].guard
+    assert guard is not None
+    guard.request("arm", guard.armed_term, 1)
+    world.run(0.1)
+
+
+@breaks("refused_in_vain")
+def a_proxy_takes_its_agent_for_gone() -> None:
+    world = settled()
+    world.run(6)
+    world.watch.session_refused(world.nodes[A])
+
+
+@breaks("slow_failover")
+def nobody_who_could_take_over_does() -> None:
+    world = settled()
+    for name in (B, C):
+        world.nodes[name].pause_agent()
+    seed = next(n for n in range(99) if stream(n, "exam").random() < TAKEN)
+    take_exam(seed, world, 0, world.names, lambda: None)
 
 
 @breaks("wrongly_dead")
