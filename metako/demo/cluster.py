@@ -216,7 +216,7 @@ class LocalCluster:
             primary = active_primary(views)
             if primary is None or len(views) < len(self.nodes):
                 return None
-            others = len(self.nodes) - 1
+            others = len(self.layout.data_nodes) - 1
             if len(streaming_standbys(primary)) < others or len(primary.sync) < others:
                 return None
             return primary

@@ -46,6 +46,8 @@ class NodeLayout:
     api_port: int
     host: str = HOST
     bindir: str | None = None  # PostgreSQL's programs for this node alone
+    witness: bool = False  # votes, and has no PostgreSQL
+    learner: bool = False  # has data and no vote
 
     @property
     def config_path(self) -> Path:
@@ -92,6 +94,8 @@ class Layout:
     bindir: str | None = None  # None: metako looks for an installation itself
     os_user: str | None = None  # None: the current user
     timing: str = "default"
+    timing_ms: tuple[tuple[str, int], ...] = ()  # single keys of `timing:` that differ
+    durability: str = "quorum"
     acks: int = 1  # standbys that confirm a commit
     clients: str = f"{HOST}/32"  # the network that applications come from
     log_level: str = "INFO"
@@ -101,6 +105,10 @@ class Layout:
             if node.name == name:
                 return node
         raise UsageError(f"there is no node {name!r} in {self.directory}")
+
+    @property
+    def data_nodes(self) -> tuple[NodeLayout, ...]:
+        return tuple(node for node in self.nodes if not node.witness)
 
     def dsn(self, node: NodeLayout) -> str:
         """Return the URL that leads an application through the node's proxy."""
@@ -204,9 +212,11 @@ def node_config_text(layout: Layout, node: NodeLayout) -> str:
     q = json.dumps
     members = "\n".join(
         f"    - {{name: {m.name}, host: {m.host}, gossip_port: {m.gossip_port},"
-        f" postgres_port: {m.postgres_port}}}"
+        f"{'' if m.witness else f' postgres_port: {m.postgres_port},'}"
+        f" witness: {q(m.witness)}, learner: {q(m.learner)}}}"
         for m in layout.nodes
     )
+    timing = "".join(f"\n  {key}: {value}ms" for key, value in layout.timing_ms)
     return f"""\
 # Node {node.name} of a local metako cluster, written by `metako demo`.
 node:
@@ -222,9 +232,9 @@ gossip:
   port: {node.gossip_port}
   key: {q(layout.gossip_key)}
 timing:
-  profile: {layout.timing}
+  profile: {layout.timing}{timing}
 durability:
-  mode: quorum
+  mode: {layout.durability}
   acks: {layout.acks}
 postgresql:
   data_dir: {q(str(node.data_dir))}
@@ -273,6 +283,7 @@ def read_record(directory: Path) -> Layout | None:
         raw["nodes"] = tuple(
             NodeLayout(**{**node, "directory": Path(node["directory"])}) for node in raw["nodes"]
         )
+        raw["timing_ms"] = tuple((key, value) for key, value in raw.get("timing_ms", ()))
         layout = Layout(**raw)
     except FileNotFoundError:
         return None

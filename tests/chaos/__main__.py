@@ -24,8 +24,12 @@ from chaos.round import RoundResult
 from chaos.verdict import Verdict, judge
 from metako.cli.failure import report
 from metako.cli.output import write_json, write_line
+from metako.config.profiles import TIMING_MS
+from metako.election.settings import ElectionSettings
+from metako.model.document import Durability
 from metako.model.errors import MetakoError
-from sim.scenario import Scenario, ScenarioError, library_names, load_scenario
+from metako.model.ids import NodeId
+from sim.scenario import Cluster, Scenario, ScenarioError, library_names, load_scenario
 
 EXIT_SIGNAL_BASE = 128
 NODES_MAX = 9
@@ -44,9 +48,10 @@ def main() -> int:
     options = _parser().parse_args()
     if options.list:
         return _list()
-    names = tuple(f"n{number}" for number in range(1, options.nodes + 1))
     try:
-        scenarios = _scenarios(options, names)
+        wanted = _wanted(options)
+        cluster = _cluster(options, wanted)
+        scenarios = _playable(wanted, cluster)
     except ScenarioError as error:
         for problem in error.problems:
             say(problem)
@@ -63,9 +68,7 @@ def main() -> int:
     rig_options = RigOptions(
         title=_title(options, scenarios),
         seed=options.seed,
-        names=names,
-        timing=options.timing,
-        acks=options.acks,
+        cluster=cluster,
         bindir=options.bindir,
         rate=options.rate,
         recovery_limit_s=options.recover_within,
@@ -186,18 +189,37 @@ def _shortened(scenario: Scenario) -> Scenario:
     return replace(scenario, duration_ns=min(scenario.duration_ns, ROUND_S_MAX * 10**9))
 
 
-def _scenarios(options: argparse.Namespace, names: Sequence[str]) -> list[Scenario]:
-    """Return what is to be played, and say what is not, with the reasons."""
+def _wanted(options: argparse.Namespace) -> list[Scenario]:
     if options.scenario:
-        wanted = [load_scenario(name) for name in options.scenario]
-    else:
-        every = [load_scenario(name) for name in library_names()]
-        wanted = [scenario for scenario in every if REAL in scenario.tier]
+        return [load_scenario(name) for name in options.scenario]
+    every = [load_scenario(name) for name in library_names()]
+    return [scenario for scenario in every if REAL in scenario.tier]
+
+
+def _cluster(options: argparse.Namespace, wanted: Sequence[Scenario]) -> Cluster:
+    """Return the cluster to start: that of the scenarios that were named, or what was asked for."""
+    asked = (options.nodes, options.witnesses, options.timing, options.acks, options.durability)
+    if options.scenario and all(choice is None for choice in asked):
+        return wanted[0].cluster
+    nodes, witnesses, timing = options.nodes or 3, options.witnesses or 0, options.timing
+    names = tuple(NodeId(f"n{number}") for number in range(1, nodes + 1))
+    names += tuple(NodeId(f"w{number}") for number in range(1, witnesses + 1))
+    values = {f"{key}_ms": value for key, value in TIMING_MS[timing or "default"].items()}
+    return Cluster(
+        names=names,
+        witnesses=names[nodes:],
+        acks=options.acks or 1,
+        durability=Durability(options.durability or "quorum"),
+        timing=timing or "default",
+        election=ElectionSettings(**values),
+    )
+
+
+def _playable(wanted: Sequence[Scenario], cluster: Cluster) -> list[Scenario]:
+    """Return what can be played on a cluster, and say what cannot, with the reasons."""
     found = []
     for scenario in wanted:
-        reasons = limits.reasons(scenario) + limits.cluster_reasons(
-            scenario, names=names, acks=options.acks, timing=options.timing
-        )
+        reasons = limits.reasons(scenario) + limits.cluster_reasons(scenario, cluster)
         if reasons:
             say(f"skipped {scenario.name}: {'; '.join(reasons)}")
         else:
@@ -241,11 +263,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     parser.add_argument("--extra-faults", action="store_true", help="add random faults to each")
-    parser.add_argument(
-        "--nodes", type=int, default=3, choices=range(2, NODES_MAX + 1), metavar="N"
+    cluster = parser.add_argument_group(
+        "the cluster", "Without any of these the first scenario that is named has its own."
     )
-    parser.add_argument("--timing", choices=("default", "fast", "wan"), default="default")
-    parser.add_argument("--acks", type=int, default=1, help="standbys that confirm a commit")
+    cluster.add_argument(
+        "--nodes",
+        type=int,
+        choices=range(1, NODES_MAX + 1),
+        metavar="N",
+        help="with data (default: 3)",
+    )
+    cluster.add_argument(
+        "--witnesses", type=int, choices=range(NODES_MAX), metavar="N", help="besides (default: 0)"
+    )
+    cluster.add_argument(
+        "--acks", type=int, metavar="K", help="standbys that confirm a commit (default: 1)"
+    )
+    cluster.add_argument("--durability", choices=("quorum", "strict"), help="default: quorum")
+    cluster.add_argument(
+        "--timing", choices=tuple(TIMING_MS), help="profile of timing (default: default)"
+    )
     parser.add_argument("--bindir", default=None, help="PostgreSQL's programs; embedded:18, …")
     parser.add_argument(
         "--rate", type=float, default=10, help="operations of each client in a second"

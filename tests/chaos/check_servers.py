@@ -140,8 +140,10 @@ def two_writable(facts: Facts) -> Iterator[Finding]:
     for (one, its), (other, theirs) in itertools.combinations(by_node.items(), 2):
         for a, b in itertools.product(its, theirs):
             span = Span(max(a.begin, b.begin), min(a.end, b.end))
+            if span.begin >= span.end:
+                continue
             first = {facts.server(op): op for op in reversed(_inside(facts, span))}
-            if span.begin < span.end and one in first and other in first:
+            if one in first and other in first:
                 text = (
                     f"{one} and {other} were both out of recovery from {span.begin:.3f} to"
                     f" {span.end:.3f}, and both acknowledged writes"

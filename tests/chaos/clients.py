@@ -62,6 +62,8 @@ class Clients:
                 (node.name, "proxy", "client_psycopg"),
                 (node.name, "direct", "client_asyncpg"),
             ):
+                if via == "direct" and node.witness:
+                    continue
                 number += 1
                 self._start_one(f"c{number}", node, home, via, program)
 

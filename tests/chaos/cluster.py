@@ -18,10 +18,12 @@ from chaos.inside import Callers
 from chaos.lab import NAMESPACES, Lab
 from chaos.wallclock import WallClock
 from metako.api.client import fetch_status
+from metako.config.profiles import TIMING_MS
 from metako.demo.cluster import LocalCluster
 from metako.demo.layout import Layout, NodeLayout
 from metako.demo.view import STATUS_TIMEOUT_S, NodeView, read_view
 from metako.model.errors import UnreachableError
+from sim.scenario import Cluster
 
 GOSSIP_PORT = 7400
 POSTGRES_PORT = 5432
@@ -33,11 +35,9 @@ NETWORK = "10.77.0.0/24"
 def plan(
     lab: Lab,
     directory: Path,
-    names: tuple[str, ...],
+    wanted: Cluster,
     *,
     os_user: str | None,
-    timing: str,
-    acks: int,
 ) -> Layout:
     """Return the layout of a cluster in the lab, with fresh secrets."""
     return Layout(
@@ -52,16 +52,28 @@ def plan(
                 API_PORT,
                 lab.address(name),
                 str(directory / f"{name}-bin"),
+                name in wanted.witnesses,
+                name in wanted.learners,
             )
-            for name in names
+            for name in wanted.names
         ),
         gossip_key=base64.b64encode(secrets.token_bytes(32)).decode(),
         app_password=secrets.token_hex(8),
         replication_password=secrets.token_hex(16),
         os_user=os_user,
-        timing=timing,
-        acks=acks,
+        timing=wanted.timing,
+        timing_ms=timing_changes(wanted),
+        durability=str(wanted.durability),
+        acks=wanted.acks,
         clients=NETWORK,
+    )
+
+
+def timing_changes(wanted: Cluster) -> tuple[tuple[str, int], ...]:
+    """Return the keys of `timing:` that differ from those of the profile, in milliseconds."""
+    values = {key: getattr(wanted.election, f"{key}_ms") for key in TIMING_MS[wanted.timing]}
+    return tuple(
+        (key, value) for key, value in values.items() if value != TIMING_MS[wanted.timing][key]
     )
 
 

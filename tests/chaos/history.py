@@ -67,6 +67,7 @@ class Run:
     nodes: tuple[str, ...]  # the first has the address 10.77.0.11
     wall: str  # UTC, ISO 8601
     start_mono: float  # CLOCK_MONOTONIC at t = 0
+    witnesses: tuple[str, ...] = ()  # those of the nodes that have no data
 
 
 @dataclass(frozen=True, slots=True)

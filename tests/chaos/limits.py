@@ -5,15 +5,13 @@ In: kinds of faults with their arguments, as a scenario writes them. Out: a reas
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from chaos.wallclock import library
-from metako.election.settings import ElectionSettings
-from metako.model.document import Durability
 from metako.model.events import EventName
 from sim.faults.arguments import Open
 from sim.marks import BY_EVENT
-from sim.scenario import Scenario
+from sim.scenario import Cluster, Scenario
 from sim.scenario.composites import COMPOSITES, PICK
 from sim.scenario.templates import TEMPLATES
 
@@ -66,22 +64,23 @@ def why_not(do: str, args: Mapping[str, Open]) -> str | None:
     return None
 
 
-def cluster_reasons(
-    scenario: Scenario, *, names: Sequence[str], acks: int, timing: str
-) -> list[str]:
-    """Return why a scenario cannot be played on a cluster that runs already."""
+def cluster_reasons(scenario: Scenario, cluster: Cluster) -> list[str]:
+    """Return why a scenario cannot be played on this cluster; by itself it gets its own."""
     wanted = scenario.cluster
     found: list[str] = []
-    if tuple(wanted.names) != tuple(names):
-        found.append(f"is for {len(wanted.names)} nodes: --nodes {len(wanted.names)}")
-    if wanted.acks != acks:
-        found.append(f"is for {wanted.acks} acknowledgements: --acks {wanted.acks}")
-    if wanted.durability is not Durability.QUORUM:
-        found.append(f"is for durability {wanted.durability}, which the rig does not set up yet")
-    if wanted.timing != timing:
-        found.append(f"is for timing {wanted.timing}: --timing {wanted.timing}")
-    elif timing == "default" and wanted.election != ElectionSettings():
-        found.append("changes single settings of the timing, which the rig does not")
+    if wanted.names != cluster.names:
+        found.append(f"is for {len(wanted.names)} nodes: {', '.join(wanted.names)}")
+    for kind in ("witnesses", "learners"):
+        if getattr(wanted, kind) != getattr(cluster, kind):
+            found.append(f"is for the {kind} {', '.join(getattr(wanted, kind)) or 'none'}")
+    if wanted.acks != cluster.acks:
+        found.append(f"is for {wanted.acks} acknowledgements")
+    if wanted.durability is not cluster.durability:
+        found.append(f"is for durability {wanted.durability}")
+    if wanted.timing != cluster.timing:
+        found.append(f"is for timing {wanted.timing}")
+    elif wanted.election != cluster.election:
+        found.append("changes single settings of the timing")
     return found
 
 
@@ -91,8 +90,6 @@ def reasons(scenario: Scenario) -> list[str]:
     for step in scenario.timeline:
         if step.when.event and step.when.event not in _TOLD:
             found.append(f"waits for {step.when.event}, which no log of a node tells")
-    if scenario.cluster.witnesses or scenario.cluster.learners:
-        found.append("witnesses and learners: nodes of the rig are all voters with data")
     return list(dict.fromkeys(reason for reason in found if reason is not None))
 
 

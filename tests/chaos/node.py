@@ -152,8 +152,6 @@ class RealServer:
 class RealNode:
     """See the module's docstring."""
 
-    witness = False
-
     def __init__(
         self,
         cluster: LabCluster,
@@ -164,6 +162,7 @@ class RealNode:
         starve: Callable[[str, bool], None],
     ) -> None:
         self.layout = layout
+        self.witness = layout.witness
         self.clock = RealClock(wall)
         self.disk = RealDisk(volume)
         self.server = RealServer(layout, volume, wrappers)

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from metako.demo.prepare import ensure_os_user
 from metako.demo.processes import kill_all
 from metako.postgres.install import find_installation
 from metako.postgres.osuser import resolve_os_user
-from sim.scenario import Scenario
+from sim.scenario import Cluster, Scenario
 
 PLACES = Path("/tmp")  # short paths, for Unix sockets
 VOLUME_MIB = 2048
@@ -62,9 +62,7 @@ class RigOptions:
 
     title: str = ""  # what is played, for the report
     seed: int = 1
-    names: tuple[str, ...] = ("n1", "n2", "n3")
-    timing: str = "default"
-    acks: int = 1  # standbys that confirm a commit
+    cluster: Cluster = field(default_factory=Cluster)
     bindir: str | None = None
     rate: float = 10.0  # operations of one client in a second
     recovery_limit_s: float = RECOVERY_LIMIT_S
@@ -101,7 +99,7 @@ class Rig:
         self.options = options
         self.directory = directory
         self.recorder = Recorder(directory / "rig.jsonl")
-        self.lab = Lab(options.names)
+        self.lab = Lab(options.cluster.names)
         self.starving = Starving()
         self.results: list[RoundResult] = []
         self._say = say
@@ -182,22 +180,16 @@ class Rig:
             id=self.lab.run_id,
             scenario=options.title,
             seed=options.seed,
-            timing=options.timing,
-            nodes=options.names,
+            timing=options.cluster.timing,
+            nodes=options.cluster.names,
+            witnesses=options.cluster.witnesses,
             wall=datetime.now(UTC).isoformat(timespec="seconds"),
             start_mono=self.recorder.start_s,
         )
         self.wire = stack.enter_context(Wire(self.lab, new_network(0)))
         place = _place(self.lab.run_id)
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        layout = plan(
-            self.lab,
-            place,
-            options.names,
-            os_user=os_user,
-            timing=options.timing,
-            acks=options.acks,
-        )
+        layout = plan(self.lab, place, options.cluster, os_user=os_user)
         user = resolve_os_user(os_user)
         self._programs = find_installation(options.bindir, user, place / "postgresql").bindir
         nodes = []
@@ -248,7 +240,8 @@ class Rig:
         """End the clients, take the contents of every node, and stop the cluster in order."""
         self.recorder.write("phase", name="end")
         await self.clients.stop()
-        finals = Finals(self.cluster, self.nodes, self.recorder, self.directory, self._programs)
+        with_data = [node for node in self.nodes if not node.witness]
+        finals = Finals(self.cluster, with_data, self.recorder, self.directory, self._programs)
         await finals.take()
         await self.cluster.terminate(timeout_s=STOP_TIMEOUT_S)
         # Before anything is killed: whoever did not end with its agent is an orphan.

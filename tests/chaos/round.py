@@ -175,9 +175,11 @@ class Round:
             views = await cluster.views()
             primary = active_primary(views)
             well = set() if primary is None else {primary.node, *streaming_standbys(primary)}
+            well |= {node.name for node in self._nodes if node.witness and node.name in views}
             for name in well - set(back):
                 back[name] = now - began
-            counted = primary is not None and len(primary.sync) == len(self._nodes) - 1
+            standbys = sum(not node.witness for node in self._nodes) - 1
+            counted = primary is not None and len(primary.sync) == standbys
             if counted and len(well) == len(self._nodes) == len(views):
                 since = since if since is not None else now
                 if now - since >= KEPT_S:

@@ -5,7 +5,7 @@ import yaml
 
 from chaos import limits
 from sim.faults import KINDS
-from sim.scenario import library_names, load_scenario
+from sim.scenario import Cluster, library_names, load_scenario
 from sim.scenario.templates import TEMPLATES
 
 
@@ -58,17 +58,17 @@ def test_a_composite_is_left_out_with_what_it_is_made_of(scenario, monkeypatch):
 @pytest.mark.parametrize(
     ("cluster", "why"),
     [
-        ({"nodes": 5}, "is for 5 nodes: --nodes 5"),
-        ({"acks": 2}, "is for 2 acknowledgements: --acks 2"),
-        ({"timing": "fast"}, "is for timing fast: --timing fast"),
+        ({"nodes": 5}, "is for 5 nodes: n1, n2, n3, n4, n5"),
+        ({"learners": ["n3"]}, "is for the learners n3"),
+        ({"witnesses": ["n3"]}, "is for the witnesses n3"),
+        ({"acks": 2}, "is for 2 acknowledgements"),
+        ({"timing": "fast"}, "is for timing fast"),
         ({"election": {"hold": "3s"}}, "changes single settings of the timing"),
         ({"durability": "strict"}, "is for durability strict"),
     ],
 )
 def test_a_scenario_for_another_cluster_says_which_one(scenario, cluster, why):
-    found = limits.cluster_reasons(
-        scenario([], **cluster), names=("n1", "n2", "n3"), acks=1, timing="default"
-    )
+    found = limits.cluster_reasons(scenario([], **cluster), Cluster())
     assert len(found) == 1
     assert found[0].startswith(why)
 

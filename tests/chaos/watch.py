@@ -58,7 +58,8 @@ class Watch:
             nursery.start_soon(self._views)
             nursery.start_soon(self._logs)
             for node in self._nodes:
-                nursery.start_soon(self._probe, node)
+                if not node.witness:
+                    nursery.start_soon(self._probe, node)
 
     # ------------------------------------------------------------ agents
 
@@ -177,7 +178,7 @@ def _facts(node: RealNode, view: NodeView | None) -> dict[str, object]:
     known = view.server_role in ("primary", "standby")
     return {
         "role": view.server_role if known else "unknown",
-        "state": own.server_state if own is not None else "",
+        "state": "witness" if node.witness else own.server_state if own is not None else "",
         "term": view.term,
         "timeline": view.timeline,
         "leader": view.leader,

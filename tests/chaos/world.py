@@ -44,13 +44,13 @@ class ClientHost:
 class RealWorld:
     """See the module's docstring. One round of faults; the nodes outlive it."""
 
-    witnesses: Sequence[NodeId] = ()
     clients: Sequence[FaultyClient] = (ClientHost(),)
 
     def __init__(self, nodes: Sequence[RealNode], network: Network) -> None:
         self.heap = Heap()
         self.network = network
         self.names: Sequence[NodeId] = tuple(NodeId(node.name) for node in nodes)
+        self.witnesses: Sequence[NodeId] = tuple(NodeId(n.name) for n in nodes if n.witness)
         self.nodes: Mapping[NodeId, RealNode] = dict(zip(self.names, nodes, strict=True))
         self._zero_ns = 0  # CLOCK_MONOTONIC at which the heap's time was 0; set by `begin`
 

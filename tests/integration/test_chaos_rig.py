@@ -110,6 +110,25 @@ def test_there_is_a_page_to_look_at(verdict):
     assert page.stat().st_size > 50_000
 
 
+def test_a_scenario_gets_the_cluster_that_it_is_for(tmp_path):
+    done = subprocess.run(
+        command("--scenario", "witness-lost", "--dir", str(tmp_path), "--json"),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=RUN_TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads(done.stdout)
+    assert verdict["checker"]["run"]["nodes"] == ["n1", "n2", "w"]
+    assert verdict["checker"]["run"]["witnesses"] == ["w"]
+    assert [each["scenario"] for each in verdict["rounds"]] == ["witness-lost"]
+    outcomes = verdict["checker"]["statistics"]["outcomes"]
+    assert len(outcomes) == 8  # nobody can go past the proxy of a witness
+    assert all(each.get("ok", 0) > 20 for each in outcomes.values())
+
+
 def started(directory):
     """Return a rig in the middle of its first round."""
     process = subprocess.Popen(
