@@ -32,6 +32,9 @@ class StateTable {
         model.reader.text("ack", "branch", acks.rows[at])}`;
     this.title.replaceChildren(`State at ${seconds(t)}`, el("small", {}, acked));
     const states = model.nodes.map((name) => this.state(name, t));
+    // Who has not got what was acknowledged, as far as positions tell: an acknowledgement counts
+    // until another one is shown, also after the servers have gone on.
+    if (at >= 0) for (const state of states) state.lacks = state.end < ack.lsn[acks.rows[at]];
     const writers = states.filter((state) => state.writes).length;
     for (const [key, title, explain] of STATE_ROWS) {
       const row = this.row(key, title, explain);
@@ -53,6 +56,7 @@ class StateTable {
     if (key === "sync") return state.nobody ? "warning" : "";
     if (key === "role" && state.leads) return "strong";
     if (key === "agent" && state.agent !== "up") return "trouble";
+    if (key === "lsn" && state.lacks) return "trouble";
     if (key === "guard" && state.guard && !state.guard.startsWith("up")) return "trouble";
     return "";
   }
@@ -124,6 +128,7 @@ class StateTable {
     state.branch = [tli, branch].filter(Boolean).join(" · ");
     state.colour = branch ? this.model.branchColour(branch) : "";
     const lsn = reader.number("pg", "lsn", pg);
+    state.end = lsn === null ? Infinity : lsn;
     state.lsn = lsn === null ? "" : lsnText(lsn);
     state.upstream = reader.text("pg", "upstream", pg);
     const data = reader.text("pg", "data", pg);
@@ -142,7 +147,7 @@ const STATE_ROWS = [
   ["guard", "guard", "the process that fences PostgreSQL"],
   ["process", "postgres", "the server's processes"],
   ["branch", "tli · branch", "PostgreSQL's timeline, and the true history, which no node can see"],
-  ["lsn", "LSN", "end of its WAL, to 100 ms"],
+  ["lsn", "LSN", "end of its WAL, to 100 ms; in red if something acknowledged lies beyond it"],
   ["upstream", "set to follow", "the server that its settings name; whether WAL flows is another matter: see LSN"],
   ["data", "data", "if the data directory is not present"],
 ];
