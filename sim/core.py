@@ -70,6 +70,8 @@ def vouching(
         and data.data_id == member.data_id
         # A former primary that still runs writes on, if only that it is shut down, beyond the fork.
         and world.nodes[member.node].server.primary is None
+        # Nor does one stay that was told to be promoted in an earlier term, and was held up.
+        and not world.nodes[member.node].server.promoting
         and not data.tainted  # a rewind that was cut short: it can vouch for nothing
         # Off the document's history a promise counts for nothing (DESIGN §4.3.5).
         and not is_diverged(document.timelines, tip, data.history, data.position)

@@ -289,6 +289,11 @@ class SimServer(ServerState):
         if not self.sync_defined and self.primary is not None:
             self.primary.wake_all()
 
+    @property
+    def promoting(self) -> bool:
+        """Whether a promotion is under way, which nothing but its end can stop."""
+        return self.startup is not None and self.startup.promoting
+
     def promote(self, done: Callable[[], None]) -> None:
         """Carry out pg_promote; `done` once it is out of recovery."""
         if self.startup is not None and self.is_up:

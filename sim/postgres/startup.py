@@ -328,6 +328,11 @@ class Startup:
 
     # ------------------------------------------------------------ promotion
 
+    @property
+    def promoting(self) -> bool:
+        """Whether it has been told to become a primary, and will, unless it ends."""
+        return self._promoting is not None
+
     def promote(self, done: Callable[[], None]) -> None:
         """Become a primary after replaying everything that was received."""
         self._promoting = done
