@@ -68,6 +68,7 @@ class ServerFiles:
         self.log = self.own / "postgresql.log"
         self._taint = self.own / "rewinding"
         self._clone = self.data.with_name(self.data.name + ".clone")
+        self._complete = self.data.with_name(self.data.name + ".clone.complete")
         self.socket_dir = Path(settings.socket_dir)
         self._settings = settings
 
@@ -193,14 +194,30 @@ class ServerFiles:
 
     def prepare_clone(self) -> Path:
         """Remove what an interrupted clone left and return where the next one goes."""
+        self._complete.unlink(missing_ok=True)
         if self._clone.exists():
             shutil.rmtree(self._clone)
         make_dir(self._clone, self.user)
         return self._clone
 
+    def complete_clone(self) -> None:
+        """Give the clone its identity and say that it is whole.
+
+        That is said beside the directory and names the identity: whatever is inside of it may have
+        come from the server that it is a copy of, long before the copy was whole.
+        """
+        self.new_data_id(self._clone)
+        self.write(self._complete, (self._clone / DATA_ID_FILE).read_text())
+
+    def _clone_is_whole(self) -> bool:
+        try:
+            return self._complete.read_text() == (self._clone / DATA_ID_FILE).read_text()
+        except (OSError, UnicodeDecodeError):
+            return False
+
     def swap_clone(self) -> None:
         """Put the finished clone in place; the directory that was there is kept aside."""
-        if not (self._clone / DATA_ID_FILE).exists():
+        if not self._clone_is_whole():
             raise DataDirectoryError(f"{self._clone} is not a finished clone")
         if self.data.exists():
             if any(self.data.iterdir()):
@@ -208,6 +225,7 @@ class ServerFiles:
             else:
                 self.data.rmdir()
         self._clone.rename(self.data)
+        self._complete.unlink(missing_ok=True)
         fsync_dir(self.data.parent)
         self.clear_taint()
 
@@ -215,7 +233,7 @@ class ServerFiles:
         """Complete or undo an exchange of directories that a crash cut in two."""
         if self.data.exists() and any(self.data.iterdir()):
             return
-        if (self._clone / DATA_ID_FILE).exists():
+        if self._clone_is_whole():
             self.swap_clone()
         elif kept := self.superseded():
             if self.data.exists():

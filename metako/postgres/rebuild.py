@@ -129,8 +129,7 @@ class Rebuilder:
     async def _put_in_place(self, directory: Path) -> None:
         def exchange() -> None:
             self._files.write(directory / "standby.signal", "")
-            # Last: its presence says that what is in the directory is complete.
-            self._files.new_data_id(directory)
+            self._files.complete_clone()
             self._files.swap_clone()
 
         # Before as well: no observation may show the old position with the new identity.
