@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
+from dataclasses import replace
 
 from metako.election.core import Core
 from metako.election.quorum import Promise, Verdict, data_grounds, judge
@@ -281,7 +282,7 @@ class Candidate:
         self._documents[sender] = reply.document_ref
         document = self.core.document
         if document is not None and reply.document_ref < document.ref:
-            # By an older document its WAL may look diverged, and its promise would not count.
+            # Its promise counts once it has judged itself by this one.
             self.core.send(sender, DocumentCopy(document))
 
     def evaluate(self) -> Verdict | None:
@@ -289,6 +290,9 @@ class Candidate:
         core = self.core
         document = core.document
         if self.stage is not Stage.VOTE or document is None:
+            return None
+        if document.term >= self.term:
+            self.lose(f"document {document.ref} is of a later term")
             return None
         if any(ref > core.document_ref for ref in self._documents.values()):
             # Somebody holds a newer document: its copy is on the way, and counts.
@@ -320,7 +324,21 @@ class Candidate:
         )
 
     def promises(self) -> dict[NodeId, Promise]:
-        return {**self._promises, self.core.node: self.core.own_promise(self.term)}
+        """Return the votes; of those that were judged by another document than ours nothing else.
+
+        Where the WAL of a node ends among others depends on the timelines that its document knows:
+        by an older one it may seem to be behind, and by a newer one it is not for us to say.
+        """
+        return {
+            **{node: self._comparable(node) for node in self._promises},
+            self.core.node: self.core.own_promise(self.term),
+        }
+
+    def _comparable(self, node: NodeId) -> Promise:
+        promise = self._promises[node]
+        if self._documents[node] == self.core.document_ref:
+            return promise
+        return replace(promise, detached=False, position=None)
 
     # ------------------------------------------------------------ helpers
 
@@ -352,7 +370,7 @@ class Candidate:
             waiting = (
                 n
                 for n in core.others()
-                if n not in self._promises or not self._promises[n].detached
+                if n not in self._promises or not self._comparable(n).detached
             )
             core.broadcast(waiting, vote)
 

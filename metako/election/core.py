@@ -227,9 +227,11 @@ class Core:
 
     def can_lead(self, term: Term) -> bool:
         """Return whether this node could be promoted now under its promise of `term`."""
-        observed = self.observed
+        observed, document = self.observed, self.document
         return (
             not self.is_witness
+            and document is not None
+            and self.node in document.voters
             and self.cluster.priority > 0
             and observed.process is ProcessState.RUNNING
             and observed.in_recovery is True

@@ -20,7 +20,8 @@ from typing import assert_never
 from metako.election.bootstrap import Bootstrap
 from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
-from metako.election.leader import STOP, End, Leader
+from metako.election.ends import STOP, End
+from metako.election.leader import Leader
 from metako.election.output import ElectionOutput, Role
 from metako.election.releasing import Releasing
 from metako.election.resuming import resumed

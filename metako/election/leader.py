@@ -12,11 +12,11 @@ that it is over (`ended`) and why, and `Election` does the rest.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping
 from dataclasses import replace
 
 from metako.election.core import Core
+from metako.election.ends import STOP, End
 from metako.election.lease import Lease
 from metako.election.patience import Patience
 from metako.election.quorum import Promise, successor_sync_set
@@ -38,16 +38,6 @@ from metako.model.postgres import (
 )
 from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
-
-STOP = "stop"  # the node was told to: its server may finish what it is at
-
-
-class End(enum.StrEnum):
-    """Why a leadership is over."""
-
-    LEASE = "lease"  # no majority answered in time: the guard fences, we follow
-    SERVER = "server"  # our PostgreSQL is verified gone: release at once
-    DEPOSED = "deposed"  # a newer document names another primary
 
 
 class Leader:
@@ -315,6 +305,9 @@ class Leader:
             return End.LEASE if now.mono_ns > limit else None
         return None if self.lease.valid(now) else End.LEASE
 
+    def _in_office(self) -> bool:
+        return self.committed is not None and self.committed.term == self.term
+
     def _must_run(self) -> bool:
         made = self.committed is not None and self.committed.phase is not Phase.INITIALIZING
         return self._server_ran and made
@@ -332,7 +325,8 @@ class Leader:
             round=round_,
             hold_ms=self._hold_ms,
             committed=committed,
-            attachable=self.attachable and not self.ending,
+            # By a document that stays on a minority nobody may follow: others elect by another.
+            attachable=self.attachable and not self.ending and self._in_office(),
             active=self.active and not self.ending,
         )
         core.broadcast(core.others(), beat)
@@ -378,6 +372,7 @@ class Leader:
         holders = {n for n, ref in self.refs.items() if ref >= wanted} | {core.node}
         if not proposal.has_majority(holders):
             return
+        entered = self.attachable and not self._in_office()
         self.proposal, self.committed = None, proposal
         core.emit(
             EventName.DOCUMENT_COMMITTED,
@@ -387,6 +382,8 @@ class Leader:
             phase=str(proposal.phase),
         )
         self.sync.committed(proposal)
+        if entered:
+            self._beat(now)  # the standbys wait for it: they left for the promise of this term
         self.server_changed(now)
 
     def _change_sync_set(self, now: Instant) -> None:

@@ -29,7 +29,10 @@ def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
             candidate.ask_for_document()
             candidate.schedule(now, WAIT_REPEATS * core.settings.retry_ms)
     if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
-        candidate.begin_vote(now, candidate.term)
+        if candidate.term > core.hard.promised_term:
+            candidate.begin_vote(now, candidate.term)
+        else:  # somebody has won a higher term meanwhile
+            candidate.lose(f"promised term {core.hard.promised_term}")
     if candidate.stage is Stage.VOTE and _judge(candidate):
         return True
     candidate.tick(now)

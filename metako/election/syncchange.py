@@ -54,9 +54,14 @@ class SyncSetKeeper:
         self._wakeup: tuple[ClusterDocument | None, int | None] | None = None
 
     def adopt(self, other: SyncSetKeeper) -> None:
-        """Take over what an earlier leadership of this node knew about the streams."""
+        """Take over what an earlier leadership of this node knew and was at.
+
+        A change that PostgreSQL has made already may be in the newest document, uncommitted, and
+        is then in the first one of the new term: commits must not wait for less meanwhile.
+        """
         self._streams = other._streams
         self._began_ns = other._began_ns
+        self._change, self._change_until_ns = other._change, other._change_until_ns
         self._wakeup = None
 
     def begin(self, now: Instant) -> None:

@@ -161,7 +161,8 @@ async def pass_barrier(open_session: Open, settings: ServerSettings, setting: Sy
 
     Each WAL sender releases commits by its own copy of the setting, which it renews before it
     looks at the next reply. Two replies after the change therefore prove the renewal; that the
-    setting shows in a fresh backend proves nothing about them.
+    setting shows in a fresh backend proves nothing about them. Only then is it asked how far the
+    WAL goes: what a sender released by its old copy lies before that.
 
     Raises:
         StepError: the setting is not in force, or the standbys did not answer in time.
@@ -170,23 +171,20 @@ async def pass_barrier(open_session: Open, settings: ServerSettings, setting: Sy
     names = [application_name(settings.secret, node) for node in setting.nodes]
     try:
         async with open_session() as session:
-            row = await session.row(
-                "select current_setting('synchronous_standby_names'), "
-                "pg_current_wal_insert_lsn()::text"
-            )
+            row = await session.row("select current_setting('synchronous_standby_names')")
             if row[0] != expected:
                 raise StepError("the new synchronous_standby_names are not in force")
             await session.run("set synchronous_commit = local")
-            target = parse_lsn(str(row[1]))
             with trio.move_on_after(BARRIER_TIMEOUT_S):
-                await _wait_for_replies(session, names, setting.k, target)
+                await _wait_for_replies(session, names, setting.k)
                 return
     except sql.SqlError as error:
         raise StepError(f"the barrier was not passed: {error}") from None
     raise StepError(f"the barrier was not passed within {BARRIER_TIMEOUT_S:g} s")
 
 
-async def _wait_for_replies(session: sql.Session, names: list[str], k: int, target: Lsn) -> None:
+async def _wait_for_replies(session: sql.Session, names: list[str], k: int) -> None:
+    target: Lsn | None = None  # the end of the WAL once every sender had renewed its copy
     seen: dict[int, tuple[object, int]] = {}  # by sender: its last reply, replies since we began
     pushed = -BARRIER_PUSH_S
     while True:
@@ -204,10 +202,13 @@ async def _wait_for_replies(session: sql.Session, names: list[str], k: int, targ
             count += last != reply
             seen[int(str(pid))] = (reply, count)
             settled = settled and count >= REPLIES_NEEDED
-            if parse_lsn(str(flush)) >= target and count >= REPLIES_NEEDED:
+            if target is not None and parse_lsn(str(flush)) >= target and count >= REPLIES_NEEDED:
                 flushed.add(name)
         if settled and len(flushed) >= k:
             return
+        if settled and target is None:
+            end = await session.row("select pg_current_wal_insert_lsn()::text")
+            target = parse_lsn(str(end[0]))
         if now - pushed >= BARRIER_PUSH_S:
             # Standbys reply when they have flushed something.
             await session.rows("select pg_logical_emit_message(true, 'metako', 'barrier')::text")

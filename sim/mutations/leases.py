@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from metako.election import election, resuming
-from metako.election.leader import End, Leader
+from metako.election.ends import End
+from metako.election.leader import Leader
 from metako.election.lease import Hold, Lease
 from metako.election.settings import ElectionSettings
 from metako.election.voter import Voter

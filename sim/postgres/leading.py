@@ -99,13 +99,13 @@ class Leading:
     def _wait_for_replies(self, primary: Primary, setting: SyncSetting) -> Steps:
         server, heap = self._server, self._heap
         deadline = heap.now_ns + BARRIER_TIMEOUT_NS
-        replies = Replies(setting, primary.data.end)
+        replies = Replies(setting)
         pushed = -BARRIER_PUSH_NS
         while heap.now_ns < deadline:
             yield from self._executor.answered()
             if server.primary is not primary:
                 raise SqlError("the server is no primary any more")
-            if replies.enough(primary.senders):
+            if replies.enough(primary.senders, primary.data.end):
                 return
             if heap.now_ns - pushed >= BARRIER_PUSH_NS:
                 # Standbys reply when they have flushed something.
@@ -149,13 +149,17 @@ class Leading:
 class Replies:
     """Counts the replies of each sender since a barrier began, as far as polling sees them."""
 
-    def __init__(self, setting: SyncSetting, target: int) -> None:
+    def __init__(self, setting: SyncSetting) -> None:
         self._setting = setting
-        self._target = target
+        self._target: int | None = None  # end of the WAL once every sender had renewed its copy
         self._seen: list[tuple[Sender, int, int]] = []  # sender, its last reply, replies counted
 
-    def enough(self, senders: list[Sender]) -> bool:
-        """Return whether every listed sender has renewed its setting, and k have all WAL."""
+    def enough(self, senders: list[Sender], end: int) -> bool:
+        """Return whether every listed sender has renewed its setting, and k have all WAL.
+
+        Args:
+            end: of the WAL now.
+        """
         known = {sender: (last, count) for sender, last, count in self._seen}
         self._seen = []
         flushed: set[str] = set()
@@ -167,8 +171,11 @@ class Replies:
             count += last != sender.reply_ns
             self._seen.append((sender, sender.reply_ns, count))
             settled = settled and count >= REPLIES_NEEDED
-            if sender.flush_lsn >= self._target and count >= REPLIES_NEEDED:
+            flushed_all = self._target is not None and sender.flush_lsn >= self._target
+            if flushed_all and count >= REPLIES_NEEDED:
                 flushed.add(sender.node)
+        if settled and self._target is None:
+            self._target = end
         return settled and len(flushed) >= self._setting.k
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from resuming_kit import ALIVE, DOCUMENT, HARD, NOW, A, B, core_of
 
-from metako.election.leader import End
+from metako.election.ends import End
 from metako.election.resuming import resumed
 from metako.election.settings import ElectionSettings
 from metako.election.wants import FenceWish, GuardDeadline
