@@ -14,9 +14,11 @@ from metako.model.lsn import Lsn
 from metako.model.postgres import PostgresObserved
 from metako.model.timeline import (
     TIMELINES_IN_FULL_MAX,
+    TIMELINES_MAX,
     HistoryStep,
     TimelineEntry,
     owner_of,
+    tip_of,
 )
 
 
@@ -64,9 +66,21 @@ def reserve(
         node=node,
         reason=reason,
     )
-    both = (*entries, entry)
+    both = _bounded((*entries, entry))
     old, recent = both[:-TIMELINES_IN_FULL_MAX], both[-TIMELINES_IN_FULL_MAX:]
     return (*(replace(e, node=None, reason="") for e in old), *recent)
+
+
+def _bounded(entries: tuple[TimelineEntry, ...]) -> tuple[TimelineEntry, ...]:
+    """Return the entries without the surplus: first what was reserved in vain, then what is oldest.
+
+    The newest confirmed one is where everybody's WAL has to be; it stays.
+    """
+    tip = tip_of(entries)
+    others = [entry for entry in entries[:-1] if entry.tli != tip]
+    others.sort(key=lambda entry: (entry.confirmed, entry.tli))
+    surplus = {entry.tli for entry in others[: max(0, len(entries) - TIMELINES_MAX)]}
+    return tuple(entry for entry in entries if entry.tli not in surplus)
 
 
 def confirm(

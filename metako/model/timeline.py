@@ -18,6 +18,9 @@ from metako.model.lsn import Lsn, RankedPosition, WalPosition
 TIMELINES_IN_FULL_MAX = 64
 """Entries of the document that keep their node and reason; older ones are shortened."""
 
+TIMELINES_MAX = 256
+"""Entries of the document; older ones are dropped, and who has no newer WAL than that is cloned."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimelineEntry:
@@ -50,6 +53,19 @@ def chain(entries: Sequence[TimelineEntry], tip: TimelineId) -> tuple[TimelineEn
         result.append(entry)
         current = entry.parent_tli
     return tuple(reversed(result))
+
+
+def on_record(
+    history: Sequence[HistoryStep], lineage: Sequence[TimelineEntry]
+) -> Sequence[HistoryStep]:
+    """Return the steps of a server's own chain from the oldest entry on that is still on record.
+
+    All of them if nothing was dropped; none if the server has never been on that timeline.
+    """
+    if not lineage or not lineage[0].parent_tli:
+        return history
+    older = [step.tli == lineage[0].tli for step in history]
+    return history[older.index(True) :] if any(older) else ()
 
 
 def tip_of(entries: Sequence[TimelineEntry]) -> TimelineId:
@@ -98,6 +114,9 @@ def is_diverged(
         return True
     if not history:
         return False
+    history = on_record(history, lineage)
+    if not history:
+        return True
     ends = (*(step.begin_lsn for step in history[1:]), None)
     # A step that ends where it begins, or before, holds no WAL: the server had gone over to a
     # timeline whose promotion was cut short, and on to the next from the same place; or it had only

@@ -18,7 +18,7 @@ import trio
 from metako.model.errors import MetakoError
 from metako.model.lsn import Lsn
 from metako.model.postgres import Upstream
-from metako.model.timeline import chain
+from metako.model.timeline import chain, on_record
 from metako.postgres.execute import Executor, StepError
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
@@ -237,7 +237,8 @@ class Rebuilder:
         shared = Lsn(0)
         entries = chain(upstream.timelines, upstream.tip)
         lineage = {entry.tli: i for i, entry in enumerate(entries)}
-        for step in own_chain(self._facts.timeline, self._files.histories()):
+        own = own_chain(self._facts.timeline, self._files.histories())
+        for step in on_record(own, entries):
             index = lineage.get(step.tli)
             if index is None:
                 break

@@ -21,7 +21,7 @@ from metako.model.durable import HardState
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.member import MemberMeta, MemberState, ServerRole, ServerState
-from metako.model.timeline import TimelineEntry
+from metako.model.timeline import TIMELINES_IN_FULL_MAX, TIMELINES_MAX, TimelineEntry
 from metako.wire import limits, messages, schema
 from metako.wire.codec import (
     decode_document,
@@ -302,6 +302,28 @@ def test_the_largest_document_fits_a_record():
 def test_sixty_four_full_timelines_fit_a_document():
     entries = document(timelines=64, reason="failover: the primary's host is gone")
     assert decode_document(encode_document(entries)) == entries
+
+
+def test_as_many_timelines_as_there_can_be_fit_a_document_of_nine_nodes():
+    recent = document(
+        timelines=TIMELINES_IN_FULL_MAX, reason="failover: the primary's host is gone"
+    )
+    old = tuple(
+        TimelineEntry(
+            Term(10**6 + i), TimelineId(10**6 + i), TimelineId(10**6 + i - 1), Lsn(1 << 50)
+        )
+        for i in range(TIMELINES_MAX - TIMELINES_IN_FULL_MAX)
+    )
+    names = tuple(NodeId(f"node-{i}.example") for i in range(9))
+    members = tuple(SyncMember(name, DataId("ab" * 16)) for name in names)
+    large = dataclasses.replace(
+        recent,
+        timelines=(*old, *recent.timelines),
+        voters=names,
+        sync=SyncSet(members, 3),
+    )
+    assert len(encode_document(large)) < limits.DOCUMENT_MAX_BYTES
+    assert decode_document(encode_document(large)) == large
 
 
 def test_three_full_rumours_fit_a_probe():

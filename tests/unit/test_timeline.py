@@ -10,6 +10,7 @@ from metako.model.lsn import Lsn, RankedPosition, WalPosition
 from metako.model.postgres import PostgresObserved
 from metako.model.timeline import (
     TIMELINES_IN_FULL_MAX,
+    TIMELINES_MAX,
     HistoryStep,
     TimelineEntry,
     chain,
@@ -71,6 +72,62 @@ def test_is_diverged(
 ) -> None:
     at = WalPosition(TimelineId(position[0]), Lsn(position[1]))
     assert is_diverged(ENTRIES, TimelineId(4), steps(*history), at) is diverged
+
+
+@pytest.mark.parametrize(
+    ("history", "position", "diverged"),
+    [
+        (((1, 0), (2, 100), (4, 200)), (4, 500), False),
+        (((1, 0), (2, 100)), (2, 180), False),
+        (((1, 0), (2, 100)), (2, 201), True),
+        (((1, 0), (2, 90)), (2, 150), True),
+        (((1, 0),), (1, 60), True),  # nothing is known of it any more: it is cloned
+        (((1, 0), (2, 100)), (1, 60), False),  # a restart begins further back than it has been
+    ],
+)
+def test_what_is_older_than_the_record_is_left_out(
+    history: tuple[tuple[int, int], ...], position: tuple[int, int], diverged: bool
+) -> None:
+    at = WalPosition(TimelineId(position[0]), Lsn(position[1]))
+    assert is_diverged(ENTRIES[1:], TimelineId(4), steps(*history), at) is diverged
+
+
+def test_the_record_has_an_end_however_often_a_primary_is_replaced() -> None:
+    entries = ENTRIES
+    for number in range(3 * TIMELINES_MAX):
+        tli, end = entries[-1].tli, 300 + number * 10
+        entries = reserve(
+            entries,
+            highest=tli,
+            term=Term(20 + number),
+            node=NodeId("b"),
+            observed=observed(tli, end),
+            reason="election",
+        )
+        entries = confirm(entries, steps((tli, 0), (entries[-1].tli, end)))
+    assert len(entries) == TIMELINES_MAX
+    assert len(chain(entries, entries[-1].tli)) == TIMELINES_MAX
+    known = steps((1, 0), *((e.tli, e.begin_lsn) for e in entries))
+    at = WalPosition(entries[-1].tli, Lsn(10**6))
+    assert not is_diverged(entries, entries[-1].tli, known, at)
+
+
+def test_what_was_reserved_in_vain_goes_first_and_the_newest_confirmed_one_never() -> None:
+    vain = [entry(5 + i, 4, 200, confirmed=False) for i in range(TIMELINES_MAX)]
+    entries: tuple[TimelineEntry, ...] = (*ENTRIES, *vain[: TIMELINES_MAX - len(ENTRIES)])
+    for number in range(3):
+        entries = reserve(
+            entries,
+            highest=1,
+            term=Term(5000 + number),
+            node=NodeId("b"),
+            observed=observed(4, 300),
+            reason="election",
+        )
+        assert len(entries) == TIMELINES_MAX
+    assert [e.tli for e in entries if e.confirmed] == [1, 2, 4]
+    assert tip_of(entries) == 4
+    assert entries[-1].tli == TIMELINES_MAX + 3
 
 
 def test_everything_is_diverged_from_an_unknown_tip() -> None:
@@ -145,7 +202,7 @@ def test_confirming_takes_what_the_history_file_says() -> None:
     assert done[:-1] == reserved[:-1]
 
 
-def test_old_timelines_are_shortened_and_never_dropped() -> None:
+def test_old_timelines_are_shortened() -> None:
     entries = tuple(entry(i, i - 1, i * 100) for i in range(1, TIMELINES_IN_FULL_MAX + 10))
     grown = reserve(
         entries,
