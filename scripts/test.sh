@@ -81,6 +81,19 @@ print(*json.load(sys.stdin)["scenarios"], sep="\n")')
     fi
 }
 
+# Every interleaving within small bounds; the others take as long as they are worth.
+explore() {
+    local names=(elections incumbent k-raised) options=() name
+    if [ "$mode" = full ]; then
+        mapfile -t names < <("$PYTHON" -m sim explore --list --json | "$PYTHON" -c \
+            'import json, sys
+print(*json.load(sys.stdin)["configs"], sep="\n")')
+        [ "${#names[@]}" -gt 3 ] || fail "no configuration is listed"
+    fi
+    for name in "${names[@]}"; do options+=(--config "$name"); done
+    step "explorer: ${#names[@]} configurations" "$PYTHON" -m sim explore "${options[@]}"
+}
+
 cluster_tests() {
     METAKO_TEST_BINDIR=$1 run_pytest tests/integration/test_cluster.py
 }
@@ -108,6 +121,7 @@ step "unit, property, golden and driver tests" run_pytest tests --ignore=tests/i
     --ignore=tests/e2e
 last=(tests/integration)
 if [ -d tests/e2e ]; then last+=(tests/e2e); fi
+explore
 if [ "$mode" = full ]; then simulate 5000; else simulate 500; fi
 step "integration tests" run_pytest "${last[@]}"
 # The same faults on the other versions that metako claims to run.

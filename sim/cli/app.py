@@ -75,6 +75,7 @@ def build_app() -> typer.Typer:
     app.command("swarm")(reported(_swarm))
     app.command("replay")(reported(_replay))
     app.command("mutate")(reported(_mutate))
+    app.command("explore")(reported(_explore))
     app.command("list")(reported(_list))
     return app
 
@@ -230,6 +231,37 @@ def _mutate(
             table=table,
         )
     )
+
+
+def _explore(
+    config: Annotated[
+        list[str] | None,
+        typer.Option("--config", metavar="NAME", help="Explore this one; may be repeated."),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Explore within wider bounds: minutes to hours.")
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="RULE", help="Do not keep this rule; may be repeated."),
+    ] = None,
+    choices: Annotated[
+        bool, typer.Option("--list", help="List the configurations and the rules.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Explore every interleaving of the agreement protocol within small bounds.
+
+    No runs are played: an abstract model, which decides by the program's own rules, is taken
+    through every order of steps, and every state is checked. Exits with 1 if a promise is broken,
+    and tells the shortest way there. Without --config it explores `elections`.
+    """
+    from sim.cli.explore import ExploreOptions, explore, show_choices
+
+    if choices:
+        return show_choices(as_json=as_json)
+    names, rules = tuple(config or ()), tuple(without or ())
+    return explore(ExploreOptions(names, full=full, without=rules, as_json=as_json))
 
 
 def _list(

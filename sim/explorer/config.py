@@ -1,0 +1,126 @@
+"""The named bounds within which everything is explored.
+
+Each is small enough to be explored to the end in less than a minute, and varies something else;
+`FULL` are wider ones for a machine that has the time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from sim.explorer.state import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Where an exploration begins, and how far it goes."""
+
+    name: str
+    about: str
+    nodes: int = 3  # all of them vote; the first is the primary
+    witnesses: int = 0  # the last nodes, which hold no data
+    terms: int = 3  # the first primary's is 1
+    commits: tuple[int, ...] = (1, 0)  # that a primary writes, by its term; the last one repeats
+    listed: int = 2  # standbys in S at the beginning
+    acks: int = 1  # k at the beginning
+    acks_wanted: int = 1  # k that changes of the sync set go to
+    changes: int = 0  # of the sync set, in the document
+    copies: bool = False  # documents also go to nodes that do not stand, as pre-votes hand them on
+    opening: tuple[Step, ...] = ()  # steps that every path begins with
+    stands_again: bool = False  # a leader may stand at a higher term without stopping its server
+
+
+SLOW_TO_WIN: tuple[Step, ...] = (
+    ("stand", 1, 2),
+    ("vote", 2, 1, 2),
+    ("vote", 3, 1, 2),
+    ("detach", 1),
+    ("detach", 2),
+)
+
+CONFIGS = {
+    each.name: each
+    for each in (
+        Config("elections", "two elections, after each other or against each other", copies=True),
+        Config("commits", "two elections, and commits of all three primaries", commits=(2, 1, 0)),
+        Config("incumbent", "a leader stands again, and two others stand", stands_again=True),
+        Config(
+            "incumbent-sync-set",
+            "a leader stands again at any step of a change of S or of k",
+            terms=2,
+            acks_wanted=2,
+            changes=1,
+            stands_again=True,
+        ),
+        Config(
+            "five",
+            "five voters, two of them witnesses: a candidate that is slow to see that it has won, "
+            "and a leader that stands again",
+            nodes=5,
+            witnesses=2,
+            opening=(*SLOW_TO_WIN, ("stand", 0, 3), ("vote", 4, 0, 3)),
+            stands_again=True,
+        ),
+        Config("sync-set", "two changes of S, and an election at any step", terms=2, changes=2),
+        Config(
+            "from-empty",
+            "S grows from nothing, and an election at any step",
+            terms=2,
+            listed=0,
+            acks=0,
+            changes=2,
+        ),
+        Config(
+            "k-raised",
+            "one change of S or of k, which was 1, and an election at any step",
+            terms=2,
+            acks_wanted=2,
+            changes=1,
+        ),
+        Config(
+            "k-lowered",
+            "one change of S or of k, which was 2, and an election at any step",
+            terms=2,
+            acks=2,
+            acks_wanted=2,
+            changes=1,
+        ),
+        Config(
+            "k2",
+            "four nodes, two acknowledgements, one election, and commits of both primaries",
+            nodes=4,
+            terms=2,
+            listed=3,
+            acks=2,
+            acks_wanted=2,
+            commits=(2, 1),
+            copies=True,
+        ),
+        Config(
+            "witness",
+            "two servers and a witness, a change of S, and two elections at any step",
+            witnesses=1,
+            listed=1,
+            changes=1,
+            copies=True,
+        ),
+    )
+}
+
+FULL = {
+    each.name: each
+    for each in (
+        replace(CONFIGS["elections"], commits=(2, 1, 1)),
+        replace(CONFIGS["commits"], terms=4, commits=(1, 0), about="three elections"),
+        replace(CONFIGS["incumbent"], commits=(2, 1, 0), copies=True),
+        replace(CONFIGS["incumbent-sync-set"], changes=2),
+        replace(CONFIGS["five"], opening=SLOW_TO_WIN),
+        replace(CONFIGS["sync-set"], about="a change of S, and two elections", terms=3, changes=1),
+        replace(CONFIGS["from-empty"], commits=(2, 1), changes=3),
+        replace(CONFIGS["k-raised"], changes=2),
+        replace(CONFIGS["k-lowered"], changes=2),
+        replace(CONFIGS["witness"], commits=(1, 1), changes=2),
+        replace(CONFIGS["k2"], about="four nodes, one change", commits=(1, 0), changes=1),
+    )
+}
+"""Wider bounds, by the name of the configuration: minutes to hours."""

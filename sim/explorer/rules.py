@@ -1,0 +1,32 @@
+"""The rules that an exploration can do without, to see that it notices.
+
+Each name stands for one rule of the protocol that is not kept any more. Every one of them must lead
+to a counterexample in some configuration: an explorer that finds nothing proves something only if
+it can find.
+"""
+
+from __future__ import annotations
+
+RULES = {
+    "detach": "a voter answers with its position while its WAL receiver goes on (§4.3)",
+    "primary-gone": "an old primary promises while its server is still there (§4.3)",
+    "data-quorum": "a majority of votes suffices, whoever has the commits (§4.2)",
+    "full-data-quorum": "|S| − k promises of the sync set suffice, one too few (§4.2)",
+    "newest-document": "a candidate judges by its own document despite a newer one (§4.2)",
+    "durable-vote": "a vote and its promise are forgotten by a restart (§4.1)",
+    "reject-lower-terms": "a document of a lower term than was promised is accepted (§4.3)",
+    "committed-first": "a leader promotes before its document is on a majority (§4.1)",
+    "old-primary-in-sync-set": "the old primary is left out of the next sync set (§4.3)",
+    "new-timeline": "a winner takes the number after its own timeline, used or not (§4.3)",
+    "follow-in-office": "a standby follows a leader whose term is on a minority so far (§4.3)",
+    "keep-change": "standing again, a leader goes back to the sync set that was committed (§4.5)",
+    "rewind": "a standby follows although it holds WAL off the new history (§5.4)",
+    "remove-postgres-first": "a standby leaves the document before PostgreSQL's setting (§4.5)",
+    "add-document-first": "a standby comes into PostgreSQL's setting before the document (§4.5)",
+    "raise-postgres-first": "k is raised in the document before PostgreSQL's setting (§4.5)",
+    "lower-document-first": "k is lowered in PostgreSQL's setting before the document (§4.5)",
+    "barrier": "the document follows PostgreSQL's setting without a barrier (§4.5)",
+    "barrier-position-last": "the barrier's position is read while WAL senders may still release "
+    "commits by the setting before (§4.5)",
+}
+"""Name of a rule → what happens without it."""
