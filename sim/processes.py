@@ -253,7 +253,7 @@ class Processes:
 
     def carry_out(self, agent: SimAgent, ready: Ready) -> None:
         world = self.world
-        _, messages, target, routing, deadline, events, stopped = ready
+        _, messages, deadline, target, routing, events, stopped = ready
         for message in messages:
             world.send(self, agent, message)
         if deadline is not None:

@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out of it.
 
-`Ready` is carried out in the order of its fields. Runtime and simulator interpret the same one.
+Runtime and simulator interpret the same `Ready`, and carry it out in the order of its fields.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class Ready(NamedTuple):
 
     persist: HardState | None = None  # durable before any message leaves
     messages: tuple[Outbound, ...] = ()  # best effort; loss is normal
+    # Before the target: whoever promotes looks first whether the guard is armed.
+    guard: GuardDeadline | None = None  # renew or withdraw the right to be writable
     target: PostgresTarget | None = None  # level-triggered: replaces any earlier target
     routing: RoutingTable | None = None  # replaces any earlier table
-    guard: GuardDeadline | None = None  # renew or withdraw the right to be writable
     events: tuple[Event, ...] = ()  # for log, metrics, history, checkers
     stopped: bool = False  # the node has stopped: nothing more will come

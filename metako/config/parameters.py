@@ -56,6 +56,7 @@ MANAGED = frozenset(
 MANAGED_PREFIXES = ("recovery_target", "metako.")
 _PARAMETER = re.compile(r"[a-z_][a-z0-9_$]*(\.[a-z_][a-z0-9_$]*)?")
 _OFF = frozenset(("off", "false", "no", "0", "of", "f", "n", "fals", "fa", "fal"))
+_SYNCED = frozenset(("fsync", "full_page_writes"))  # what every durability rests on
 _WAL_LEVELS = ("replica", "logical")
 _WEAK_COMMIT = frozenset(("off", "local", "remote_write", "false", "no", "0"))
 _HBA_FIELDS_MIN = {"local": 4} | dict.fromkeys(
@@ -81,6 +82,9 @@ def check_parameters(
             problems.append(Problem(path, "is managed by metako", hint))
         elif name == "wal_level" and value.lower() not in _WAL_LEVELS:
             problems.append(Problem(path, f"{value!r} is too low", "use replica or logical"))
+        elif name in _SYNCED and value.lower() in _OFF:
+            text = f"{name}=off loses acknowledged commits when a machine fails"
+            problems.append(Problem(path, text, "remove it"))
         elif (danger := _danger(name, value.lower(), durability)) is not None:
             problems.append(Problem(path, danger, "remove it, or set durability.mode: async"))
         result[name] = value
@@ -91,8 +95,6 @@ def _danger(name: str, value: str, durability: Durability) -> str | None:
     """Return why a value would break a promise of metako; None if it does not."""
     if durability is Durability.ASYNC:
         return None
-    if name in ("fsync", "full_page_writes") and value in _OFF:
-        return f"{name}=off loses acknowledged commits when a machine fails"
     if name == "synchronous_commit" and value in _WEAK_COMMIT:
         return f"synchronous_commit={value} acknowledges commits that a failover can lose"
     return None

@@ -114,7 +114,6 @@ class EngineDriver:
         for outbound in ready.messages:
             effects.send(outbound)
         if ready.guard is not None:
-            # Before the target: whoever promotes looks first whether the guard is armed.
             effects.set_deadline(ready.guard)
         if ready.target is not None:
             effects.set_target(ready.target)

@@ -40,7 +40,7 @@ MESSAGE = Outbound(B, Address("b", 1), Inquiry(1))
 DEADLINE = GuardDeadline(Term(3), 7)
 TABLE = RoutingTable(Term(3), None, (), 0)
 FACT = event(EventName.STATUS, "so it is")
-EVERYTHING = Ready(HARD, (MESSAGE,), Untouched(), TABLE, DEADLINE, (FACT,))
+EVERYTHING = Ready(HARD, (MESSAGE,), DEADLINE, Untouched(), TABLE, (FACT,))
 
 
 class VirtualClock:

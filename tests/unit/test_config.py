@@ -363,6 +363,16 @@ def test_every_setting_that_the_driver_manages_is_refused():
     assert accepted == []
 
 
+@pytest.mark.parametrize("durability", Durability)
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
+def test_what_every_durability_rests_on_cannot_be_switched_off(name, durability):
+    """The driver would refuse it as well, and the node would end at its first start."""
+    _, problems = check_parameters({name: "off"}, durability)
+    assert len(problems) == 1
+    assert problems[0].hint == "remove it"
+    assert not check_parameters({name: "on"}, durability)[1]
+
+
 def test_settings_become_texts_as_postgresql_reads_them(write):
     text = (
         "node: {name: n1}\npostgresql:\n  parameters: "
@@ -378,8 +388,11 @@ def test_settings_become_texts_as_postgresql_reads_them(write):
 
 
 def test_async_durability_may_turn_off_what_protects_commits(write):
-    text = "node: {name: n1}\ndurability: {mode: async}\npostgresql: {parameters: {fsync: off}}"
-    assert loaded(write(text)).postgresql.parameters == (("fsync", "off"),)
+    text = (
+        "node: {name: n1}\ndurability: {mode: async}\n"
+        "postgresql: {parameters: {synchronous_commit: local}}"
+    )
+    assert loaded(write(text)).postgresql.parameters == (("synchronous_commit", "local"),)
 
 
 @pytest.mark.parametrize(
