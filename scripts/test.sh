@@ -81,7 +81,7 @@ print(*json.load(sys.stdin)["scenarios"], sep="\n")')
     fi
 }
 
-# Every interleaving within small bounds; the others take as long as they are worth.
+# Every interleaving within small bounds: three configurations, and all of them with --full.
 explore() {
     local names=(elections incumbent k-raised) options=() name
     if [ "$mode" = full ]; then

@@ -67,7 +67,7 @@ def make_peace(
         _restore(world, core)
     limit_s = scenario.liveness.converge_within_ns / NS_PER_S
     become_whole(world, durable, core, limit_s)
-    if extra_faults and want is not Core.NONE:
+    if extra_faults:
         first = len(injector.applied)
         take_exam(seed, world, first, core, lambda: become_whole(world, durable, core, limit_s))
 

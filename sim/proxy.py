@@ -149,15 +149,12 @@ class SimProxy:
         self.frozen = True
         return True
 
-    def thaw(self) -> bool:
-        """Go on with what has arrived meanwhile, in its order. Return whether it stood still."""
-        if not self.frozen:
-            return False
+    def thaw(self) -> None:
+        """Go on with what has arrived meanwhile, in its order."""
         self.frozen = False
         held, self._held = self._held, deque(maxlen=HELD_MAX)
         for take in held:
             take()
-        return True
 
     def kill(self) -> None:
         """End at once; clients find their connections closed."""

@@ -20,7 +20,7 @@ from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition, WalPosition
 from metako.model.member import Member, MemberState
 from metako.model.postgres import DataState, Following, PostgresObserved, ProcessState, Stopped
-from metako.model.timeline import is_diverged, owner_of, rank
+from metako.model.timeline import owner_of, rank
 from metako.wire.messages import AgreementMessage
 
 
@@ -166,18 +166,11 @@ class Core:
         return self.observed.data in (DataState.PRESENT, DataState.TAINTED)
 
     def diverged(self, position: WalPosition) -> bool:
-        """Return whether the local data is off the document's history.
-
-        A timeline that is reserved but not confirmed may or may not exist: both a server on it
-        and one that went on with its parent are on known history.
-        """
+        """Return whether the local data is off the document's history."""
         document = self.document
         if document is None or not document.timelines:
             return False
-        tips = {document.tip, document.timelines[-1].tli} - {TimelineId(0)}
-        return all(
-            is_diverged(document.timelines, tip, self.observed.history, position) for tip in tips
-        )
+        return document.off_history(self.observed.history, position)
 
     def foreign(self) -> bool:
         """Return whether the local data belongs to another database system."""

@@ -180,9 +180,9 @@ class Leader:
             self._offer(now)
         self._change_sync_set(now)
         told = self.committed is not None and self.committed.phase is Phase.PROMOTING
-        if why := self._patience.lost(now, promoting=told and not self.attachable):
-            self.ending = "" if self.ending == STOP else self.ending  # it hears of no shutdown
-            self.end_server(why)
+        why = self._patience.lost(now, promoting=told and not self.attachable)
+        if why and self.ending in ("", STOP):  # it hears of no shutdown either
+            self.ending, self.active = why, False
 
     def wakeup(self) -> int:
         due = [self._beat_at_ns]

@@ -7,12 +7,13 @@ durable on a majority of the voters before it acts on it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from metako.model.ids import DataId, NodeId, Term, TimelineId
-from metako.model.timeline import TimelineEntry, tip_of
+from metako.model.lsn import WalPosition
+from metako.model.timeline import HistoryStep, TimelineEntry, is_diverged, tip_of
 
 
 class Phase(enum.StrEnum):
@@ -106,6 +107,15 @@ class ClusterDocument:
     @property
     def ref(self) -> DocumentRef:
         return DocumentRef(self.term, self.version)
+
+    def off_history(self, history: Sequence[HistoryStep], position: WalPosition) -> bool:
+        """Return whether a server is on no known history; `timelines` must not be empty.
+
+        A timeline that is reserved but not confirmed may or may not exist: both a server on it
+        and one that went on with its parent are on known history.
+        """
+        tips = {self.tip, self.timelines[-1].tli} - {TimelineId(0)}
+        return all(is_diverged(self.timelines, tip, history, position) for tip in tips)
 
     @property
     def tip(self) -> TimelineId:

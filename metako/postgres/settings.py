@@ -110,7 +110,7 @@ class ServerSettings:
     superuser: str = "postgres"
     system_users: tuple[str, ...] = ("root",)  # may connect as superuser by peer
     cluster_name: str = "metako"
-    diverged_keep_bytes: int = 1 << 30  # of WAL and histories that were taken out of the way
+    diverged_keep_bytes: int = 1_000_000_000  # of WAL and histories that were taken out of the way
     bootstrap: Bootstrap = field(default=Bootstrap(), repr=False)
 
     @property

@@ -39,7 +39,7 @@ class Fenced(Watcher):
         self._world = world
         self._monitor = monitor
         self._samples = 0
-        # When each lease was to end, two samples ago and with the newest one.
+        # When each lease was to end: when they were last looked at, and the time before that.
         self._leases: tuple[Mapping[NodeId, int], Mapping[NodeId, int]] = ({}, {})
         self._bare: dict[NodeId, int] = {}  # writable and unguarded since when
         self._held: dict[NodeId, int] = {}  # until when a majority holds for a node, at the least
@@ -48,7 +48,7 @@ class Fenced(Watcher):
         self._samples += 1
         if self._samples % EVERY_SAMPLES:
             return
-        self._leases = self._leases[1], {node.name: node.lease_end_ns for node in nodes}
+        self._leases = {node.name: node.lease_end_ns for node in nodes}, self._leases[0]
         now = self._world.heap.now_ns
         writable = [node for node in nodes if not node.witness and node.server.writable]
         bare = [node.name for node in writable if self._is_bare(node)]
@@ -67,7 +67,7 @@ class Fenced(Watcher):
             return
         world = self._world
         # A renewal of this very moment may not have reached the guard yet.
-        before, _ = self._leases
+        _, before = self._leases
         left = before.get(node, 0) - world.heap.now_ns
         if left > EARLY_NS and not clocks_off(world):
             raise ViolationError(

@@ -6,7 +6,7 @@ meant. Everything is imported when it is asked for: one run needs a small part o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,19 @@ def library() -> Sequence[Scenario]:
         raise BadFileError(str(error)) from None
 
 
+def check_known(what: str, name: str, known: Collection[str], command: str) -> None:
+    """Raise UsageError if a name is not known.
+
+    Args:
+        what: is called so.
+        command: that shows the names.
+    """
+    if name not in known:
+        guess = nearest(name, known)
+        hint = f"did you mean {guess!r}?" if guess else f"`{command}` shows them"
+        raise UsageError(f"no {what} is called {name!r}; {hint}")
+
+
 def mutations(names: Iterable[str] = ()) -> list[Mutation]:
     """Return the planted bugs with these names; all of them if none is named.
 
@@ -79,10 +92,7 @@ def mutations(names: Iterable[str] = ()) -> list[Mutation]:
 
     chosen = list(dict.fromkeys(names)) or list(MUTATIONS)
     for name in chosen:
-        if name not in MUTATIONS:
-            guess = nearest(name, MUTATIONS)
-            hint = f"did you mean {guess!r}?" if guess else "`list --mutations` shows them"
-            raise UsageError(f"no planted bug is called {name!r}; {hint}")
+        check_known("planted bug", name, MUTATIONS, "list --mutations")
     return [MUTATIONS[name] for name in chosen]
 
 

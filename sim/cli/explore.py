@@ -7,13 +7,10 @@ them, with the shortest way there as numbered steps; and the exit code.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from metako.cli.output import printable, write_json, write_line
-from metako.config.problems import nearest
-from metako.model.errors import UsageError
-from sim.cli import words
+from sim.cli import catalog, words
 from sim.cli.progress import PlainProgress
 from sim.explorer.config import CONFIGS, FULL
 from sim.explorer.rules import RULES
@@ -52,9 +49,9 @@ def explore(options: ExploreOptions) -> int:
     """Explore the configurations one after the other; 1 if a promise is broken in one."""
     names = options.configs or (next(iter(CONFIGS)),)
     for name in names:
-        _check("configuration", name, tuple(CONFIGS))
+        catalog.check_known("configuration", name, CONFIGS, "explore --list")
     for rule in options.without:
-        _check("rule", rule, tuple(RULES))
+        catalog.check_known("rule", rule, RULES, "explore --list")
     results = []
     for name in names:
         explored, cpu_s = _explore(name, options)
@@ -90,13 +87,6 @@ class _Shown:
             self._told_s = time.monotonic()
             so_far = f"{explored} of {known} known states explored, {depth} steps deep"
             self._progress.say(f"{self._name}: {so_far}")
-
-
-def _check(what: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        guess = nearest(name, known)
-        hint = f"did you mean {guess!r}?" if guess else "`explore --list` shows them"
-        raise UsageError(f"no {what} is called {name!r}; {hint}")
 
 
 def _lines(explored: Explored, cpu_s: float) -> list[str]:

@@ -161,11 +161,10 @@ class Model:
         """
         key = document, wal
         if key not in self._ranks:
-            entries, records = self.documents[document].timelines, self.wals[wal]
-            tips = {self.documents[document].tip, entries[-1].tli} - {TimelineId(0)}
-            history, position = history_of(records), position_of(records)
-            off = all(is_diverged(entries, tip, history, position) for tip in tips)
-            self._ranks[key] = None if off else rank(entries, position)
+            known, records = self.documents[document], self.wals[wal]
+            position = position_of(records)
+            off = known.off_history(history_of(records), position)
+            self._ranks[key] = None if off else rank(known.timelines, position)
         return self._ranks[key]
 
     def astray(self, document: int, wal: int) -> bool:

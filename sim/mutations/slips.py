@@ -166,8 +166,8 @@ REVIEWED = (
                     ("surplus and durability is Durability.STRICT and len(present) <= current.k",
                      "False"), also=(syncchange,))),
     Mutation("reserved_is_unknown", "§4.3.5", "a reserved timeline is no known history",
-             edited(Core, "diverged",
-                    ("{document.tip, document.timelines[-1].tli}", "{document.tip}"))),
+             edited(ClusterDocument, "off_history",
+                    ("{self.tip, self.timelines[-1].tli}", "{self.tip}"))),
     Mutation("old_primary_ahead", "§4.2", "the old primary's promise counts though it is ahead",
              edited(quorum, "_primary_behind",
                     ("        and position >= primary.position\n", ""))),
@@ -203,13 +203,13 @@ REVIEWED_AGAIN = (
                     ("    self._agent_lost_ns = None",
                      "    if self._table is None:\n        self._agent_lost_ns = None"))),
     Mutation("confirmed_is_unknown", "§4.3.5", "only the newest reserved timeline is known history",
-             edited(Core, "diverged",
-                    ("{document.tip, document.timelines[-1].tli}",
-                     "{document.timelines[-1].tli}"))),
+             edited(ClusterDocument, "off_history",
+                    ("{self.tip, self.timelines[-1].tli}",
+                     "{self.timelines[-1].tli}"))),
     Mutation("marker_not_given_up", "§5.1", "a marker that cannot be acknowledged is waited for",
              edited(plan, "is_pointless",
                     ("    ending = isinstance(step, Stop)",
-                     "    if type(step).__name__ == 'EmitMarker':\n"
+                     "    if isinstance(step, EmitMarker):\n"
                      "        return not isinstance(target, Leading) or target.term != step.term\n"
                      "    ending = isinstance(step, Stop)"))),
 )  # fmt: skip

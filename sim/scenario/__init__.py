@@ -12,6 +12,7 @@ from sim.scenario.model import (
     Scenario,
     Step,
     Workload,
+    timing_profile,
 )
 from sim.scenario.plan import Plan, Script
 from sim.scenario.random_faults import RandomFaults
@@ -42,4 +43,5 @@ __all__ = [
     "load_scenario",
     "read_scenario",
     "save_run",
+    "timing_profile",
 ]

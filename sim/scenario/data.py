@@ -5,10 +5,6 @@ In: a scenario. Out: mappings, lists, texts and numbers. Invariant: what is read
 
 from __future__ import annotations
 
-from dataclasses import fields
-
-from metako.config.profiles import TIMING_MS
-from metako.election.settings import ElectionSettings
 from sim.faults import Range, Type, Value
 from sim.faults.arguments import NAMES, Open, show, show_duration
 from sim.heap import NS_PER_MS
@@ -49,13 +45,7 @@ def to_data(scenario: Scenario) -> Data:
 
 
 def _cluster(cluster: Cluster) -> Data:
-    base_ms = TIMING_MS[cluster.timing]
-    changed: Data = {}
-    for field in fields(ElectionSettings):
-        value_ms = getattr(cluster.election, field.name)
-        key = field.name.removesuffix("_ms")
-        if value_ms != base_ms[key]:
-            changed[key] = show_duration(value_ms * NS_PER_MS)
+    changed = cluster.timing_changes_ms
     return {
         "nodes": list(cluster.names),
         "witnesses": list(cluster.witnesses),
@@ -63,7 +53,7 @@ def _cluster(cluster: Cluster) -> Data:
         "acks": cluster.acks,
         "durability": str(cluster.durability),
         "timing": cluster.timing,
-        "election": changed,
+        "election": {key: show_duration(ms * NS_PER_MS) for key, ms in changed.items()},
     }
 
 

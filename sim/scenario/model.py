@@ -8,8 +8,10 @@ become a concrete `Fault` when the step's time has come.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from metako.config.profiles import TIMING_MS
 from metako.election.settings import ElectionSettings
 from metako.model.document import Durability
 from metako.model.ids import NodeId
@@ -74,6 +76,18 @@ class Cluster:
     @property
     def data_nodes(self) -> tuple[NodeId, ...]:
         return tuple(name for name in self.names if name not in self.witnesses)
+
+    @property
+    def timing_changes_ms(self) -> Mapping[str, int]:
+        """The keys of `timing:` that differ from those of the profile."""
+        base_ms = TIMING_MS[self.timing]
+        values_ms = {key: getattr(self.election, f"{key}_ms") for key in base_ms}
+        return {key: value for key, value in values_ms.items() if value != base_ms[key]}
+
+
+def timing_profile(name: str) -> ElectionSettings:
+    """Return the settings of a profile of timing."""
+    return ElectionSettings(**{f"{key}_ms": value for key, value in TIMING_MS[name].items()})
 
 
 class Operation(enum.StrEnum):

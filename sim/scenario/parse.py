@@ -35,6 +35,7 @@ from sim.scenario.model import (
     Regression,
     Scenario,
     Workload,
+    timing_profile,
 )
 from sim.scenario.steps import Known, read_timeline
 from sim.scenario.templates import TEMPLATES
@@ -156,7 +157,7 @@ def _election(reader: Reader, timing: str) -> ElectionSettings:
     broken = check_timing(TimingConfig(profile=timing, **_with_unit(values_ms)))
     for problem in broken:
         section.problem(str(problem.path[-1]), problem.message)
-    return ElectionSettings(**_with_unit(TIMING_MS[timing] if broken else values_ms))
+    return timing_profile(timing) if broken else ElectionSettings(**_with_unit(values_ms))
 
 
 def _with_unit(values_ms: Mapping[str, int]) -> dict[str, int]:

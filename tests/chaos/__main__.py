@@ -25,11 +25,17 @@ from chaos.verdict import Verdict, judge
 from metako.cli.failure import report
 from metako.cli.output import write_json, write_line
 from metako.config.profiles import TIMING_MS
-from metako.election.settings import ElectionSettings
 from metako.model.document import Durability
 from metako.model.errors import MetakoError
 from metako.model.ids import NodeId
-from sim.scenario import Cluster, Scenario, ScenarioError, library_names, load_scenario
+from sim.scenario import (
+    Cluster,
+    Scenario,
+    ScenarioError,
+    library_names,
+    load_scenario,
+    timing_profile,
+)
 
 EXIT_SIGNAL_BASE = 128
 NODES_MAX = 9
@@ -201,17 +207,17 @@ def _cluster(options: argparse.Namespace, wanted: Sequence[Scenario]) -> Cluster
     asked = (options.nodes, options.witnesses, options.timing, options.acks, options.durability)
     if options.scenario and all(choice is None for choice in asked):
         return wanted[0].cluster
-    nodes, witnesses, timing = options.nodes or 3, options.witnesses or 0, options.timing
+    nodes, witnesses = options.nodes or 3, options.witnesses or 0
+    timing = options.timing or "default"
     names = tuple(NodeId(f"n{number}") for number in range(1, nodes + 1))
     names += tuple(NodeId(f"w{number}") for number in range(1, witnesses + 1))
-    values = {f"{key}_ms": value for key, value in TIMING_MS[timing or "default"].items()}
     return Cluster(
         names=names,
         witnesses=names[nodes:],
         acks=options.acks or 1,
         durability=Durability(options.durability or "quorum"),
-        timing=timing or "default",
-        election=ElectionSettings(**values),
+        timing=timing,
+        election=timing_profile(timing),
     )
 
 

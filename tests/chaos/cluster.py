@@ -18,7 +18,6 @@ from chaos.inside import Callers
 from chaos.lab import NAMESPACES, Lab
 from chaos.wallclock import WallClock
 from metako.api.client import fetch_status
-from metako.config.profiles import TIMING_MS
 from metako.demo.cluster import LocalCluster
 from metako.demo.layout import Layout, NodeLayout
 from metako.demo.view import STATUS_TIMEOUT_S, NodeView, read_view
@@ -62,18 +61,10 @@ def plan(
         replication_password=secrets.token_hex(16),
         os_user=os_user,
         timing=wanted.timing,
-        timing_ms=timing_changes(wanted),
+        timing_ms=tuple(wanted.timing_changes_ms.items()),
         durability=str(wanted.durability),
         acks=wanted.acks,
         clients=NETWORK,
-    )
-
-
-def timing_changes(wanted: Cluster) -> tuple[tuple[str, int], ...]:
-    """Return the keys of `timing:` that differ from those of the profile, in milliseconds."""
-    values = {key: getattr(wanted.election, f"{key}_ms") for key in TIMING_MS[wanted.timing]}
-    return tuple(
-        (key, value) for key, value in values.items() if value != TIMING_MS[wanted.timing][key]
     )
 
 

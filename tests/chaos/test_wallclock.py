@@ -18,6 +18,7 @@ for line in sys.stdin:
     print(json.dumps([time.clock_gettime(clock) for clock in clocks]), flush=True)
 """
 NEAR_S = 0.5
+TIMEOUT_S = 30
 
 
 @pytest.fixture
@@ -83,7 +84,12 @@ def test_threads_that_wait_for_each_other_do_not_spin(wall):
     )
     environment = {**os.environ, **wall.python_environment("")}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=TIMEOUT_S,
     )
     waited_s, used_s = map(float, done.stdout.split())
     assert waited_s >= 0.5
@@ -92,7 +98,7 @@ def test_threads_that_wait_for_each_other_do_not_spin(wall):
 
 def test_only_shared_memory_of_the_dead_that_is_new_is_removed(tmp_path):
     dead = subprocess.Popen(["true"])
-    dead.wait()
+    dead.wait(TIMEOUT_S)
     names = [f"faketime_shm_{dead.pid}", f"sem.faketime_sem_{dead.pid}"]
     others = [f"faketime_shm_{os.getpid()}", "PostgreSQL.1"]
     for name in names + others:

@@ -67,4 +67,4 @@ def test_the_server_becomes_another_program_with_more_environment_under_the_same
     with subprocess.Popen(
         [wrappers.directory / "postgres", "-D", "x"], stdout=subprocess.PIPE, text=True
     ) as server:
-        assert server.communicate()[0] == f"{server.pid} two words {real}/postgres -D x\n"
+        assert server.communicate(timeout=30)[0] == f"{server.pid} two words {real}/postgres -D x\n"

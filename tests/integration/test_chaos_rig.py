@@ -51,6 +51,18 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
 
 
+def ended(*arguments, timeout_s):
+    """Run the rig to its end, and return that."""
+    return subprocess.run(
+        command(*arguments),
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout_s,
+    )
+
+
 def leftovers():
     """Return what any run of the rig has left on this machine."""
     names = Path("/run/netns")
@@ -72,14 +84,7 @@ def verdict(tmp_path_factory, test_bindir):
     arguments = [word for name in SCENARIOS for word in ("--scenario", name)]
     if test_bindir is not None:
         arguments += ["--bindir", test_bindir]
-    done = subprocess.run(
-        command(*arguments, "--json", "--dir", str(directory)),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=RUN_TIMEOUT_S,
-    )
+    done = ended(*arguments, "--json", "--dir", str(directory), timeout_s=RUN_TIMEOUT_S)
     assert done.returncode in (0, 1), done.stderr
     return json.loads(done.stdout)
 
@@ -111,14 +116,8 @@ def test_there_is_a_page_to_look_at(verdict):
 
 
 def test_a_scenario_gets_the_cluster_that_it_is_for(tmp_path):
-    done = subprocess.run(
-        command("--scenario", "witness-lost", "--dir", str(tmp_path), "--json"),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=RUN_TIMEOUT_S,
-    )
+    arguments = ("--scenario", "witness-lost", "--dir", str(tmp_path), "--json")
+    done = ended(*arguments, timeout_s=RUN_TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     verdict = json.loads(done.stdout)
     assert verdict["checker"]["run"]["nodes"] == ["n1", "n2", "w"]
@@ -170,14 +169,7 @@ def test_what_a_killed_run_leaves_is_swept_by_the_next_one(tmp_path):
 
 def refused(*arguments):
     """Return what the rig says when it cannot do what it is asked for: it ends with 3."""
-    done = subprocess.run(
-        command(*arguments),
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=STOP_TIMEOUT_S,
-    )
+    done = ended(*arguments, timeout_s=STOP_TIMEOUT_S)
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""
     assert leftovers() == []

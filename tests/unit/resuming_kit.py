@@ -1,13 +1,14 @@
-"""A leadership that a restarted agent takes up again: its document, its record, and its core."""
+"""A leadership of `a` in term 4: its document, its record, its core; and one among five voters."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from metako.election.core import Core
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
-from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
+from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
 from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
@@ -35,6 +36,16 @@ DOCUMENT = ClusterDocument(
     hold_ms=2000,
 )
 HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
+
+
+VOTERS = tuple(NodeId(name) for name in "abcde")
+D, E = VOTERS[3:]
+OF_FIVE = replace(
+    DOCUMENT,
+    primary_data_id=DataId("a"),
+    voters=VOTERS,
+    sync=SyncSet((SyncMember(B, DataId("b")), SyncMember(C, DataId("c"))), 1),
+)
 
 
 def core_of(hard: HardState) -> Core:

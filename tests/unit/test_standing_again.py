@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import random
 
+from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
+
 from metako.election.election import Election
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
 from metako.model.document import (
-    ClusterDocument,
     DocumentRef,
-    Durability,
-    Phase,
-    SyncMember,
-    SyncSet,
 )
 from metako.model.durable import HardState
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
@@ -31,7 +28,7 @@ from metako.model.postgres import (
     StandbySeen,
     SyncSetting,
 )
-from metako.model.timeline import HistoryStep, TimelineEntry
+from metako.model.timeline import HistoryStep
 from metako.wire.messages import (
     DocumentAck,
     DocumentOffer,
@@ -42,25 +39,6 @@ from metako.wire.messages import (
     VoteRequest,
 )
 
-VOTERS = tuple(NodeId(name) for name in "abcde")
-A, B, C, D, E = VOTERS
-DOCUMENT = ClusterDocument(
-    cluster_id="id",
-    cluster_name="t",
-    system_id=1,
-    term=Term(4),
-    version=9,
-    primary=A,
-    primary_data_id=DataId("a"),
-    phase=Phase.ACTIVE,
-    voters=VOTERS,
-    learners=(),
-    witnesses=(),
-    sync=SyncSet((SyncMember(B, DataId("b")), SyncMember(C, DataId("c"))), 1),
-    durability=Durability.QUORUM,
-    timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
-    hold_ms=2000,
-)
 STEP_S = 0.2
 
 
@@ -68,7 +46,7 @@ class Cluster:
     """`a` itself, and the others as far as they answer."""
 
     def __init__(self) -> None:
-        hard = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
+        hard = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, OF_FIVE)
         self.at_s = 100.0
         self.target: Leading | None = None
         self.election = Election(
@@ -126,7 +104,7 @@ class Cluster:
     def answer(self, sent: list[tuple[NodeId, object]]) -> None:
         for to, message in sent:
             if isinstance(message, Heartbeat) and to in (B, C):
-                ack = HeartbeatAck(message.term, message.boot_epoch, message.round, DOCUMENT.ref)
+                ack = HeartbeatAck(message.term, message.boot_epoch, message.round, OF_FIVE.ref)
                 self.election.receive(self.now, to, ack)
 
 
@@ -139,7 +117,7 @@ def stood_again() -> tuple[Cluster, list[tuple[NodeId, object]]]:
     cluster = Cluster()
     cluster.output()
     for node in (B, C):
-        cluster.election.receive(cluster.now, node, DocumentAck(Term(4), DOCUMENT.ref))
+        cluster.election.receive(cluster.now, node, DocumentAck(Term(4), OF_FIVE.ref))
     cluster.see(setting(1), setting(1))
     for _ in range(4):
         cluster.at_s += STEP_S
@@ -158,7 +136,7 @@ def stood_again() -> tuple[Cluster, list[tuple[NodeId, object]]]:
     term = next(m.term for _, m in sent if isinstance(m, VoteRequest))
     for node in (D, E):
         vote = VoteReply(
-            term, True, None, term, DOCUMENT.ref, False, DataId(""), None, False, 100, TimelineId(2)
+            term, True, None, term, OF_FIVE.ref, False, DataId(""), None, False, 100, TimelineId(2)
         )
         cluster.election.receive(cluster.now, node, vote)
     sent = cluster.output()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from test_standing_again import DOCUMENT, VOTERS, A, B, C, D, E
+from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
 
 from metako.election.election import Election
 from metako.election.output import Role
@@ -33,7 +33,7 @@ from metako.wire.messages import (
 
 LEARNER = NodeId("l")
 LATER = replace(
-    DOCUMENT,
+    OF_FIVE,
     term=Term(9),
     version=20,
     primary=E,
@@ -41,7 +41,7 @@ LATER = replace(
     phase=Phase.PROMOTING,
     sync=SyncSet((SyncMember(A, DataId("a")), SyncMember(C, DataId("c"))), 1),
     timelines=(
-        *DOCUMENT.timelines,
+        *OF_FIVE.timelines,
         TimelineEntry(Term(9), TimelineId(3), TimelineId(2), Lsn(500), E),
     ),
 )
@@ -51,7 +51,7 @@ def at(second: float) -> Instant:
     return Instant(seconds(second), seconds(second))
 
 
-def node(name: NodeId, document: ClusterDocument = DOCUMENT) -> Election:
+def node(name: NodeId, document: ClusterDocument = OF_FIVE) -> Election:
     """Return a node that has followed `a` in term 4, a while after it was last heard."""
     hard = HardState(name, 7, Term(4), A, Term(4), Term(0), 0, document)
     settings = ClusterSettings("t", A, VOTERS, learners=(LEARNER,))
@@ -139,7 +139,7 @@ def test_a_promise_counts_only_by_the_document_of_the_candidate() -> None:
     election = node(B)
     term, second = stands(election)
     election.receive(at(second), D, vote(election, term, D, 0, data_id=DataId("d")))
-    behind = DOCUMENT.ref._replace(version=DOCUMENT.version - 1)
+    behind = OF_FIVE.ref._replace(version=OF_FIVE.version - 1)
     seems = RankedPosition(Term(3), Lsn(600))
     election.receive(
         at(second), C, vote(election, term, C, 600, document_ref=behind, position=seems)
@@ -181,7 +181,7 @@ def test_nobody_stands_in_a_lower_term_than_it_has_promised_since_it_asked() -> 
 
 def test_who_has_no_vote_is_not_said_to_be_able_to_lead() -> None:
     """A candidacy would be handed to it, because it has more WAL, again and again."""
-    document = replace(DOCUMENT, learners=(LEARNER,))
+    document = replace(OF_FIVE, learners=(LEARNER,))
     election = node(LEARNER, document)
     election.observe(at(101), standby(LEARNER, 600, 4))
     assert not election.core.own_promise(Term(4)).can_lead
