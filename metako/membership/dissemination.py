@@ -190,7 +190,8 @@ class Rumours:
         Args:
             to: the receiver; it is not told that it is alive.
             bytes_max: room for updates; `first` is sent even if it alone is larger.
-            first: what this receiver must hear before anything else, not counted as sent.
+            first: what this receiver must hear before anything else. Our own word in it counts as
+                told; an accusation does not, it has others to reach.
         """
         chosen = list(first)
         covered = {update.node for update in first}
@@ -198,6 +199,8 @@ class Rumours:
         for key, rumour in self._next():
             update = rumour.update
             if update.node in covered or len(chosen) >= UPDATES_MAX:
+                if update.state is MemberState.ALIVE and update in first:
+                    self._count_sent(key, rumour)
                 continue
             # A rumour that alone exceeds the room goes alone: the transport then takes a stream.
             if rumour.size > room and chosen:
