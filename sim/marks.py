@@ -14,6 +14,7 @@ from metako.model.document import Phase
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, TimelineId
+from metako.model.orders import OrderAnswer
 from metako.wire.messages import Outbound, Refusal, VoteReply
 from sim.network import Fate
 from sim.watch import Watcher
@@ -43,6 +44,13 @@ MARKS = {
     "lease_released": "a leader gave its lease up, its server gone",
     "stepped_down": "a leader stepped down",
     "record_missing_voter": "a voter without its record refused to vote",
+    # planned changes
+    "order_refused": "an operator's order was refused",
+    "switchover_accepted": "an operator's switchover was accepted",
+    "switchover_begun": "a primary was stopped for a switchover",
+    "switchover_completed": "a switchover led to the primary that was asked for",
+    "switchover_failed": "a switchover was given up, or became a failover",
+    "stop_ended_sender": "a shutdown went on without a standby that confirmed nothing",
     # promotion and timelines
     "promoted": "a server was promoted",
     "primary_active": "a primary admitted applications",
@@ -121,6 +129,10 @@ BY_EVENT = {
     EventName.PROMOTED: "promoted",
     EventName.PRIMARY_ACTIVE: "primary_active",
     EventName.POSTGRES_CRASHED: "postgres_crashed",
+    EventName.SWITCHOVER_ACCEPTED: "switchover_accepted",
+    EventName.SWITCHOVER_BEGUN: "switchover_begun",
+    EventName.SWITCHOVER_COMPLETED: "switchover_completed",
+    EventName.SWITCHOVER_FAILED: "switchover_failed",
 }
 """Marks that are events of the engine, whoever reports them."""
 
@@ -169,6 +181,11 @@ class Marks(Watcher):
                     self.reached("commits_blocked", node.name)
                 case _:
                     pass
+
+    def answered(self, node: Processes, answers: Sequence[OrderAnswer]) -> None:
+        for answer in answers:
+            if not answer.accepted:
+                self.reached("order_refused", node.name)
 
     def _stands(self, node: Processes, event: Event) -> None:
         term = dict(event.fields)["term"]

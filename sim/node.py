@@ -8,6 +8,8 @@ loses power leaves what was durable; a suspended host leaves everything, later.
 from __future__ import annotations
 
 from metako.cluster.ready import StopRequested
+from metako.model.ids import NodeId
+from metako.model.orders import Order, OrderKind
 from metako.model.postgres import ProcessState
 from metako.wire.slots import SLOT_BYTES, SLOTS
 from sim.heap import NS_PER_MS, NS_PER_S
@@ -108,6 +110,16 @@ class SimNode(Processes):
         if self.agent is None or not self.agent.alive:
             return False
         self.agent.give(StopRequested())
+        return True
+
+    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
+        """Give the agent an operator's order."""
+        if self.agent is None or not self.agent.alive:
+            return False
+        self.orders += 1
+        order = Order(f"{self.name}-{self.orders}", kind, target, timeout_ms)
+        self.world.watch.ordered(self, order)
+        self.agent.give(order)
         return True
 
     def _torn(self) -> None:

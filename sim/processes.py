@@ -84,6 +84,7 @@ class Processes:
         self.hidden = False  # the pause under way is one that no clock shows
         self.starting = False
         self.stopped = False  # left on purpose
+        self.orders = 0  # that operators gave to its agents
         self.excused_until_ns = 0  # "one writable" does not hold before: a pause nobody could see
         self.lost = False  # its record is gone: it must count in no quorum until it is re-admitted
         self.wiped = False  # its record was lost or rolled back by a fault: promises are off
@@ -253,7 +254,7 @@ class Processes:
 
     def carry_out(self, agent: SimAgent, ready: Ready) -> None:
         world = self.world
-        _, messages, deadline, target, routing, events, stopped = ready
+        _, messages, deadline, target, routing, events, answers, stopped = ready
         for message in messages:
             world.send(self, agent, message)
         if deadline is not None:
@@ -266,6 +267,8 @@ class Processes:
             self.heap.after(WORKER_TABLE_NS, self.proxy.receive, routing)
         if events:
             world.watch.happened(self, events)
+        if answers:
+            world.watch.answered(self, answers)
         world.watch.stepped(self)
         if stopped:
             self.stopped = True

@@ -14,6 +14,7 @@ from metako.cluster.ready import Input
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.ids import NodeId, TimelineId
+from metako.model.orders import Order, OrderAnswer
 from metako.model.routing import RoutingTable
 from metako.proxy.routes import Route
 from metako.wire.messages import Outbound, Received
@@ -71,6 +72,12 @@ class Watcher:
 
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         """What the engine reported."""
+
+    def ordered(self, node: Processes, order: Order) -> None:
+        """An operator gave an order to an agent."""
+
+    def answered(self, node: Processes, answers: Sequence[OrderAnswer]) -> None:
+        """An engine answered orders that were given to its node."""
 
     def stepped(self, node: Processes) -> None:
         """A step of an engine was carried out."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from metako.model.lsn import RankedPosition, format_lsn
+from metako.model.orders import Order
 from metako.wire.messages import (
     Candidacy,
     DocumentAck,
     DocumentCopy,
     DocumentOffer,
     Message,
+    OrderReply,
+    OrderRequest,
     PreVoteReply,
     PreVoteRequest,
     Release,
@@ -37,13 +40,23 @@ def said_by(message: Message) -> str:
         case DocumentAck():
             return f"has document {message.document_ref}"
         case Release():
-            return f"up to round {message.last_round}"
+            heir = f", {message.successor} stands" if message.successor else ""
+            return f"up to round {message.last_round}{heir}"
+        case OrderRequest():
+            return _order(message.order)
+        case OrderReply():
+            answer = message.answer
+            return f"{'accepted' if answer.accepted else 'refused'}: {answer.reason}"
         case TermRejected():
             return f"promised term {message.promised}"
         case Candidacy():
             return "stand instead"
         case _:
             return ""
+
+
+def _order(order: Order) -> str:
+    return f"{order.kind} to {order.target}" if order.target else str(order.kind)
 
 
 def _vote(reply: VoteReply) -> str:

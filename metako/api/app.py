@@ -2,16 +2,17 @@
 
 In: a `StatusSource`, asked once per request. Out: `build_app`, for any ASGI server.
 
-Invariant: every answer is made from one immutable `NodeStatus`, without waiting for anything, so
-that no request can delay the agent. All endpoints are coroutines, because a plain function would
-be run in a thread. There is no writing endpoint, hence no authentication.
+Invariant: every answer but that to an order (`orders`) is made from one immutable `NodeStatus`,
+without waiting for anything, so that no request can delay the agent. All endpoints are coroutines,
+because a plain function would be run in a thread. Nothing can be written unless the app was built
+with an `OrderSink`, and nobody is asked who they are: whoever serves such an app sees to it that
+only those reach it who may give orders.
 
 Deliberately unaware of sockets, of the engine, and of what makes a node healthy (`health`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from metako.api.answer import json_answer
 from metako.api.health import (
     YES,
     LagLimit,
@@ -33,6 +35,7 @@ from metako.api.health import (
     readiness_verdict,
     replica_verdict,
 )
+from metako.api.orders import SWITCHOVER_PATH, OrderSink, switchover_route
 from metako.api.view import JsonObject, cluster_view, local_role, status_view
 from metako.model.lsn import format_lsn
 from metako.model.status import NodeStatus
@@ -63,8 +66,11 @@ class StatusSource(Protocol):
         """Return the metrics in Prometheus' text format."""
 
 
-def build_app(source: StatusSource) -> ASGIApp:
-    """Return the ASGI app that answers from `source`."""
+def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
+    """Return the ASGI app that answers from `source`, and gives orders to `orders` if there is one.
+
+    Without one the paths that write answer 403, so the app may be shown to everybody.
+    """
     checks: dict[str, Callable[[NodeStatus, LagLimit | None], Verdict]] = {
         "/primary": lambda status, _limit: primary_verdict(status),
         "/replica": replica_verdict,
@@ -75,14 +81,15 @@ def build_app(source: StatusSource) -> ASGIApp:
 
     async def root(_request: Request) -> Response:
         status = source.status()
-        paths = sorted(route.path for route in routes)
-        return _json({"name": "metako", "node": status.node, "paths": paths})
+        hidden = {SWITCHOVER_PATH} if orders is None else set()
+        paths = sorted({route.path for route in routes} - hidden)
+        return json_answer({"name": "metako", "node": status.node, "paths": paths})
 
     async def full_status(_request: Request) -> Response:
-        return _json(status_view(source.status()))
+        return json_answer(status_view(source.status()))
 
     async def cluster(_request: Request) -> Response:
-        return _json(cluster_view(source.status()))
+        return json_answer(cluster_view(source.status()))
 
     async def metrics(_request: Request) -> Response:
         return Response(source.metrics(), headers={"Content-Type": METRICS_TYPE})
@@ -106,6 +113,7 @@ def build_app(source: StatusSource) -> ASGIApp:
         # pg-metako's nodes posted here; a monitor that still does gets the same answer.
         _route("/health", health, methods=_READ_AND_POST),
         *(_route(path, check(verdict)) for path, verdict in checks.items()),
+        switchover_route(orders),
     ]
     app = Starlette(
         routes=routes,
@@ -167,23 +175,15 @@ def _check_answer(status: NodeStatus, verdict: Verdict) -> Response:
         "timeline": observed.timeline or None,
         "lsn": format_lsn(observed.lsn) if observed.lsn else None,
     }
-    return _json(body, 200 if verdict.ok else 503)
+    return json_answer(body, 200 if verdict.ok else 503)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), error
     body: JsonObject = {"error": error.detail, "status": error.status_code}
-    return _json(body, error.status_code, error.headers)
+    return json_answer(body, error.status_code, error.headers)
 
 
 async def _internal_error(_request: Request, error: Exception) -> Response:
     body: JsonObject = {"error": f"internal error: {type(error).__name__}", "status": 500}
-    return _json(body, 500)
-
-
-def _json(body: JsonObject, code: int = 200, headers: object = None) -> Response:
-    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False) + "\n"
-    response = Response(text, status_code=code, media_type="application/json")
-    if isinstance(headers, dict):
-        response.headers.update(headers)
-    return response
+    return json_answer(body, 500)

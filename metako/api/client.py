@@ -1,10 +1,11 @@
 """Ask a node's API, for the command line: synchronous, standard library only, plain HTTP.
 
-In: the base URL of a node and a deadline. Out: the decoded JSON of `GET /status`.
+In: the base URL of a node or the path of its agent's socket, and a deadline. Out: the decoded JSON
+of `GET /status`, and the agent's answer to an order.
 
 Invariant: whatever goes wrong - nobody listens, somebody else does, the answer is cut short - is
-one `UnreachableError` that names the URL and says what to do. Proxies from the environment are
-not used: the API is asked directly, or loopback addresses would be asked of a stranger.
+one `UnreachableError` that names what was asked and says what to do. Proxies from the environment
+are not used: the API is asked directly, or loopback addresses would be asked of a stranger.
 
 Deliberately unaware of what the answer means, and of the web server on the other side.
 """
@@ -13,16 +14,29 @@ from __future__ import annotations
 
 import http.client
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 
-from metako.model.errors import UnreachableError, UsageError
+from metako import unixsocket
+from metako.model.errors import PrivilegeError, UnreachableError, UsageError
 
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """Larger than the status of a thousand members; whatever sends more is not an agent."""
+ORDER_ANSWER_TIMEOUT_S = 15.0
+"""For the answer to an order; the agent itself gives up after 10 s (`runtime.orders`)."""
 
 HINT = "is the agent running? `systemctl status metako`, or start it with `metako run -c FILE`"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentAnswer:
+    """What an agent answered to an order."""
+
+    accepted: bool
+    reason: str  # for people; "" when there is none
+    order_id: str  # "" unless the leader answered
+    target: str | None  # of a switchover, as the leader has it; None unless it answered
 
 
 def fetch_status(url: str, timeout_s: float) -> dict[str, object]:
@@ -37,21 +51,10 @@ def fetch_status(url: str, timeout_s: float) -> dict[str, object]:
         UsageError: `url` is not an HTTP address.
     """
     base = base_url(url)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    request = urllib.request.Request(  # noqa: S310  # base_url admits http only
-        base + "/status", headers={"Accept": "application/json"}
-    )
-    try:
-        with opener.open(request, timeout=timeout_s) as response:
-            body = response.read(ANSWER_BYTES_MAX + 1)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise UnreachableError(
-            f"{base}/status answers {error.code}: is this the API of a metako agent?"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"no answer from {base}: {_reason(error)}; {HINT}") from None
-    return _decode(body, base)
+    parts = urllib.parse.urlsplit(base)
+    assert parts.hostname, base
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    return _status(connection, f"{parts.path}/status", base)
 
 
 def base_url(url: str) -> str:
@@ -72,20 +75,119 @@ def base_url(url: str) -> str:
     return f"http://{parts.netloc}{parts.path.rstrip('/')}"
 
 
-def _decode(body: bytes, base: str) -> dict[str, object]:
-    try:
-        data = json.loads(body) if len(body) <= ANSWER_BYTES_MAX else None
-    except ValueError:
-        data = None
-    if not isinstance(data, dict) or "node" not in data or "members" not in data:
-        raise UnreachableError(f"{base}/status answers, but not as a metako agent does")
+class LocalAgent:
+    """The agent of this machine that listens at `socket`, which takes orders too.
+
+    Each call is a connection of its own, so the agent may be restarted between two of them.
+
+    Raises, from each method:
+        UnreachableError: no agent listens there.
+        PrivilegeError: one does, or may, and this user may not connect to it.
+    """
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+
+    def status(self, timeout_s: float) -> dict[str, object]:
+        """Return the body of `GET /status`; `timeout_s` bounds the connection and each read."""
+        return _status(self._connection(timeout_s), "/status", str(self._socket))
+
+    def order_switchover(self, to: str | None, timeout_s: float) -> AgentAnswer:
+        """Ask for a switchover to the node `to`, or to whom the leader chooses."""
+        body = json.dumps({"to": to, "timeout_s": timeout_s}).encode()
+        return self._order("POST", body)
+
+    def cancel_switchover(self) -> AgentAnswer:
+        """Ask for the switchover under way to be given up."""
+        return self._order("DELETE", b"")
+
+    def _order(self, method: str, body: bytes) -> AgentAnswer:
+        asked = str(self._socket)
+        connection = self._connection(ORDER_ANSWER_TIMEOUT_S)
+        code, answer = _exchange(connection, method, "/switchover", asked, body)
+        data = _object(answer)
+        if data is None or code == 404:
+            raise UnreachableError(
+                f"{asked} answers an order with {code}: is this an agent that takes orders?"
+            )
+        # Other codes than these are the agent's own words: the cluster was not asked, or is silent.
+        reason = data.get("reason" if code in (202, 409) else "error")
+        order_id, target = data.get("order"), data.get("to")
+        return AgentAnswer(
+            accepted=code == 202 and data.get("accepted") is True,
+            reason=reason if isinstance(reason, str) else "",
+            order_id=order_id if isinstance(order_id, str) else "",
+            target=target if isinstance(target, str) else None,
+        )
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        return _UnixConnection(self._socket, timeout_s)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a Unix socket in the place of one to a port."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        try:
+            self.sock = unixsocket.connect(self._path)
+        except PermissionError:
+            raise PrivilegeError(
+                f"no permission to connect to the agent's socket {self._path}: run this as the "
+                "user that runs the agent, or as root"
+            ) from None
+        self.sock.settimeout(self.timeout)
+
+
+def _status(connection: http.client.HTTPConnection, path: str, asked: str) -> dict[str, object]:
+    code, body = _exchange(connection, "GET", path, asked)
+    if code != 200:
+        raise UnreachableError(
+            f"{asked} answers GET /status with {code}: is this the API of a metako agent?"
+        )
+    data = _object(body)
+    if data is None or "node" not in data or "members" not in data:
+        raise UnreachableError(f"{asked} answers, but not as a metako agent does")
     return data
 
 
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    asked: str,
+    body: bytes | None = None,
+) -> tuple[int, bytes]:
+    """Send one request, close the connection, and return the code and body of the answer."""
+    headers = {"Accept": "application/json", "Connection": "close"}
+    if body:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        return response.status, response.read(ANSWER_BYTES_MAX + 1)
+    # A host or path that is no ASCII fails before anything is sent.
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        raise UnreachableError(f"no answer from {asked}: {_reason(error)}; {HINT}") from None
+    finally:
+        connection.close()
+
+
+def _object(body: bytes) -> dict[str, object] | None:
+    """Return the JSON object that `body` is, None if it is none or too large."""
+    try:
+        data = json.loads(body) if len(body) <= ANSWER_BYTES_MAX else None
+    except (ValueError, RecursionError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
 def _reason(error: Exception) -> str:
-    cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(cause, TimeoutError):
+    if isinstance(error, TimeoutError):
         return "timed out"
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(cause) or type(cause).__name__
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -1,13 +1,13 @@
-"""Serve the API on a TCP port, on Hypercorn's trio worker, under our own accept loop.
+"""Serve the API on a TCP port and on the agent's socket, on Hypercorn's trio worker.
 
-In: a `StatusSource`, an address or accepted connections, and the event that ends the service.
-Out: `serve_api`, `serve_streams`.
+In: a `StatusSource`, where to listen or accepted connections, and the event that ends the service.
+Out: `serve_api`, `serve_streams`, `serve_agent_socket`.
 
 Invariant: whatever a client does - sends garbage, reads nothing, holds its connection open - the
 agent goes on, and this returns within `GRACEFUL_TIMEOUT_S` of `stop`. Hypercorn's own `serve`
 promises neither: it shields its writes from cancellation, so a client that does not read holds up
 the shutdown for ever, and an exception in one connection ends the whole nursery. Therefore the
-accept loop is ours, keeps the open connections, and closes their sockets when time is up, which
+accept loop is ours: it keeps the open connections, and closes their sockets when time is up, which
 ends a shielded write at once.
 
 Deliberately unaware of paths and of JSON (`app`).
@@ -20,6 +20,7 @@ import errno
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import trio
 from hypercorn.config import Config
@@ -28,7 +29,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import wrap_app
 
+from metako import unixsocket
 from metako.api.app import StatusSource, build_app
+from metako.api.orders import OrderSink
 from metako.model.errors import ConfigError, MetakoError, PortInUseError, PrivilegeError
 from metako.model.ids import Address
 
@@ -40,6 +43,9 @@ CONNECTIONS_MAX = 256
 
 KEEP_ALIVE_S = 5
 READ_TIMEOUT_S = 10
+ORDER_READ_TIMEOUT_S = 60
+"""On the agent's socket. Hypercorn counts it while a request is being answered too, and that an
+order is answered can take 10 s (`runtime.orders`)."""
 REQUEST_HEAD_BYTES_MAX = 16 * 1024
 REQUEST_BODY_BYTES_MAX = 64 * 1024
 BACKLOG = 100
@@ -68,12 +74,38 @@ async def serve_api(
     """
     listeners = await _listen(host, port)
     server = _Connections(build_app(source))
-
-    async def accept(connections: trio.Nursery) -> None:
-        await trio.serve_listeners(server.serve, listeners, handler_nursery=connections)
-
     addresses = tuple(_address_of(listener) for listener in listeners)
-    await _serve_until(stop, server, accept, partial(task_status.started, addresses))
+    started = partial(task_status.started, addresses)
+    await _serve_until(stop, server, partial(server.accept, listeners), started)
+
+
+async def serve_agent_socket(
+    source: StatusSource,
+    orders: OrderSink,
+    path: Path,
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the API with its writing paths on a Unix socket at `path`, until `stop` is set.
+
+    Only the user of this process, and root, can connect. What an earlier agent left at `path` is
+    replaced. Started once it can be connected to; removed before this returns, also if cancelled.
+
+    Raises:
+        PrivilegeError: the socket cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            sock = stack.enter_context(unixsocket.listening(path))
+        except OSError as error:
+            raise PrivilegeError(
+                f"cannot make the agent's socket {path}: {error.strerror}; see who owns its "
+                "directory and whether the disk is full"
+            ) from error
+        listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock))]
+        server = _Connections(build_app(source, orders), read_timeout_s=ORDER_READ_TIMEOUT_S)
+        await _serve_until(stop, server, partial(server.accept, listeners), task_status.started)
 
 
 async def serve_streams(
@@ -125,13 +157,17 @@ async def _serve_until(
 class _Connections:
     """The open connections of one server, and what Hypercorn needs to serve each of them."""
 
-    def __init__(self, app: object) -> None:
-        self._config = _hypercorn_config()
+    def __init__(self, app: object, *, read_timeout_s: int = READ_TIMEOUT_S) -> None:
+        self._config = _hypercorn_config(read_timeout_s)
         # Hypercorn's wrapper is typed for its own spelling of an ASGI app.
         self._app: AppWrapper = wrap_app(app, REQUEST_BODY_BYTES_MAX, "asgi")  # type: ignore[arg-type]
         self._context = WorkerContext(None)
         self._open: set[trio.SocketStream] = set()
         self._empty = trio.Event()  # set while draining, once the last connection has gone
+
+    async def accept(self, listeners: list[trio.SocketListener], connections: trio.Nursery) -> None:
+        """Serve what connects, in the nursery `connections`, until cancelled."""
+        await trio.serve_listeners(self.serve, listeners, handler_nursery=connections)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """Serve one connection to its end. Never raises but for cancellation."""
@@ -166,13 +202,13 @@ class _Connections:
             stream.socket.close()
 
 
-def _hypercorn_config() -> Config:
+def _hypercorn_config(read_timeout_s: int) -> Config:
     config = Config()
     config.accesslog = None
     config.errorlog = None
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE_S
-    config.read_timeout = READ_TIMEOUT_S
+    config.read_timeout = read_timeout_s
     config.h11_max_incomplete_size = REQUEST_HEAD_BYTES_MAX
     config.wsgi_max_body_size = REQUEST_BODY_BYTES_MAX
     return config

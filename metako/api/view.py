@@ -12,7 +12,7 @@ Deliberately unaware of HTTP, of the terminal, and of whether any of this is hea
 from __future__ import annotations
 
 from metako import __version__
-from metako.model.document import ClusterDocument
+from metako.model.document import ClusterDocument, Switchover
 from metako.model.ids import Address
 from metako.model.lsn import format_lsn
 from metako.model.member import Member, MemberState, ServerRole, ServerState
@@ -140,6 +140,7 @@ def _document(document: ClusterDocument) -> JsonObject:
         "witnesses": list(document.witnesses),
         "hold_ms": document.hold_ms,
         "paused": document.paused,
+        "switchover": _switchover(document.switchover) if document.switchover else None,
         "timeline": document.tip or None,
         "timelines": [
             {
@@ -153,6 +154,14 @@ def _document(document: ClusterDocument) -> JsonObject:
             }
             for entry in document.timelines
         ],
+    }
+
+
+def _switchover(switchover: Switchover) -> JsonObject:
+    return {
+        "to": switchover.target,
+        "order": switchover.order_id,
+        "timeout_s": switchover.timeout_ms / 1000,
     }
 
 

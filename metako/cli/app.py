@@ -18,10 +18,12 @@ import typer
 from metako import __version__
 from metako.cli.failure import reported
 from metako.cli.output import write_json, write_line
-from metako.cli.target import DEFAULT_CONFIG, api_url, load_config, psql_url
+from metako.cli.target import DEFAULT_CONFIG, agent_socket, api_url, load_config, psql_url
+from metako.model.errors import UsageError
 
 ASK_TIMEOUT_S = 3.0
 WATCH_INTERVAL_S = 1.0
+SWITCHOVER_TIMEOUT_S = 30.0
 LOG_LINES = 20
 LOG_LINES_MAX = 1_000_000
 EXIT_USAGE = 2
@@ -58,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("run")(reported(_run))
     app.command("status")(reported(_status))
     app.command("members")(reported(_members))
+    app.command("switchover")(reported(_switchover))
     app.command("logs")(reported(_logs))
     app.command("check")(reported(_check))
     app.command("dsn")(reported(_dsn))
@@ -143,6 +146,41 @@ def _members(
     from metako.cli.status import show_members
 
     return show_members(api_url(_chosen(ctx, config, api), api), timeout_s=timeout, as_json=as_json)
+
+
+def _switchover(
+    ctx: typer.Context,
+    config: Config = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="NODE", help="[default: the cluster chooses]")
+    ] = None,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=1,
+            max=3600,
+            help="Give up unless the target is ready to take over by then.",
+        ),
+    ] = SWITCHOVER_TIMEOUT_S,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Give up the switchover that is under way.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Make another node the primary, without losing a commit, and follow it to the end.
+
+    Asks the agent of this machine, by its socket: run it on any node, as the agent's user.
+    """
+    from metako.cli.switchover import cancel_switchover, switch_over
+
+    if cancel and to is not None:
+        raise UsageError("--cancel gives up whatever is under way: leave out --to")
+    socket = agent_socket(_chosen(ctx, config))
+    if cancel:
+        return cancel_switchover(socket, as_json=as_json)
+    return switch_over(socket, to=to, timeout_s=timeout, as_json=as_json)
 
 
 def _logs(

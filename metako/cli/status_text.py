@@ -59,15 +59,16 @@ def has_primary(data: Data) -> bool:
 
 def picture(data: Data) -> Picture:
     """Return what to show of `data`."""
-    document = _object(data, "document")
-    members = _objects(data, "members")
+    document = object_at(data, "document")
+    members = objects_at(data, "members")
     facts = [
-        ("cluster", _text(data, "cluster")),
+        ("cluster", text_at(data, "cluster")),
         ("primary", _primary_line(data, members)),
+        *_switchover_facts(document),
         ("term", _term_line(data)),
         ("document", _document_line(document)),
         ("durability", _durability_line(document)),
-        ("asked", f"{_text(data, 'node')}, {_election_line(data)}"),
+        ("asked", f"{text_at(data, 'node')}, {_election_line(data)}"),
     ]
     rows = tuple(_status_row(member, data) for member in members)
     return Picture(tuple(facts), rows, _trouble(data))
@@ -78,16 +79,16 @@ def member_rows(data: Data) -> tuple[tuple[str, ...], ...]:
     return tuple(
         (
             _name(member),
-            _text(member, "state"),
-            _text(member, "address"),
+            text_at(member, "state"),
+            text_at(member, "address"),
             _vote(member, data),
-            _text(member, "postgres_address"),
-            _text(member, "proxy_address"),
-            _text(member, "api_address"),
+            text_at(member, "postgres_address"),
+            text_at(member, "proxy_address"),
+            text_at(member, "api_address"),
             _server_version(member),
-            _text(member, "agent_version"),
+            text_at(member, "agent_version"),
         )
-        for member in _objects(data, "members")
+        for member in objects_at(data, "members")
     )
 
 
@@ -104,41 +105,48 @@ def lines(shown: Picture) -> list[str]:
 def _primary_line(data: Data, members: list[Data]) -> str:
     if not has_primary(data):
         return "none"
-    name = _text(data, "primary")
+    name = text_at(data, "primary")
     row = next((m for m in members if m.get("node") == data.get("primary")), None)
     if row is None:
         return name
-    return f"{name}, {_text(row, 'postgres_address')}, timeline {_text(row, 'timeline')}"
+    return f"{name}, {text_at(row, 'postgres_address')}, timeline {text_at(row, 'timeline')}"
+
+
+def _switchover_facts(document: Data | None) -> list[tuple[str, str]]:
+    switchover = object_at(document or {}, "switchover")
+    if switchover is None:
+        return []  # the rule, which needs no line
+    return [("switchover", f"to {text_at(switchover, 'to')} is under way")]
 
 
 def _term_line(data: Data) -> str:
     term, promised = data.get("term"), data.get("promised_term")
     if isinstance(promised, int) and promised != term:
-        return f"{_text(data, 'term')}, promised {promised}"
-    return _text(data, "term")
+        return f"{text_at(data, 'term')}, promised {promised}"
+    return text_at(data, "term")
 
 
 def _document_line(document: Data | None) -> str:
     if document is None:
         return "none yet"
-    line = f"version {_text(document, 'ref')}, {_text(document, 'phase')}"
+    line = f"version {text_at(document, 'ref')}, {text_at(document, 'phase')}"
     return f"{line}, paused" if document.get("paused") is True else line
 
 
 def _durability_line(document: Data | None) -> str:
     if document is None:
         return UNKNOWN
-    mode = _text(document, "durability")
-    sync = _object(document, "sync") or {}
+    mode = text_at(document, "durability")
+    sync = object_at(document, "sync") or {}
     nodes = sync.get("nodes")
     names = ", ".join(printable(str(n)) for n in nodes) if isinstance(nodes, list) else ""
     if names:
-        return f"{mode}: a commit waits for {_text(sync, 'k')} of {{{names}}}"
+        return f"{mode}: a commit waits for {text_at(sync, 'k')} of {{{names}}}"
     return f"{mode}: no standby is listed, a commit waits for none"
 
 
 def _election_line(data: Data) -> str:
-    role = _text(data, "role")
+    role = text_at(data, "role")
     if _positive(data, "lease_remaining_ms"):
         return f"{role}, lease {_seconds(data, 'lease_remaining_ms')}"
     if _positive(data, "hold_remaining_ms"):
@@ -147,19 +155,19 @@ def _election_line(data: Data) -> str:
 
 
 def _status_row(member: Data, data: Data) -> tuple[str, ...]:
-    role = _text(member, "role")
+    role = text_at(member, "role")
     if role == "standby" and member.get("sync") is True:
         role = "sync standby"
     return (
         _name(member),
         role,
-        _text(member, "server_state"),
-        _text(member, "timeline"),
-        _text(member, "lsn"),
-        _lag(member),
-        _text(member, "state"),
+        text_at(member, "server_state"),
+        text_at(member, "timeline"),
+        text_at(member, "lsn"),
+        lag_of(member),
+        text_at(member, "state"),
         _election_line(data) if member.get("self") is True else _vote(member, data),
-        _text(member, "proxy_sessions"),
+        text_at(member, "proxy_sessions"),
     )
 
 
@@ -177,15 +185,16 @@ def _trouble(data: Data) -> str:
         what = "commits are blocked" if has_primary(data) else "no primary"
         return f"{what}: {printable(reason)}"
     if not has_primary(data):
-        return f"no primary is known to {_text(data, 'node')}"
+        return f"no primary is known to {text_at(data, 'node')}"
     return ""
 
 
 def _name(member: Data) -> str:
-    return f"{_text(member, 'node')} *" if member.get("self") is True else _text(member, "node")
+    return f"{text_at(member, 'node')} *" if member.get("self") is True else text_at(member, "node")
 
 
-def _lag(member: Data) -> str:
+def lag_of(member: Data) -> str:
+    """Return how far a member's server is behind the primary, `-` if that is not known."""
     parts = []
     size, delay_ms = member.get("lag_bytes"), member.get("lag_ms")
     if isinstance(size, int):
@@ -222,7 +231,8 @@ def _seconds(data: Data, key: str) -> str:
     return f"{value / 1000:.1f} s" if isinstance(value, int | float) else UNKNOWN
 
 
-def _text(data: Data, key: str) -> str:
+def text_at(data: Data, key: str) -> str:
+    """Return a text or number, fit for a terminal; `-` for anything else."""
     value = data.get(key)
     if isinstance(value, str) and value:
         return printable(value)
@@ -231,11 +241,13 @@ def _text(data: Data, key: str) -> str:
     return UNKNOWN
 
 
-def _object(data: Data, key: str) -> Data | None:
+def object_at(data: Data, key: str) -> Data | None:
+    """Return an object, None for anything else."""
     value = data.get(key)
     return value if isinstance(value, dict) else None
 
 
-def _objects(data: Data, key: str) -> list[Data]:
+def objects_at(data: Data, key: str) -> list[Data]:
+    """Return the objects of a list; empty for anything else."""
     value = data.get(key)
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -1,7 +1,7 @@
 """Which node a command talks to, and where its files and ports are, from options or a file.
 
-In: the options `--config` and `--api`, or neither. Out: the base URL of an API, the URL for psql,
-the loaded configuration.
+In: the options `--config` and `--api`, or neither. Out: the base URL of an API, the path of the
+agent's socket, the URL for psql, the loaded configuration.
 
 Invariant: a wildcard address, which can be listened on but not connected to, never leaves here.
 Deliberately unaware of what the commands do with it.
@@ -51,6 +51,17 @@ def api_url(config: Path | None, api: str | None) -> str:
     if config is None and not DEFAULT_CONFIG.exists():
         return DEFAULT_API
     return f"http://{connectable(load_config(config).api.listen)}"
+
+
+def agent_socket(config: Path | None) -> Path:
+    """Return where the agent of the node in `config` takes orders.
+
+    Raises:
+        ConfigError: the file is missing or wrong.
+    """
+    from metako.runtime import paths
+
+    return paths.agent_socket(load_config(config))
 
 
 def psql_url(config: NodeConfig, *, with_password: bool) -> str:

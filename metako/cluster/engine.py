@@ -33,6 +33,7 @@ from metako.model.events import Event, EventName, event
 from metako.model.ids import Address, NodeId
 from metako.model.instant import NS_PER_S, Instant
 from metako.model.member import Member, MemberMeta, only_measures_differ
+from metako.model.orders import Order
 from metako.model.postgres import PostgresObserved, PostgresTarget, only_moved
 from metako.model.routing import RoutingTable
 from metako.model.status import NodeStatus
@@ -157,6 +158,8 @@ class Engine:
                     self._election.observe(now, event)
             case StopRequested():
                 self._election.stop(now)
+            case Order():
+                self._election.order(now, event)
             case ProxyLoad(sessions):
                 self._sessions = sessions
                 late = True
@@ -204,7 +207,7 @@ class Engine:
             election_role=str(election.role),
             term=leader.term if leader else max(hard.term, hard.promised_term),
             promised_term=hard.promised_term,
-            leader=self.node if leader else self._held_leader(now),
+            leader=self.node if leader else election.voter.held_leader(now),
             primary=primary,
             hold_remaining_ms=election.voter.hold.remaining_ms(now),
             lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
@@ -226,10 +229,6 @@ class Engine:
     def hold(self) -> Hold:
         """Return for whom this node votes, and nobody else, until when. Read only."""
         return self._election.voter.hold
-
-    def _held_leader(self, now: Instant) -> NodeId | None:
-        hold = self._election.voter.hold
-        return hold.leader if hold.active(now) else None
 
     # ------------------------------------------------------------ parts
 
@@ -336,6 +335,7 @@ class Engine:
             routing=routing,
             guard=output.guard,
             events=tuple(events),
+            answers=output.answers,
             stopped=stopped,
         )
 

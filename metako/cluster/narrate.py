@@ -53,7 +53,9 @@ def server_events(
                 timeline=after.timeline,
             )
         )
-    if after.commit_blocked != before.commit_blocked:
+    # A server that is stopped, or was, answers no commit, and that is no news.
+    serves = after.in_recovery is False and not isinstance(target, Stopped)
+    if serves and after.commit_blocked != before.commit_blocked:
         told.append(_blocked(after))
     return tuple(told)
 

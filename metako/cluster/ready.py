@@ -11,6 +11,7 @@ from typing import NamedTuple
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
+from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import PostgresObserved, PostgresTarget
 from metako.model.routing import RoutingTable
 from metako.wire.messages import Outbound, Received
@@ -33,7 +34,7 @@ class ProxyLoad:
     sessions: int
 
 
-Input = Received | Tick | PostgresObserved | StopRequested | ProxyLoad
+Input = Received | Tick | PostgresObserved | StopRequested | ProxyLoad | Order
 
 
 class Ready(NamedTuple):
@@ -46,4 +47,5 @@ class Ready(NamedTuple):
     target: PostgresTarget | None = None  # level-triggered: replaces any earlier target
     routing: RoutingTable | None = None  # replaces any earlier table
     events: tuple[Event, ...] = ()  # for log, metrics, history, checkers
+    answers: tuple[OrderAnswer, ...] = ()  # to orders that were given to this node, each once
     stopped: bool = False  # the node has stopped: nothing more will come

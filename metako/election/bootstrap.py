@@ -10,6 +10,7 @@ Source: DESIGN §4.1.
 from __future__ import annotations
 
 from metako.election.core import Core
+from metako.election.leader import Leader
 from metako.model.document import ClusterDocument, Phase, SyncSet
 from metako.model.events import EventName, Severity
 from metako.model.ids import DataId, NodeId, Term
@@ -93,7 +94,21 @@ class Bootstrap:
         self.refused.pop(sender, None)
         self._blank.add(sender)
 
-    def first_document(self, term: Term) -> ClusterDocument:
+    def create(self, now: Instant, next_term: Term) -> Leader:
+        """Create the cluster; return the leadership that makes its first database.
+
+        Args:
+            now: the time of this step.
+            next_term: above all that this node has ever promised.
+        """
+        core = self._core
+        term = Term(1) if core.hard.promised_term < 1 else next_term
+        core.promise(term, voted_for=core.node)
+        leader = Leader(core, now, term)
+        leader.take_office(now, self._first_document(term), {}, "bootstrap")
+        return leader
+
+    def _first_document(self, term: Term) -> ClusterDocument:
         """Return version 0, the base of the document that the first leader writes."""
         core, cluster = self._core, self._core.cluster
         core.emit(

@@ -176,6 +176,19 @@ class Candidate:
         )
         self._ask(now)
 
+    def stand_at_once(self, now: Instant) -> bool:
+        """Stand without a pre-vote, sent by somebody who should know; False if we cannot."""
+        if not self.may_stand():
+            return False
+        self.stop()
+        self.begin_vote(now, self.next_term())
+        return True
+
+    def stand_again(self, now: Instant, promised: Term) -> None:
+        """Stand above a term that somebody has promised, as the leader that we are."""
+        self.term = max(self.term, promised)
+        self.begin_vote(now, self.next_term(), incumbent=True)
+
     def tick(self, now: Instant) -> None:
         """Repeat unanswered requests; give up at the timeout."""
         if self.stage not in (Stage.PRE_VOTE, Stage.VOTE):
@@ -284,6 +297,12 @@ class Candidate:
         if document is not None and reply.document_ref < document.ref:
             # Its promise counts once it has judged itself by this one.
             self.core.send(sender, DocumentCopy(document))
+
+    def heard_rejected(self, rejected: Term, promised: Term) -> None:
+        """Give up a candidacy in a term that is too low by now."""
+        if self.stage is Stage.VOTE and rejected == self.term:
+            self.lose(f"term {promised} was promised elsewhere")
+            self.term = max(self.term, promised)
 
     def evaluate(self) -> Verdict | None:
         """Judge the candidacy as it stands; None when there is none."""

@@ -11,6 +11,7 @@ import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from metako.election.awaiting import Awaited
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.model.document import ClusterDocument, DocumentRef, Phase
@@ -37,6 +38,7 @@ class Core:
     members: Mapping[NodeId, Member] = field(default_factory=dict)  # gossip's view, advisory
     standing: object = None  # the same while no member changed in more than positions
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
+    heir: Awaited = field(default_factory=Awaited)  # whom our release has named
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)

@@ -17,12 +17,14 @@ import random
 from collections.abc import Mapping
 from typing import assert_never
 
+from metako.election.awaiting import head_start_ms
 from metako.election.bootstrap import Bootstrap
 from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
 from metako.election.ends import STOP, End
 from metako.election.leader import Leader
-from metako.election.output import ElectionOutput, Role
+from metako.election.orderdesk import OrderDesk
+from metako.election.output import ROLES, ElectionOutput, Role
 from metako.election.releasing import Releasing
 from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -31,15 +33,11 @@ from metako.election.voter import Voter
 from metako.election.wants import FenceWish, GuardDeadline, follower_target
 from metako.model.durable import HardState
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import Member
-from metako.model.postgres import (
-    PostgresObserved,
-    PostgresTarget,
-    ProcessState,
-    Stopped,
-)
+from metako.model.orders import Order
+from metako.model.postgres import PostgresObserved, PostgresTarget, ProcessState, Stopped
 from metako.wire.messages import (
     AgreementMessage,
     Candidacy,
@@ -50,6 +48,8 @@ from metako.wire.messages import (
     HeartbeatAck,
     Inquiry,
     InquiryReply,
+    OrderReply,
+    OrderRequest,
     PreVoteReply,
     PreVoteRequest,
     Release,
@@ -80,7 +80,9 @@ class Election:
         self.stopping = False
         self.stopped = False
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
+        self._late = False  # it has
         self._releasing = Releasing(self.core)
+        self._orders = OrderDesk(self.core)
         self._fence = FenceWish(self.core, armed)
         self._was_holding = self.voter.hold.active(now)
 
@@ -116,11 +118,13 @@ class Election:
                 self._heard_candidacy(now, message)
             case Release():
                 if self.voter.heard_release(now, sender, message):
-                    self._hold_ended(now, primary_crashed=True)
+                    self._lease_released(now, message.successor)
             case Inquiry():
                 self.voter.heard_inquiry(sender, message)
             case InquiryReply():
                 self.bootstrap.heard_reply(sender, message)
+            case OrderRequest() | OrderReply():
+                self._orders.hear(now, sender, message, self.leader)
             case _:
                 assert_never(message)
         self._advance(now)
@@ -128,6 +132,8 @@ class Election:
     def observe(self, now: Instant, observed: PostgresObserved) -> None:
         """Take a new picture of the local server."""
         self.core.observed = observed
+        if observed.process is ProcessState.RUNNING:
+            self.core.heir.end()
         self._end_if_over(now)
         self.voter.server_changed()
         if self.leader is not None:
@@ -146,6 +152,11 @@ class Election:
         """Do everything that time has made due."""
         self._advance(now)
 
+    def order(self, now: Instant, order: Order) -> None:
+        """Take an order of an operator of this node; it is answered in one of the outputs."""
+        self._orders.give(now, order)
+        self._advance(now)
+
     def stop(self, now: Instant) -> None:
         """Begin to stop: PostgreSQL first, then the lease, then `stopped`."""
         if not self.stopping:
@@ -153,7 +164,7 @@ class Election:
             self._stop_at_ns = now.mono_ns + milliseconds(self.core.settings.stop_timeout_ms)
             self.candidate.stop()
             if self.leader is not None:
-                self.leader.end_server(STOP)
+                self.leader.stop(now)
         self._advance(now)
 
     def wakeup(self) -> int:
@@ -161,11 +172,11 @@ class Election:
         due = self.voter.hold.until_ns if self._was_holding else 2**63 - 1
         if self.leader is not None:
             due = min(due, self.leader.wakeup())
-        for part in (self.candidate, self._releasing, self.bootstrap):
+        for part in (self.candidate, self._releasing, self.bootstrap, self._orders, self.core.heir):
             at = part.wakeup()
             if at is not None and at < due:
                 due = at
-        if self.stopping and not self.stopped:
+        if self.stopping and not self.stopped and not self._late:
             due = min(due, self._stop_at_ns)
         return due
 
@@ -174,7 +185,7 @@ class Election:
         target = self._target(now)
         guard = self._fence.change(self.leader, target)
         hard, outbound, events = self.core.take()
-        return ElectionOutput(hard, outbound, target, guard, events)
+        return ElectionOutput(hard, outbound, target, guard, events, self._orders.take())
 
     # ------------------------------------------------------------ views
 
@@ -186,11 +197,7 @@ class Election:
             return Role.STOPPING
         if self.leader is not None:
             return Role.LEADER
-        if self.candidate.stage is Stage.VOTE:
-            return Role.CANDIDATE
-        if self.candidate.stage is Stage.PRE_VOTE:
-            return Role.PRE_CANDIDATE
-        return Role.FOLLOWER
+        return ROLES.get(self.candidate.stage, Role.FOLLOWER)
 
     # ------------------------------------------------------------ messages in detail
 
@@ -203,20 +210,12 @@ class Election:
     def _heard_heartbeat(self, now: Instant, sender: NodeId, beat: Heartbeat) -> None:
         if self.leader is not None and beat.term <= self.leader.term:
             return
-        before = self.voter.heartbeat
         if not self.voter.heard_heartbeat(now, sender, beat):
             return
         if self.leader is not None:
             self._step_down(now, f"{sender} leads term {beat.term}")
         self.candidate.stop()
         self._was_holding = True
-        if before is None or before.term != beat.term:
-            self.core.emit(
-                EventName.LEASE_GAINED,
-                f"follows {sender} in term {beat.term}",
-                leader=sender,
-                term=beat.term,
-            )
 
     def _heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
         better = self.voter.heard_pre_vote(now, sender, request, leading=self._leading(now))
@@ -243,19 +242,14 @@ class Election:
             return
         if self.leader is not None and message.rejected == self.leader.term:
             self.leader.heard_rejected(message.promised)
-        candidate = self.candidate
-        if candidate.stage is Stage.VOTE and message.rejected == candidate.term:
-            candidate.lose(f"term {message.promised} was promised elsewhere")
-            candidate.term = max(candidate.term, message.promised)
+        self.candidate.heard_rejected(message.rejected, message.promised)
 
     def _heard_candidacy(self, now: Instant, message: Candidacy) -> None:
         """Stand at once, without a pre-vote: a candidate with both quorums sent us."""
         if self.leader is not None or self.stopping or self.voter.hold.active(now):
             return
-        if message.term < self.core.hard.promised_term or not self.candidate.may_stand():
-            return
-        self.candidate.stop()
-        self.candidate.begin_vote(now, self.candidate.next_term())
+        if message.term >= self.core.hard.promised_term:
+            self.candidate.stand_at_once(now)
 
     # ------------------------------------------------------------ the state machine
 
@@ -263,11 +257,12 @@ class Election:
         if self.stopped:
             return
         candidate = self.candidate
+        self._late = self.stopping and now.mono_ns >= self._stop_at_ns
         self._end_if_over(now)
         if self.leader is not None:
             self._advance_leader(now, self.leader)
         if self._was_holding and not self.voter.hold.active(now):
-            self._hold_ended(now, primary_crashed=False)
+            self._hold_ended(now)
         if (self.leader is None or candidate.incumbent) and not self.stopping:
             holding = self.voter.hold.active(now)
             if candidate.stage is not Stage.IDLE and advance(candidate, now, holding=holding):
@@ -275,10 +270,13 @@ class Election:
             elif candidate.stage is Stage.IDLE and not holding and self._election_due(now):
                 candidate.schedule(now, candidate.delay_ms(primary_crashed=False))
         if self.leader is None and not self.stopping and self.bootstrap.tick(now):
-            self._create_cluster(now)
+            self.leader = self.bootstrap.create(now, self.candidate.next_term())
         self._releasing.tick(now)
+        self.core.heir.tick(now)
+        self._orders.advance(now, self.leader, self.voter.hold)
         if self.stopping and self.leader is None:
-            self._finish_stop()
+            gone = self.core.server_gone() or self.core.observed.process is ProcessState.UNKNOWN
+            self.stopped = gone and self._releasing.told
 
     def _end_if_over(self, now: Instant) -> None:
         """Notice that leadership has ended before anything is done in its name."""
@@ -291,7 +289,12 @@ class Election:
                 pass
             case End.SERVER:
                 why = leader.ending or "PostgreSQL ended"
-                self._releasing.begin(now, leader.term, leader.lease.round, why)
+                heir = leader.successor()
+                self._releasing.begin(now, leader.term, leader.lease.round, why, heir)
+                self.voter.released_own(now)
+                self._was_holding = False
+                if heir is not None:
+                    self.core.heir.begin(now, self.core.settings, heir)
                 self._step_down(now, "lease released")
             case End.LEASE:
                 self.core.emit(
@@ -308,11 +311,14 @@ class Election:
 
     def _advance_leader(self, now: Instant, leader: Leader) -> None:
         leader.tick(now)
-        if leader.must_stand_again() and self.candidate.stage is Stage.IDLE:
-            # A failed candidacy elsewhere has left voters with a higher promise: their standbys
-            # are stranded until somebody leads that term. We do, without stopping the server.
-            self.candidate.term = max(self.candidate.term, leader.higher_promise)
-            self.candidate.begin_vote(now, self.candidate.next_term(), incumbent=True)
+        if not leader.must_stand_again():
+            return
+        # A failed candidacy elsewhere has left voters with a higher promise: their standbys are
+        # stranded until somebody leads that term. We do, without stopping the server.
+        if self.stopping:
+            leader.end_server(STOP)  # who stops does not stand
+        elif self.candidate.stage is Stage.IDLE:
+            self.candidate.stand_again(now, leader.higher_promise)
 
     def _election_due(self, now: Instant) -> bool:
         return (
@@ -327,7 +333,8 @@ class Election:
         core, candidate, document = self.core, self.candidate, self.core.document
         assert document is not None
         incumbent = self.leader if candidate.incumbent else None
-        reason = "incumbent" if candidate.incumbent else "election"
+        planned = document.switchover is not None and document.switchover.target == core.node
+        reason = "switchover" if planned else "election"
         promises = candidate.promises()
         candidate.say_won(document, promises)
         leader = self.leader = Leader(core, now, candidate.term, incumbent=incumbent)
@@ -336,31 +343,32 @@ class Election:
         leader.take_office(now, document, promises, reason)
         leader.server_changed(now)
 
-    def _create_cluster(self, now: Instant) -> None:
-        term = Term(1)
-        if self.core.hard.promised_term >= term:
-            term = self.candidate.next_term()
-        self.core.promise(term, voted_for=self.core.node)
-        base = self.bootstrap.first_document(term)
-        self.leader = Leader(self.core, now, term)
-        self.leader.take_office(now, base, {}, "bootstrap")
-
-    def _hold_ended(self, now: Instant, *, primary_crashed: bool) -> None:
+    def _hold_ended(self, now: Instant) -> None:
         self._was_holding = False
         if self.leader is not None or self.core.document is None:
             return
-        if not primary_crashed:
-            self.core.emit(
-                EventName.HOLD_EXPIRED,
-                f"heard nothing of {self.voter.leader or 'a leader'} for a whole hold",
-                Severity.WARNING,
-                leader=self.voter.leader,
-            )
+        self.core.emit(
+            EventName.HOLD_EXPIRED,
+            f"heard nothing of {self.voter.leader or 'a leader'} for a whole hold",
+            Severity.WARNING,
+            leader=self.voter.leader,
+        )
         if not self.stopping:
             self.candidate.stop()
-            if primary_crashed:
-                self.candidate.lease_was_released()
-            self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=primary_crashed))
+            self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=False))
+
+    def _lease_released(self, now: Instant, successor: NodeId | None) -> None:
+        """Stand, at once if the old leader names us; else after whoever it has named."""
+        self._was_holding = False
+        candidate = self.candidate
+        if self.leader is not None or self.core.document is None or self.stopping:
+            return
+        if successor == self.core.node and candidate.stand_at_once(now):
+            return
+        candidate.stop()
+        candidate.lease_was_released()
+        ahead_ms = head_start_ms(self.core.settings, successor)
+        candidate.schedule(now, ahead_ms + candidate.delay_ms(primary_crashed=True))
 
     # ------------------------------------------------------------ giving up leadership
 
@@ -377,20 +385,14 @@ class Election:
             reason=why,
         )
         if self._election_due(now) and not self.stopping:
-            self.candidate.schedule(
-                now, self.core.settings.stagger_ms + self.candidate.delay_ms(primary_crashed=True)
-            )
-
-    def _finish_stop(self) -> None:
-        unknown = self.core.observed.process is ProcessState.UNKNOWN
-        self.stopped = (unknown or self.core.server_gone()) and self._releasing.told
+            stagger_ms = self.core.settings.stagger_ms
+            self.candidate.schedule(now, stagger_ms + self.candidate.delay_ms(primary_crashed=True))
 
     # ------------------------------------------------------------ wants
 
     def _target(self, now: Instant) -> PostgresTarget:
-        late = self.stopping and now.mono_ns >= self._stop_at_ns
         if self.leader is not None:
-            return Stopped(fast=False) if late else self.leader.target()
+            return Stopped(fast=False) if self._late else self.leader.target()
         if self.stopping:
-            return Stopped(fast=not late)
+            return Stopped(fast=not self._late)
         return follower_target(self.core, self.voter, self.candidate, now)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 
 STOP = "stop"  # the node was told to: its server may finish what it is at
+HANDOVER = "switchover"  # the same, and the node goes on as a standby
+PLANNED = (STOP, HANDOVER)
 
 
 class End(enum.StrEnum):

@@ -16,17 +16,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from metako.election.core import Core
-from metako.election.ends import STOP, End
+from metako.election.ends import HANDOVER, PLANNED, STOP, End
+from metako.election.handover import SHUTDOWN_MS, Handover
 from metako.election.lease import Lease
+from metako.election.office import founders_document, winners_document
 from metako.election.patience import Patience
-from metako.election.quorum import Promise, successor_sync_set
-from metako.election.reserve import confirm, first_entry, reserve
+from metako.election.quorum import Promise
+from metako.election.reserve import confirm
 from metako.election.syncchange import SyncSetKeeper
 from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds
-from metako.model.lsn import format_lsn
+from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import (
     Detached,
     Initialize,
@@ -36,7 +38,6 @@ from metako.model.postgres import (
     Stopped,
     Untouched,
 )
-from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
 
 
@@ -61,10 +62,12 @@ class Leader:
         self.higher_promise = Term(0)  # highest term that a voter said it had promised
         self.ending: str = ""  # why the server is being stopped; "" while it is not
         self.sync = SyncSetKeeper(core)
+        self.handover = Handover(core)
         self.refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
         self._beat_at_ns = 0
         self._retry_at_ns = 0
         self._began_ns = now.mono_ns
+        self._end_by_ns: int | None = None  # a shutdown for a switchover is not waited for longer
         self._server_ran = False  # our server ran under this leadership
         self._patience = Patience(core.settings, now)
         self._resumed = False  # an earlier agent led; nothing is known of the server yet
@@ -77,6 +80,7 @@ class Leader:
             self._patience.adopt(incumbent._patience)
             self.committed = incumbent.committed
             self.sync.adopt(incumbent.sync)
+            self.handover.adopt(incumbent.handover)
 
     # ------------------------------------------------------------ taking office
 
@@ -92,7 +96,7 @@ class Leader:
         self._server_ran = True  # under the agent before: found gone, it ends this like any other
         self.proposal = document
         self._offer(now)
-        self._beat(now)
+        self.beat(now)
         self._check_committed(now)  # a node that is its own majority has nobody to wait for
 
     def take_office(
@@ -107,48 +111,15 @@ class Leader:
         if self._hold_ms > core.hard.max_hold_ms:
             # We are one of the voters that hold for us, also after a restart.
             core.record(replace(core.hard, max_hold_ms=self._hold_ms))
-        document = replace(base, term=self.term, version=base.version + 1, hold_ms=self._hold_ms)
-        if base.phase is not Phase.INITIALIZING and not self.attachable:
-            observed = core.observed
-            assert observed.position is not None
-            highest = max(
-                *(promise.max_tli for promise in promises.values()),
-                observed.max_tli,
-                observed.timeline,
-            )
-            document = replace(
-                document,
-                primary=core.node,
-                primary_data_id=observed.data_id,
-                phase=Phase.PROMOTING,
-                sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
-                timelines=self._reserve(base, highest, reason),
-            )
-        self._propose(now, document)
-        self._beat(now)
-
-    def _reserve(
-        self, base: ClusterDocument, highest: int, reason: str
-    ) -> tuple[TimelineEntry, ...]:
-        core = self._core
-        entries = reserve(
-            base.timelines,
-            highest=highest,
-            term=self.term,
-            node=core.node,
-            observed=core.observed,
-            reason=reason,
-        )
-        entry = entries[-1]
-        core.emit(
-            EventName.TIMELINE_RESERVED,
-            f"reserved timeline {entry.tli} at {format_lsn(entry.begin_lsn)}",
-            timeline=entry.tli,
-            parent=entry.parent_tli,
-            lsn=format_lsn(entry.begin_lsn),
-            term=self.term,
-        )
-        return entries
+        if base.phase is Phase.INITIALIZING or self.attachable:
+            hold_ms, version = self._hold_ms, base.version + 1
+            document = replace(base, term=self.term, version=version, hold_ms=hold_ms)
+        else:
+            won = promises.values()
+            document = winners_document(core, base, self.term, won, reason, self._hold_ms)
+            self.handover.succeeded(base)
+        self.propose(now, document)
+        self.beat(now)
 
     # ------------------------------------------------------------ messages
 
@@ -175,30 +146,35 @@ class Leader:
 
     def tick(self, now: Instant) -> None:
         if now.mono_ns >= self._beat_at_ns:
-            self._beat(now)
+            self.beat(now)
         if self.proposal is not None and now.mono_ns >= self._retry_at_ns:
             self._offer(now)
         self._change_sync_set(now)
+        self._hand_over(now)
         told = self.committed is not None and self.committed.phase is Phase.PROMOTING
         why = self._patience.lost(now, promoting=told and not self.attachable)
-        if why and self.ending in ("", STOP):  # it hears of no shutdown either
+        if self._end_by_ns is not None and now.mono_ns >= self._end_by_ns:
+            why = why or "its shutdown takes too long"
+        if why and self.ending in ("", *PLANNED):  # it hears of no shutdown either
             self.ending, self.active = why, False
 
     def wakeup(self) -> int:
         due = [self._beat_at_ns]
-        if self.ending in ("", STOP):
+        if self.ending in ("", *PLANNED):
             due.append(self._patience.wakeup())
         if self.proposal is not None:
             due.append(self._retry_at_ns)
-        sync = self.sync.wakeup()
-        if sync is not None:
-            due.append(sync)
+        sync = self.sync.wakeup() if self._settled() else None
+        handover = self.handover.wakeup(self._handing_over())
+        ends = self._end_by_ns if self.ending == HANDOVER else None
+        due.extend(at for at in (sync, handover, ends) if at is not None)
         return min(due)
 
     def server_changed(self, now: Instant) -> None:
         """Advance by what the server now is: created, promoted, acknowledged, admitting."""
         observed = self._core.observed
         self._patience.looked(now, observed)
+        self.handover.heirs.looked(observed)
         if observed.process is ProcessState.RUNNING:
             self._server_ran = True
         elif observed.process is ProcessState.STOPPED and self._must_run():
@@ -207,7 +183,9 @@ class Leader:
         if document is None or self.proposal is not None or self.ending:
             return
         if document.phase is Phase.INITIALIZING:
-            self._initialized(now, document)
+            founded = founders_document(self._core, document, self.term)
+            if founded is not None:
+                self.propose(now, founded)
             return
         reserved = document.reserved
         assert reserved is not None
@@ -221,7 +199,7 @@ class Leader:
                 timeline=reserved.tli,
             )
             self.sync.begin(now)
-            self._beat(now)
+            self.beat(now)
         if document.phase is Phase.PROMOTING and primary and observed.marker_term >= self.term:
             activated = replace(
                 document,
@@ -229,46 +207,30 @@ class Leader:
                 phase=Phase.ACTIVE,
                 timelines=confirm(document.timelines, observed.history),
             )
-            self._propose(now, activated)
+            self.propose(now, activated)
         elif document.phase is Phase.ACTIVE and observed.admitting and not self.active:
-            self.active = True
-            self._core.emit(
-                EventName.PRIMARY_ACTIVE,
-                f"{self._core.node} is the primary of term {self.term}",
-                term=self.term,
-                timeline=reserved.tli,
-            )
-            self._beat(now)
+            self._activated(now, reserved.tli)
         self._change_sync_set(now)
+        self._hand_over(now)
 
-    def _initialized(self, now: Instant, document: ClusterDocument) -> None:
-        """The first database exists: reserve the timeline that it will be promoted to."""
-        observed = self._core.observed
-        if observed.position is None or not observed.system_id or not observed.data_id:
-            return
-        first = first_entry(observed, term=self.term, node=self._core.node)
-        base = replace(
-            document,
-            system_id=observed.system_id,
-            primary_data_id=observed.data_id,
-            timelines=(first,),
+    def _activated(self, now: Instant, timeline: TimelineId) -> None:
+        core = self._core
+        self.active = True
+        core.emit(
+            EventName.PRIMARY_ACTIVE,
+            f"{core.node} is the primary of term {self.term}",
+            term=self.term,
+            timeline=timeline,
         )
-        highest = max(observed.max_tli, observed.timeline, first.tli)
-        self._propose(
-            now,
-            replace(
-                base,
-                version=document.version + 1,
-                phase=Phase.PROMOTING,
-                timelines=self._reserve(base, highest, "bootstrap"),
-            ),
-        )
+        self.handover.completed(self.term, timeline)
+        self.beat(now)
 
     # ------------------------------------------------------------ wants
 
     def target(self) -> PostgresTarget:
         if self.ending:
-            return Stopped(fast=self.ending == STOP)
+            planned = self.ending in PLANNED
+            return Stopped(fast=planned, successor=self.successor() if planned else None)
         document = self.committed
         if document is None:
             return Untouched() if self._resumed else Detached(self.term)
@@ -284,6 +246,7 @@ class Leader:
             tli=reserved.tli,
             sync=self.sync.setting(document),
             admit=document.phase is Phase.ACTIVE and (document.term == self.term or self.active),
+            checkpoint=self.handover.checkpoint(document) if self.active else "",
         )
 
     def end_server(self, why: str) -> None:
@@ -291,6 +254,42 @@ class Leader:
         if not self.ending:
             self.ending = why
             self.active = False
+
+    # ------------------------------------------------------------ handing over
+
+    def answer(self, now: Instant, order: Order) -> OrderAnswer | None:
+        """Take an operator's order or refuse it; None while it has to wait."""
+        return self.handover.answer(now, order, self)
+
+    def stop(self, now: Instant) -> None:
+        """Have the server stopped because the node is to stop, handing over if there is an heir."""
+        self.handover.stop(now, self)
+        if self.ending == STOP:
+            self.beat(now)  # whoever holds for us sends applications to us no longer
+
+    def successor(self) -> NodeId | None:
+        """Return who should stand once the server is gone; None if nobody is known to be fit."""
+        return self.handover.successor(self)
+
+    def _handing_over(self) -> ClusterDocument | None:
+        """Return the document by which a switchover may go on; None while nothing may be done."""
+        may = self._settled() and self.active and not self.must_stand_again()
+        return self.committed if may else None
+
+    def _hand_over(self, now: Instant) -> None:
+        document = self._handing_over()
+        if document is None:
+            return
+        self.handover.advance(now, self, document)
+        if self.ending == HANDOVER:
+            limit_ms = min(SHUTDOWN_MS, self._core.settings.stop_timeout_ms)
+            self._end_by_ns = now.mono_ns + milliseconds(limit_ms)
+        if self.ending:
+            self.beat(now)
+
+    def _settled(self) -> bool:
+        """Return whether another change may begin: there is none under way, and no end."""
+        return self.attachable and not self.ending and self.proposal is None
 
     def over(self, now: Instant) -> End | None:
         """Return why this leadership has ended, or None while it goes on."""
@@ -314,7 +313,8 @@ class Leader:
 
     # ------------------------------------------------------------ rounds and documents
 
-    def _beat(self, now: Instant) -> None:
+    def beat(self, now: Instant) -> int:
+        """Begin a round and return its number; it also carries what is news of this leader."""
         core = self._core
         self._beat_at_ns = now.mono_ns + milliseconds(core.settings.heartbeat_ms)
         round_ = self.lease.begin_round(now)
@@ -326,7 +326,8 @@ class Leader:
             hold_ms=self._hold_ms,
             committed=committed,
             # By a document that stays on a minority nobody may follow: others elect by another.
-            attachable=self.attachable and not self.ending and self._in_office(),
+            # In a planned end they still have to get all that there is.
+            attachable=self.attachable and self.ending in ("", *PLANNED) and self._in_office(),
             active=self.active and not self.ending,
         )
         core.broadcast(core.others(), beat)
@@ -334,6 +335,7 @@ class Leader:
             behind = [n for n in core.others() if self.refs.get(n, committed) < committed]
             core.broadcast(behind, DocumentOffer(self.term, self.committed))
         self._renew(now)
+        return round_
 
     def _renew(self, now: Instant) -> None:
         document = self._core.document
@@ -347,7 +349,8 @@ class Leader:
                 remaining_ms=self.lease.remaining_ms(now),
             )
 
-    def _propose(self, now: Instant, document: ClusterDocument) -> None:
+    def propose(self, now: Instant, document: ClusterDocument) -> None:
+        """Make the next version durable here and offer it; no other may be under way."""
         assert self.proposal is None, "one version at a time"
         core = self._core
         adopted = core.adopt(document)
@@ -383,15 +386,15 @@ class Leader:
         )
         self.sync.committed(proposal)
         if entered:
-            self._beat(now)  # the standbys wait for it: they left for the promise of this term
+            self.beat(now)  # the standbys wait for it: they left for the promise of this term
         self.server_changed(now)
 
     def _change_sync_set(self, now: Instant) -> None:
-        if not self.attachable or self.ending or self.proposal or self.committed is None:
+        if self.committed is None or not self._settled():
             return
         if not self.sync.due(now, self.committed):
             return
         sync = self.sync.next_document(now, self.committed)
         if sync is not None:
             document = replace(self.committed, version=self.committed.version + 1, sync=sync)
-            self._propose(now, document)
+            self.propose(now, document)

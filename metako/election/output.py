@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
+from metako.election.candidate import Stage
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.ids import NodeId
+from metako.model.orders import OrderAnswer
 from metako.model.postgres import PostgresTarget
 from metako.wire.messages import AgreementMessage
 
@@ -22,6 +24,10 @@ class Role(enum.StrEnum):
     STOPPED = "stopped"
 
 
+ROLES = {Stage.VOTE: Role.CANDIDATE, Stage.PRE_VOTE: Role.PRE_CANDIDATE}
+"""Of a node that neither leads nor stops; any other stage is a follower's."""
+
+
 class ElectionOutput(NamedTuple):
     """What one step produced; `persist` is made durable before `outbound` leaves."""
 
@@ -30,3 +36,4 @@ class ElectionOutput(NamedTuple):
     target: PostgresTarget
     guard: GuardDeadline | None  # None: nothing to say
     events: tuple[Event, ...]
+    answers: tuple[OrderAnswer, ...]

@@ -40,7 +40,7 @@ def take_spare(
     known, lease = leader.refs.get(sender), leader.lease
     if known is None or ack.document_ref > known or leader.over(now) is not None:
         return False
-    if lease.would_count(sender, ack.round, document):
+    if lease.would_count(sender, ack.round, document) or leader.handover.waits_for(sender):
         return False
     lease.answer(sender, ack.round)
     return True

@@ -21,7 +21,7 @@ from metako.model.lsn import Lsn
 from metako.model.member import MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
-_Seen = tuple[tuple[NodeId, ...], tuple[Lsn, ...], SyncSetting | None, SyncSetting | None]
+_Seen = tuple[tuple[NodeId, ...], tuple[Lsn, ...], SyncSetting | None, SyncSetting | None, bool]
 
 
 @dataclass(slots=True)
@@ -43,7 +43,8 @@ class SyncSetKeeper:
         self._change: SyncChange | None = None  # PostgreSQL-first change under way
         self._change_until_ns = 0  # it is given up then
         self._now_ns = 0
-        self._dead: set[NodeId] = set()  # by gossip, of those that have streamed
+        # Of those that have streamed: dead by gossip, or stuck, or awaited by commits that block.
+        self._looked_after: set[NodeId] = set()
         self._setting: tuple[SyncSet, SyncSetting] | None = None  # newest one made, and from what
         # What the newest decision was made from, and when time alone may call for another one;
         # it is asked for at every step and depends on nothing else.
@@ -95,7 +96,7 @@ class SyncSetKeeper:
         ] + [
             self._last_seen(member.node) + grace
             for member in document.sync.members
-            if self._away(member.node)
+            if self._away(member.node) or self._core.observed.commit_blocked
         ]
         if self._change is not None:
             due.append(self._change_until_ns)
@@ -124,15 +125,16 @@ class SyncSetKeeper:
     def _seen(self) -> _Seen:
         """Return what a decision depends on of the server, where positions grow all the time.
 
-        Only those of standbys that are dead by gossip tell anything.
+        Only those of standbys that may have fallen silent tell anything.
         """
-        observed = self._core.observed
+        observed, watched = self._core.observed, self._looked_after
         streaming = tuple([seen.node for seen in observed.standbys if seen.streaming])
         silent: tuple[Lsn, ...] = ()
-        if self._dead:
-            flushed = [seen.flush_lsn for seen in observed.standbys if seen.node in self._dead]
+        if watched:
+            flushed = [seen.flush_lsn for seen in observed.standbys if seen.node in watched]
             silent = (observed.lsn, *flushed)
-        return streaming, silent, observed.sync_applied, observed.sync_barrier
+        blocked = observed.commit_blocked
+        return streaming, silent, observed.sync_applied, observed.sync_barrier, blocked
 
     def next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         """Return the sync set that the document should have next; None for no change now."""
@@ -146,8 +148,12 @@ class SyncSetKeeper:
     def _next_document(self, now: Instant, document: ClusterDocument) -> SyncSet | None:
         self._now_ns = now.mono_ns
         self._watch(now)
-        self._dead = {node for node in self._streams if self._gone(node)}
         observed = self._core.observed
+        self._looked_after = {
+            node
+            for node in self._streams
+            if observed.commit_blocked or self._gone(node) or self._stuck(node)
+        }
         if self._change is not None:
             return self._finish(now, document)
         if observed.sync_applied != sync_setting(document.sync):
@@ -198,15 +204,17 @@ class SyncSetKeeper:
 
     def _watch(self, now: Instant) -> None:
         observed = self._core.observed
-        streaming = {s.node: s.flush_lsn for s in observed.standbys if s.streaming}
-        for node, flush_lsn in streaming.items():
+        streaming = {s.node: s for s in observed.standbys if s.streaming}
+        # A server that does not answer shows what it showed last, and that proves nothing.
+        answers = bool(observed.lsn)
+        for node, seen in streaming.items():
             stream = self._streams.setdefault(node, _Stream())
             if stream.since_ns is None:
                 stream.since_ns = now.mono_ns
-            behind = flush_lsn < observed.lsn
-            if flush_lsn != stream.flush_lsn or not (behind and stream.behind):
+            behind = seen.behind and answers
+            if seen.flush_lsn != stream.flush_lsn or not (behind and stream.behind):
                 stream.moved_ns = now.mono_ns
-            stream.flush_lsn, stream.behind = flush_lsn, behind
+            stream.flush_lsn, stream.behind = seen.flush_lsn, behind
         for node, stream in self._streams.items():
             if node not in streaming and stream.since_ns is not None:
                 # Until this picture of the server it was seen.
@@ -222,19 +230,28 @@ class SyncSetKeeper:
         member = self._core.members.get(node)
         return member is not None and member.state in (MemberState.DEAD, MemberState.LEFT)
 
+    def _stuck(self, node: NodeId) -> bool:
+        """Return whether a standby that streams has long had WAL to flush, and flushed none."""
+        stream = self._streams[node]
+        grace = milliseconds(self._core.settings.standby_grace_ms)
+        silent = stream.since_ns is not None and stream.behind
+        return silent and self._now_ns - stream.moved_ns >= grace
+
     def _last_seen(self, node: NodeId) -> int:
         """Return when a standby last streamed; for one that does, that is now.
 
-        The sender of a host that is gone without a word shows as streaming until its time-out, for
-        as long as ten seconds. Gossip alone takes nobody out, and slow acknowledgements alone do
-        not; a node that is dead by gossip and has stopped acknowledging is away.
+        The sender of a host that is gone without a word, or that a firewall has cut off, shows as
+        streaming until its time-out, for as long as ten seconds. Gossip alone takes nobody out, and
+        slow acknowledgements alone do not. Who has stopped acknowledging is away if it is dead by
+        gossip, or if commits do not return: they would wait for it until that time-out.
         """
         stream = self._streams.get(node)
         if stream is None:
             return self._began_ns
         if stream.since_ns is None:
             return max(self._began_ns, stream.last_ns)
-        return stream.moved_ns if self._gone(node) else self._now_ns
+        counts = self._gone(node) or self._core.observed.commit_blocked
+        return stream.moved_ns if counts else self._now_ns
 
     def _standbys(
         self, now: Instant, document: ClusterDocument
@@ -257,6 +274,7 @@ class SyncSetKeeper:
                 and stream.since_ns is not None
                 and now.mono_ns - stream.since_ns >= settle
                 and not self._away(node)
+                and not self._stuck(node)
             )
             if settled and current:
                 streaming.append(SyncMember(node, current))

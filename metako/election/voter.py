@@ -53,6 +53,18 @@ class Voter:
             # the acknowledgement is lost: hold in full.
             self.hold.until_ns = now.mono_ns + milliseconds(core.hard.max_hold_ms)
 
+    def held_leader(self, now: Instant) -> NodeId | None:
+        """Return for whom this node holds; None for nobody, or for whoever led before a restart."""
+        return self.hold.leader if self.hold.active(now) else None
+
+    def released_own(self, now: Instant) -> None:
+        """Hold for nobody any more: this node has released the lease that it led by.
+
+        After a restart it holds in full for whatever it may have acknowledged before. That was its
+        own lease: it was elected by its own vote, and votes only when every hold has ended.
+        """
+        self.hold.until_ns = min(self.hold.until_ns, now.mono_ns)
+
     # ------------------------------------------------------------ leader's messages
 
     def heard_heartbeat(self, now: Instant, sender: NodeId, beat: Heartbeat) -> bool:
@@ -63,11 +75,20 @@ class Voter:
         if not core.may_vote:
             return False
         core.promise(beat.term)
+        core.heir.stands(now)
         if beat.hold_ms > core.hard.max_hold_ms:
             core.record(replace(core.hard, max_hold_ms=beat.hold_ms))
         self.hold.extend(now, beat.hold_ms, sender, beat.term, beat.boot_epoch, beat.round)
+        before = self.heartbeat
         self.heartbeat, self.heartbeat_at, self.leader = beat, now, sender
         core.send(sender, HeartbeatAck(beat.term, beat.boot_epoch, beat.round, core.document_ref))
+        if before is None or before.term != beat.term:
+            core.emit(
+                EventName.LEASE_GAINED,
+                f"follows {sender} in term {beat.term}",
+                leader=sender,
+                term=beat.term,
+            )
         return True
 
     def heard_offer(self, now: Instant, sender: NodeId, offer: DocumentOffer) -> bool:
@@ -202,6 +223,7 @@ class Voter:
         if request.document_ref < core.document_ref:
             self._copy_document(sender)
         self._voted = sender, request.term
+        core.heir.stands(now)
         self._answered = None if core.detached(request.term) else self._voted
         self._reply(sender, request.term, None)
         return fresh

@@ -19,6 +19,7 @@ from metako.model.postgres import (
     Detached,
     PostgresTarget,
     ProcessState,
+    ReceiverState,
     Untouched,
 )
 
@@ -36,25 +37,48 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     if document is None or core.is_witness:
         return Untouched()
     promised = core.hard.promised_term
-    if promised > document.term or candidate.stage is Stage.VOTE:
+    if candidate.stage is Stage.VOTE:
         return Detached(promised)
+    detached = Detached(promised, run=not core.heir.active(now))
+    if promised > document.term:
+        return detached
     if core.observed.in_recovery is False or document.primary == core.node:
         # Nothing here may be writable, and it has to be known how far its WAL goes.
-        return Detached(promised)
+        return detached
     led = voter.hold.active(now)
     stopped = core.observed.process is ProcessState.STOPPED
     if not led and stopped and core.observed.data is DataState.PRESENT:
         # Nobody leads: run, so that this node can stand or at least say how far it is. If the data
         # were about to be replaced from the lost leader, then not by that: an election would end it
         # too, and there is none as long as nobody can stand.
-        return Detached(promised)
+        return detached
+    if not led and _off_known_history(core):
+        return detached
     beat = voter.heartbeat
     if beat is not None and beat.term == document.term:
         if not beat.attachable:
-            return Detached(promised)
+            return detached
         if led or stopped:
             return following(core, document) or Untouched()
     return Untouched()
+
+
+def _off_known_history(core: Core) -> bool:
+    """Return whether a running standby seems to have gone astray, by what shows from outside.
+
+    Which timeline it is on shows while it streams, and in pg_control some time later. An agent that
+    has just been started may see it on the former one, beyond its end. What is on the disk decides.
+    """
+    observed = core.observed
+    return (
+        observed.in_recovery is True
+        and observed.receiver is not ReceiverState.STREAMING
+        and observed.position is None
+        and bool(observed.lsn)
+        and observed.data is DataState.PRESENT
+        and not core.foreign()
+        and core.advisory_position() is None
+    )
 
 
 class FenceWish:

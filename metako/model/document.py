@@ -84,6 +84,15 @@ class SyncSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Switchover:
+    """A planned change of the primary that an operator has asked for and that is under way."""
+
+    order_id: str  # of the order that asked for it
+    target: NodeId
+    timeout_ms: int  # it is given up if the target cannot take over within so long
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterDocument:
     """Everything that the voters agree on. See the module's docstring for how it changes."""
 
@@ -103,6 +112,7 @@ class ClusterDocument:
     timelines: tuple[TimelineEntry, ...]
     hold_ms: int  # Lv: how long a voter holds after a heartbeat
     paused: bool = False
+    switchover: Switchover | None = None  # dropped by whoever leads next
 
     @property
     def ref(self) -> DocumentRef:

@@ -73,6 +73,14 @@ class UnreachableError(MetakoError):
     exit_code = 11
 
 
+class OrderNotGivenError(UnreachableError):
+    """The node takes no order now; nothing of it has been given to the cluster."""
+
+
+class OrderUnansweredError(UnreachableError):
+    """The cluster did not say in time whether it takes an order: it may have taken it."""
+
+
 class PrivilegeError(MetakoError):
     """The operating system user may not do what is needed."""
 

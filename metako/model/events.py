@@ -46,6 +46,10 @@ class EventName(enum.StrEnum):
     LEASE_RELEASED = "lease_released"
     RELEASE_HEARD = "release_heard"
     STEPPED_DOWN = "stepped_down"
+    SWITCHOVER_ACCEPTED = "switchover_accepted"
+    SWITCHOVER_BEGUN = "switchover_begun"  # the old primary is being stopped for it
+    SWITCHOVER_COMPLETED = "switchover_completed"
+    SWITCHOVER_FAILED = "switchover_failed"  # given up, or somebody else is the primary now
     SYNC_SET_CHANGING = "sync_set_changing"
     SYNC_SET_CHANGED = "sync_set_changed"
     COMMITS_BLOCKED = "commits_blocked"

@@ -70,6 +70,7 @@ class StandbySeen:
     flush_lsn: Lsn
     replay_lsn: Lsn
     counted: bool  # sync_state is 'quorum' or 'sync'
+    behind: bool = False  # the primary has WAL on its disk that this standby has yet to flush
 
 
 @value
@@ -102,6 +103,7 @@ class PostgresObserved:
     marker_term: Term = Term(0)  # highest term whose WAL message k standbys acknowledged
     rewind_failed: bool = False  # pg_rewind was tried in vain since the last clone or start
     commit_blocked: bool = False  # the last commit probe did not return in time
+    checkpointed: str = ""  # the handover for which a checkpoint was written last
     silent: bool = False  # it runs, and said nothing when it was asked
     # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an
     # older target says little about now: whoever follows the target may have acted since.
@@ -144,10 +146,11 @@ class Detached:
     """Run as a standby without upstream, WAL receiver verified gone and position known.
 
     `promise` is the term of the promise that asked for it; `position` counts only if it was
-    found under this or a later promise.
+    found under this or a later promise. Without `run` a server that is stopped stays so.
     """
 
     promise: Term
+    run: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +168,18 @@ class Leading:
     tli: TimelineId
     sync: SyncSetting
     admit: bool  # let applications in
+    checkpoint: str = ""  # write one for this handover, so that the shutdown is short
 
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Do not run. `fast` lets the server write its shutdown checkpoint, else it is killed."""
+    """Do not run. `fast` lets the server write its shutdown checkpoint, else it is killed.
+
+    A fast shutdown waits for every standby that is connected; after a moment only for `successor`.
+    """
 
     fast: bool
+    successor: NodeId | None = None
 
 
 PostgresTarget = Untouched | Initialize | Detached | Following | Leading | Stopped

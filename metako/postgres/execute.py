@@ -21,14 +21,19 @@ from contextlib import asynccontextmanager
 import trio
 
 from metako.model.errors import MetakoError
-from metako.model.ids import Term, TimelineId
-from metako.model.lsn import Lsn, parse_lsn
+from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.lsn import parse_lsn
 from metako.postgres import sql
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
 from metako.postgres.history import may_have_gone_over, missing_histories
 from metako.postgres.install import Installation
-from metako.postgres.observe import UNDECIDED_FOR_S, Receivers, receiver_processes
+from metako.postgres.observe import (
+    UNDECIDED_FOR_S,
+    Receivers,
+    receiver_processes,
+    sender_processes,
+)
 from metako.postgres.position import WalReader
 from metako.postgres.process import Guard, GuardRefusedError, ServerNotGoneError
 from metako.postgres.settings import ServerSettings, render, render_ident
@@ -39,6 +44,8 @@ POLL_S = 0.004
 RECEIVER_TERM_AFTER_S = 0.1
 RECEIVER_GIVE_UP_S = 1.0
 STOP_FAST_TIMEOUT_S = 60.0
+STOP_SENDERS_AFTER_S = 0.5
+"""Standbys in order confirm a shutdown checkpoint within milliseconds; the others are paused."""
 QUIT_GRACE_S = 1.0
 PROMOTE_TIMEOUT_S = 30.0
 PROMOTE_POLL_S = 0.001
@@ -196,14 +203,20 @@ class Executor:
             self._files.log,
         )
 
-    async def stop(self, *, fast: bool) -> None:
+    async def stop(self, *, fast: bool, successor: NodeId | None = None) -> None:
         """Stop the server; when this returns, every one of its processes is gone.
 
         If cancelled, it goes on stopping by itself.
+
+        Args:
+            fast: with a shutdown checkpoint, which every connected standby has to confirm.
+            successor: whose confirmation alone is waited for after a moment; None for everybody's.
         """
         if fast and not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
                 await self._guard.signal(signal.SIGINT)
+                if successor is not None:
+                    await self._end_senders_later(successor)
                 await self._guard.wait_gone(STOP_FAST_TIMEOUT_S)
         if not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
@@ -212,6 +225,17 @@ class Executor:
         if not self._guard.status.gone:
             await self._guard.kill_all()  # a stopped (SIGSTOP) server reacts to nothing less
         self._facts.server_stopped()
+
+    async def _end_senders_later(self, successor: NodeId) -> None:
+        """Let a shutdown go on without standbys that confirm nothing."""
+        with contextlib.suppress(ServerNotGoneError):
+            await self._guard.wait_gone(STOP_SENDERS_AFTER_S)
+            return
+        postmaster = self._guard.status.postmaster_pid
+        senders = sender_processes(postmaster) if postmaster is not None else ()
+        for pid in self._facts.senders_of_others(senders, successor):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     # ---------------------------------------------------------------- promise
 
@@ -364,13 +388,8 @@ class Executor:
                 await trio.sleep(POLL_S)
         raise StepError("sessions of applications do not end")
 
-    async def checkpoint(self) -> None:
-        """Have pg_control name the new timeline, which pg_rewind on other nodes reads."""
+    async def checkpoint(self, handover: str = "") -> None:
+        """Write a checkpoint: for a handover, or so that pg_rewind elsewhere sees the timeline."""
         async with self.session() as session:
             await session.run("checkpoint", timeout_s=600.0)
-
-
-async def flush_lsn(session: sql.Session) -> Lsn:
-    """Return the end of the WAL of a primary."""
-    row = await session.row("select pg_current_wal_insert_lsn()::text")
-    return parse_lsn(str(row[0]))
+        self._facts.checkpointed = handover or self._facts.checkpointed

@@ -7,6 +7,7 @@ dangerous thing that this part of the system can produce.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from metako.model.ids import NodeId, Term, TimelineId
@@ -37,11 +38,24 @@ class Facts:
     wal_lost: bool = False  # the upstream has removed what we need; until a clone or re-pointing
     commit_blocked: bool = False  # the last probe did not return; only on a primary
     standbys: tuple[StandbySeen, ...] = ()  # in the last answer of a primary
+    senders: dict[NodeId, int] = field(default_factory=dict)  # pids, in that answer
+    checkpointed: str = ""  # the handover for which this server wrote a checkpoint
     was_up: bool = False  # the running server has answered SQL
     last_in_recovery: bool | None = None  # the last answer of the running server
     failed_starts: int = 0  # in a row, without ever being up
     log_offset: int = 0  # of the server's log at the last start or re-pointing
     delete_superseded: bool = False  # a clone is in place whose predecessor is still there
+
+    def senders_of_others(self, pids: Collection[int], node: NodeId) -> set[int]:
+        """Return those WAL senders that do not send to a node.
+
+        Each ends when its standby has everything. Where that of the node is not among them, it may
+        have done so, or the node has connected again since the last answer and any of those that
+        are not known may be its own.
+        """
+        own = self.senders.get(node)
+        known = {pid for other, pid in self.senders.items() if other != node}
+        return set(pids) - {own} if own in pids else set(pids) & known
 
     def forget_position(self) -> None:
         self.position = None
@@ -54,7 +68,8 @@ class Facts:
         self.barrier = None
         self.marker_term = Term(0)
         self.commit_blocked = False
-        self.standbys = ()
+        self.standbys, self.senders = (), {}
+        self.checkpointed = ""
         self.was_up = False
         self.last_in_recovery = None
 

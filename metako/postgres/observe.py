@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -64,7 +65,8 @@ from (select pg_is_in_recovery() as rec offset 0) r
 
 _STANDBYS = """
 select application_name, state = 'streaming', coalesce(flush_lsn, '0/0')::text,
-       coalesce(replay_lsn, '0/0')::text, sync_state in ('quorum', 'sync')
+       coalesce(replay_lsn, '0/0')::text, sync_state in ('quorum', 'sync'),
+       coalesce(flush_lsn < pg_current_wal_flush_lsn(), true), pid
 from pg_stat_replication order by backend_start desc limit 1000
 """
 
@@ -85,22 +87,31 @@ def _age_s(pid: str) -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
 
 
+def _children(postmaster: int) -> Iterator[tuple[str, bytes]]:
+    """Yield pid and title of each child that is still there when it is looked at."""
+    with contextlib.suppress(OSError):
+        listed = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        for pid in listed:
+            with contextlib.suppress(OSError):
+                yield pid, Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def receiver_processes(postmaster: int) -> Receivers:
     """Return what /proc says about WAL receivers, also those that SQL does not list yet."""
     certain, undecided = [], []
-    try:
+    with contextlib.suppress(OSError):
         own = Path(f"/proc/{postmaster}/cmdline").read_bytes()
-        listed = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-    except OSError:
-        return Receivers((), ())
-    for pid in listed:
-        with contextlib.suppress(OSError):
-            title = Path(f"/proc/{pid}/cmdline").read_bytes()
+        for pid, title in _children(postmaster):
             if b"walreceiver" in title:
                 certain.append(int(pid))
             elif title == own and _age_s(pid) < UNDECIDED_FOR_S:
                 undecided.append(int(pid))
     return Receivers(tuple(certain), tuple(undecided))
+
+
+def sender_processes(postmaster: int) -> tuple[int, ...]:
+    """Return the WAL senders of a server, also of one that takes no connections any more."""
+    return tuple(int(pid) for pid, title in _children(postmaster) if b"walsender" in title)
 
 
 class Observer:
@@ -209,6 +220,7 @@ class Observer:
             marker_term=facts.marker_term,
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked,
+            checkpointed=facts.checkpointed,
         )
 
     async def _connected(self, postmaster: int) -> sql.Session:
@@ -330,15 +342,24 @@ class Observer:
 
     async def _standbys(self, session: sql.Session) -> tuple[StandbySeen, ...]:
         seen: dict[NodeId, StandbySeen] = {}
-        for name, streaming, flush, replay, counted in await session.rows(_STANDBYS):
+        senders: dict[NodeId, int] = {}
+        for name, streaming, flush, replay, counted, behind, pid in await session.rows(_STANDBYS):
             node = self._facts.members.get(str(name))
             if node is None:
                 continue
             entry = StandbySeen(
-                node, bool(streaming), parse_lsn(str(flush)), parse_lsn(str(replay)), bool(counted)
+                node,
+                bool(streaming),
+                parse_lsn(str(flush)),
+                parse_lsn(str(replay)),
+                bool(counted),
+                bool(behind),
             )
             # A sender whose standby vanished lingers; it speaks for data that may be gone.
             seen.setdefault(node, entry)
+            senders.setdefault(node, _int(pid))
+        # Only now: a server that is being stopped ends this session instead of answering.
+        self._facts.senders = senders
         return tuple(seen[node] for node in sorted(seen))
 
 

@@ -40,6 +40,7 @@ from metako.model.postgres import (
 from metako.model.timeline import chain, is_diverged, owner_of
 from metako.postgres.steps import (
     ApplySettings,
+    Checkpoint,
     Clone,
     Detach,
     EmitMarker,
@@ -82,16 +83,16 @@ def plan(
     if unknown or observed.data is DataState.NONE or isinstance(target, Untouched):
         return None
     match target:
-        case Stopped(fast=fast):
-            return _stop(observed, fast)
+        case Stopped():
+            return _stop(observed, target)
         case _ if observed.process is ProcessState.DYING:
             # The postmaster is dead. What is left of it can write nothing that matters, but
             # "verified gone" must be true before anything else is.
             return Stop(fast=False)
         case _ if observed.process is ProcessState.STOPPING:
             return None
-        case Detached(promise=promise):
-            return _detached(observed, here, promise)
+        case Detached():
+            return _detached(observed, here, target)
         case Following(upstream=upstream):
             return _following(observed, here, upstream)
         case Leading():
@@ -117,14 +118,14 @@ def is_pointless(
     return not ending and plan(observed, target, local) != step
 
 
-def _stop(observed: PostgresObserved, fast: bool) -> Step | None:
+def _stop(observed: PostgresObserved, target: Stopped) -> Step | None:
     match observed.process:
         case ProcessState.STOPPED:
             return None
         case ProcessState.DYING:
             return Stop(fast=False)
         case _:
-            return Stop(fast=fast)
+            return Stop(fast=target.fast, successor=target.successor)
 
 
 def _initialize(observed: PostgresObserved) -> Step | None:
@@ -147,11 +148,13 @@ def _measure_then(observed: PostgresObserved, promise: Term, start: Start) -> St
     return start
 
 
-def _detached(observed: PostgresObserved, local: LocalState, promise: Term) -> Step | None:
+def _detached(observed: PostgresObserved, local: LocalState, target: Detached) -> Step | None:
+    promise = target.promise
     if observed.data is not DataState.PRESENT:
         return None
     if observed.process is ProcessState.STOPPED:
-        return _measure_then(observed, promise, Start(DETACHED))
+        step = _measure_then(observed, promise, Start(DETACHED))
+        return step if target.run or not isinstance(step, Start) else None
     if observed.process is ProcessState.STARTING:
         # A standby that is not consistent yet may already stream, hence acknowledge.
         return None if observed.upstream is None else Detach(promise)
@@ -295,4 +298,6 @@ def _lead_primary(observed: PostgresObserved, local: LocalState, target: Leading
     # Last: letting applications in never waits for a barrier.
     if observed.sync_barrier != target.sync:
         return SyncBarrier(target.sync)
+    if target.checkpoint and observed.checkpointed != target.checkpoint:
+        return Checkpoint(target.checkpoint)
     return None

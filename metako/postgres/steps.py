@@ -22,7 +22,7 @@ checkpointer, which may be busy for seconds after a reload. With names in the se
 on, the flag is up long before a promotion, whoever the names then are.
 """
 
-CANCELLABLE = frozenset({"Clone", "Rewind", "EmitMarker", "SyncBarrier", "Stop"})
+CANCELLABLE = frozenset({"Clone", "Rewind", "EmitMarker", "SyncBarrier", "Checkpoint", "Stop"})
 """Steps that may be abandoned half-way when the newest plan differs; the others are short."""
 
 
@@ -67,6 +67,7 @@ class Stop:
     """Stop PostgreSQL and verify that every one of its processes is gone."""
 
     fast: bool  # with a shutdown checkpoint; else immediately, and killed if it lingers
+    successor: NodeId | None = None  # after a moment only this standby is waited for; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,13 @@ class SyncBarrier:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Write out what is dirty while applications are served, so that the shutdown is short."""
+
+    handover: str
+
+
+@dataclass(frozen=True, slots=True)
 class Rewind:
     """Take the data directory back to the fork and on to the history of `upstream`."""
 
@@ -130,6 +138,7 @@ Step = (
     | Promote
     | EmitMarker
     | SyncBarrier
+    | Checkpoint
     | Rewind
 )
 

@@ -226,12 +226,11 @@ class PostgresSupervisor:
             await self._look()
             step = self._plan()
             pause = self._retry_at - trio.current_time()
-            if step is None:
-                await self._sleep(self._interval())
-            elif pause > 0:
-                await self._sleep(min(pause, self._interval()))
-            else:
+            if step is not None and pause <= 0:
                 await self._carry_out(step)
+            else:
+                interval = self._interval()
+                await self._sleep(interval if step is None else min(pause, interval))
 
     def _interval(self) -> float:
         if trio.current_time() < self._changing_until:
@@ -303,8 +302,7 @@ class PostgresSupervisor:
         begun = trio.current_time()
         self.poke()
         self._wake = trio.Event()
-        error = ""
-        cancelled = False
+        error, cancelled = "", False
         try:
             with trio.fail_after(STEP_TIMEOUT_S):
                 if name in steps.CANCELLABLE:
@@ -358,8 +356,8 @@ class PostgresSupervisor:
                 await rebuild.rewind(rewind_to)
             case steps.Start(config=config):
                 await execute.start(config)
-            case steps.Stop(fast=fast):
-                await execute.stop(fast=fast)
+            case steps.Stop(fast=fast, successor=successor):
+                await execute.stop(fast=fast, successor=successor)
             case steps.ApplySettings(config=config):
                 if (before := execute.unprotected(config)) is not None:
                     await commit.make_commits_wait(execute, before)
@@ -376,6 +374,8 @@ class PostgresSupervisor:
             case steps.SyncBarrier(setting=setting):
                 await commit.pass_barrier(execute.session, self._settings, setting)
                 self._facts.barrier = setting
+            case steps.Checkpoint(handover=handover):
+                await execute.checkpoint(handover)
             case _:
                 assert_never(step)
 
@@ -384,8 +384,8 @@ class PostgresSupervisor:
     async def _hear_guard(self) -> None:
         async for event in self._guard.events():
             if isinstance(event, Fenced):
-                text = f"term {event.term}: {event.reason}"
-                self._results.append(steps.StepFailed("Fence", 0, text))
+                why = f"term {event.term}: {event.reason}"
+                self._results.append(steps.StepFailed("Fence", 0, why))
             self.poke()
 
     async def _report(self) -> None:

@@ -21,6 +21,7 @@ from typing import Protocol, assert_never
 
 import trio
 
+from metako import unixsocket
 from metako.model.routing import RoutingTable
 from metako.proxy import frames, sockets
 from metako.proxy.frames import Drain, FrameError, Hello, Stats, WorkerEvent
@@ -90,9 +91,8 @@ async def serve_control(
     Raises:
         OSError: the socket cannot be made; nothing was started.
     """
-    listener = sockets.unix_listen(path)
-    inode = sockets.inode_of(path)
-    try:
+    # Whoever waited for the listener has ended with the nursery when it is closed.
+    with unixsocket.listening(path) as listener:
         async with trio.open_nursery() as nursery:
             task_status.started()
             slots = trio.Semaphore(CONNECTIONS_MAX)
@@ -100,11 +100,6 @@ async def serve_control(
                 await slots.acquire()
                 connection = await _accept(listener)
                 nursery.start_soon(_serve_worker, connection, slots, feed, on_report, on_event)
-    finally:
-        # Another agent may already listen there. Our socket keeps its inode number from being
-        # used again, so it is closed only after the comparison.
-        sockets.unix_remove(path, inode)
-        sockets.close(listener)
 
 
 async def _accept(listener: socket.socket) -> socket.socket:
@@ -242,7 +237,7 @@ class AgentLink:
         pause_s = RECONNECT_MIN_S
         while True:
             try:
-                connection = sockets.unix_connect(self._path)
+                connection = unixsocket.connect(self._path)
             except OSError:
                 listener.agent_went()
             else:

@@ -18,8 +18,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import trio
 
@@ -30,7 +29,6 @@ KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
 KEEPALIVE_PROBES = 3
 RECEIVE_BYTES_MAX = 65_536
-_UNIX_PATH_BYTES_MAX = 107  # sizeof(sun_path) less the terminating zero
 _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 # What a connection that is no longer one raises, in whichever call notices it first.
@@ -182,62 +180,3 @@ def _passive_sockets(host: str, port: int) -> Iterator[tuple[socket.socket, tupl
             # IPv4 has a socket of its own; a dual one would make the second bind fail.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         yield sock, target
-
-
-def unix_listen(path: Path) -> socket.socket:
-    """Return a listening Unix socket at `path`, replacing what was there; only we may connect."""
-    path.unlink(missing_ok=True)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _with_short_path(path, sock.bind)
-        # Before listen(): until then nobody can connect, so there is no moment without the mode.
-        path.chmod(0o600)
-        sock.listen(LISTEN_BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def inode_of(path: Path) -> int:
-    """Return the inode number of what `path` names. Raises `OSError`."""
-    return path.stat().st_ino
-
-
-def unix_remove(path: Path, inode: int) -> None:
-    """Remove the socket at `path` if it still is the one with this inode number."""
-    with contextlib.suppress(OSError):
-        if path.stat().st_ino == inode:
-            path.unlink()
-
-
-def unix_connect(path: Path) -> socket.socket:
-    """Return a connection to the Unix socket at `path`. Raises `OSError` at once if there is none.
-
-    A full backlog is an error too (EAGAIN), so this never waits.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        _with_short_path(path, sock.connect)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def _with_short_path(path: Path, use: Callable[[str], None]) -> None:
-    with _short_path(path) as short:
-        use(short)
-
-
-@contextlib.contextmanager
-def _short_path(path: Path) -> Iterator[str]:
-    """Give `path` a name that fits a socket address, by way of a descriptor of its directory."""
-    if len(os.fsencode(path)) <= _UNIX_PATH_BYTES_MAX:
-        yield str(path)
-        return
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)

@@ -17,14 +17,16 @@ from typing import Protocol
 import trio
 
 from metako.cluster.engine import Engine
-from metako.cluster.ready import Input, Ready, Tick
+from metako.cluster.ready import Input, Ready, StopRequested, Tick
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.events import Event
 from metako.model.instant import NS_PER_MS
+from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import PostgresTarget
 from metako.model.routing import RoutingTable
 from metako.runtime.clock import Clock, seconds_until
+from metako.runtime.orders import OrderTable
 from metako.wire.messages import Outbound
 
 INBOX_MAX = 1024
@@ -68,6 +70,7 @@ class EngineDriver:
         self.stopped = trio.Event()  # the engine has said that the node has stopped
         self._effects = effects
         self._clock = clock
+        self._orders = OrderTable()
         self.inbox, self._receive = trio.open_memory_channel[Input](INBOX_MAX)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -83,6 +86,17 @@ class EngineDriver:
         task_status.started()
         while not self.stopped.is_set():
             await self._step(await self._next_input())
+
+    async def order(self, order: Order) -> OrderAnswer:
+        """Give an operator's order to the cluster and return whether its leader takes it.
+
+        If cancelled, the order may have been given; its answer is dropped.
+
+        Raises:
+            OrderNotGivenError: the node is stopping, or too many orders wait. Nothing was given.
+            OrderUnansweredError: no answer came in time. The cluster may have taken the order.
+        """
+        return await self._orders.ask(order, self.inbox)
 
     async def _next_input(self) -> Input:
         now = self._clock.now()
@@ -104,6 +118,8 @@ class EngineDriver:
 
     async def _step(self, event: Input) -> None:
         self.counters.steps += 1
+        if isinstance(event, StopRequested):
+            self._orders.close()
         ready = self.engine.step(self._clock.now(), event)
         await self._carry_out(ready)
 
@@ -121,5 +137,8 @@ class EngineDriver:
             effects.publish(ready.routing)
         for fact in ready.events:
             effects.report(fact)
+        for answer in ready.answers:
+            self._orders.answer(answer)
         if ready.stopped:
             self.stopped.set()
+            self._orders.wake_all()

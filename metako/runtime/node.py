@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import trio
 
 import metako
-from metako.api.server import serve_api, serve_streams
+from metako.api.server import serve_agent_socket, serve_api, serve_streams
 from metako.cluster.engine import Engine
 from metako.cluster.ready import ProxyLoad, StopRequested
 from metako.config import NodeConfig, resolve_advertised
@@ -31,6 +31,7 @@ from metako.model.durable import HardState
 from metako.model.errors import FencedError, MetakoError
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import Term
+from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import PostgresObserved
 from metako.model.status import NodeStatus
 from metako.observability.logs import LogHandle, log, log_event, setup_logging
@@ -41,20 +42,19 @@ from metako.postgres.guardlink import GuardLostError
 from metako.postgres.process import Guard, open_guard, server_processes
 from metako.postgres.steps import StepFailed, StepFinished
 from metako.postgres.supervisor import PostgresSupervisor
-from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
-from metako.proxy.frames import WorkerEvent
-from metako.proxy.launcher import ProxyConfig, run_workers
 from metako.runtime.binding import bind_gossip
 from metako.runtime.clock import SystemClock
 from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
 from metako.runtime.fence import FenceKeeper
-from metako.runtime.settings import node_settings, run_dir, server_settings
+from metako.runtime.paths import agent_socket, run_dir
+from metako.runtime.settings import node_settings, server_settings
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
 from metako.runtime.steplog import step_event
 from metako.runtime.store import HardStateStore, open_store
 from metako.runtime.transport import Transport
 from metako.runtime.witness import NoPostgres
+from metako.runtime.workers import ProxyWorkers
 from metako.wire.messages import Received
 from metako.wire.seal import SALT_BYTES, Opener, Sealer
 
@@ -152,8 +152,7 @@ class Node:
         self._stop = stop
         self._clock = SystemClock()
         self._counter = EventCounter()
-        self._feed = RoutingFeed()
-        self._sessions: dict[int, int] = {}  # sessions by worker pid
+        self._workers = ProxyWorkers(self._config, self._hear_sessions)
         self._http_in, self._http = trio.open_memory_channel[trio.SocketStream](HTTP_WAITING_MAX)
         self._driver: EngineDriver | None = None
         self._observed = PostgresObserved()
@@ -231,7 +230,7 @@ class Node:
             transport=parts.transport,
             postgres=postgres,
             fence=fence,
-            feed=self._feed,
+            feed=self._workers.feed,
             counter=self._counter,
         )
         engine = Engine(
@@ -261,8 +260,9 @@ class Node:
         async with trio.open_nursery() as serving:
             api_stop = trio.Event()
             if config.proxy.enabled:
-                await self._start_proxy(serving, guard.status.pid if guard else os.getpid())
+                await self._workers.start(serving, guard.status.pid if guard else os.getpid())
             await serving.start(self._serve_api, api_stop)
+            await serving.start(self._serve_operator, api_stop)
             if config.logging.status_interval_ms:
                 serving.start_soon(self._status_lines, config.logging.status_interval_ms / 1000)
             await self._stop.wait()
@@ -283,46 +283,17 @@ class Node:
             return await serve_streams(self, self._http, stop=stop, task_status=task_status)
         await serve_api(self, listen.host, listen.port, stop=stop, task_status=task_status)
 
-    async def _start_proxy(self, nursery: trio.Nursery, guard_pid: int) -> None:
-        config = self._config
-        control = run_dir(config) / "proxy.sock"
+    async def _serve_operator(
+        self, stop: trio.Event, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        # Always a socket of its own: orders are never taken from a port that others can reach.
+        path = agent_socket(self._config)
+        await serve_agent_socket(self, self, path, stop=stop, task_status=task_status)
 
-        async def serve(*, task_status: trio.TaskStatus[None]) -> None:
-            await serve_control(
-                control,
-                self._feed,
-                self._hear_worker,
-                on_event=lambda _hello, fact: _log_worker_event(fact),
-                task_status=task_status,
-            )
-
-        async def work(*, task_status: trio.TaskStatus[int]) -> None:
-            await run_workers(
-                ProxyConfig(
-                    control=control,
-                    host=config.proxy.listen.host,
-                    port=config.proxy.listen.port,
-                    node=config.node.name,
-                    guard_pid=guard_pid,
-                    workers=config.proxy.workers,
-                    queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
-                    connections_max=config.proxy.max_connections,
-                ),
-                on_event=_log_worker_event,
-                task_status=task_status,
-            )
-
-        await nursery.start(serve)
-        await nursery.start(work)
-
-    def _hear_worker(self, report: WorkerReport) -> None:
-        if report.connected:
-            self._sessions[report.hello.pid] = report.stats.sessions
-        else:
-            self._sessions.pop(report.hello.pid, None)
+    def _hear_sessions(self, sessions: int) -> None:
         if self._driver is not None:
             with contextlib.suppress(trio.WouldBlock):
-                self._driver.inbox.send_nowait(ProxyLoad(sum(self._sessions.values())))
+                self._driver.inbox.send_nowait(ProxyLoad(sessions))
 
     async def _hear_postgres(
         self, observations: trio.MemoryReceiveChannel[PostgresReport], driver: EngineDriver
@@ -346,7 +317,7 @@ class Node:
             line = status_line(self.status())
             self._report(event(EventName.STATUS, line))
 
-    # ------------------------------------------------------------ what the API shows
+    # ------------------------------------------------------------ what the API shows and takes
 
     def status(self) -> NodeStatus:
         """Return the node's picture of this moment."""
@@ -361,6 +332,11 @@ class Node:
             events=self._counter,
             status=self.status(),
         )
+
+    async def order(self, order: Order) -> OrderAnswer:
+        """Give an order to the cluster; see `EngineDriver.order`."""
+        assert self._driver is not None
+        return await self._driver.order(order)
 
 
 async def _end_now(guard: Guard) -> None:
@@ -383,9 +359,3 @@ def _armed(guard: Guard | None) -> GuardDeadline | None:
 async def _forward(received: trio.MemoryReceiveChannel[Received], driver: EngineDriver) -> None:
     async for message in received:
         await driver.inbox.send(message)
-
-
-def _log_worker_event(fact: WorkerEvent) -> None:
-    fields = dict(fact.fields)
-    fields.pop("error", None)
-    log(Severity(fact.level), fact.message, error=None, **fields)

@@ -35,8 +35,9 @@ from metako.postgres.files import ServerFiles
 from metako.postgres.install import Installation
 from metako.postgres.osuser import OsUser
 from metako.postgres.process import server_processes
+from metako.runtime.paths import record_path, run_dir
 from metako.runtime.port_owner import describe_port_owner
-from metako.runtime.settings import record_path, run_dir, server_settings
+from metako.runtime.settings import server_settings
 from metako.runtime.store import LOCK_SUFFIX
 
 SETTLE_S = 3.0

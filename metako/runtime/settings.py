@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from pathlib import Path
 
 import metako
 from metako.cluster.engine import NodeSettings
@@ -15,9 +14,7 @@ from metako.model.errors import ConfigError
 from metako.model.member import MemberMeta
 from metako.postgres.osuser import OsUser
 from metako.postgres.settings import Bootstrap, ServerSettings
-
-SOCKET_PATH_BYTES_MAX = 107
-"""Of a Unix socket's address on Linux, without the final zero."""
+from metako.runtime.paths import socket_dir
 
 
 def cluster_secret(config: NodeConfig) -> bytes:
@@ -117,23 +114,3 @@ def server_settings(config: NodeConfig, user: OsUser) -> ServerSettings:
             database=bootstrap.database or "",
         ),
     )
-
-
-def record_path(config: NodeConfig) -> Path:
-    """Return where the node's durable record is."""
-    return config.node.state_dir / "record"
-
-
-def run_dir(config: NodeConfig) -> Path:
-    """Return where the sockets of agent, guard and proxy workers are."""
-    return config.node.state_dir / "run"
-
-
-def socket_dir(config: NodeConfig) -> Path:
-    """Return where PostgreSQL's Unix socket is: beside ours, unless that path is too long."""
-    preferred = config.node.state_dir / "socket"
-    longest = preferred / f".s.PGSQL.{config.postgresql.port}.lock"
-    if len(str(longest).encode()) <= SOCKET_PATH_BYTES_MAX:
-        return preferred
-    digest = hashlib.sha256(str(config.node.state_dir).encode()).hexdigest()[:16]
-    return Path("/tmp") / f"metako-{digest}"  # noqa: S108 - made and checked before it is used

@@ -23,6 +23,7 @@ from metako.observability.logs import log
 from metako.postgres.install import Installation, find_installation
 from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
 from metako.runtime.hello import HelloMismatch
+from metako.runtime.paths import run_dir, socket_dir
 from metako.runtime.preflight import (
     check_data_directory,
     check_log_file,
@@ -30,7 +31,6 @@ from metako.runtime.preflight import (
     check_ports,
     check_programs,
 )
-from metako.runtime.settings import run_dir, socket_dir
 from metako.runtime.transport import Transport, wall_clock_ms
 from metako.wire.answer import AnswerReason
 from metako.wire.slots import CorruptRecord

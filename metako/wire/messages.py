@@ -18,6 +18,7 @@ from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import RankedPosition
 from metako.model.member import MemberMeta, MemberState
+from metako.model.orders import Order, OrderAnswer
 from metako.model.values import value
 
 # ---------------------------------------------------------------- gossip
@@ -234,6 +235,26 @@ class Release:
     term: Term
     boot_epoch: int
     last_round: int
+    successor: NodeId | None = None  # who stands at once; the others wait a moment for it
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRequest:
+    """An operator's order, from the node where it was given to the one that leads.
+
+    It is for one leadership: another one does not know whether it was done already.
+    """
+
+    order: Order
+    term: Term
+    boot_epoch: int  # of the leader
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReply:
+    """The leader's answer to an order."""
+
+    answer: OrderAnswer
 
 
 GossipMessage = Ping | PingRequest | Ack | Nack | Gossip | PushPull
@@ -252,6 +273,8 @@ AgreementMessage = (
     | VoteReply
     | Candidacy
     | Release
+    | OrderRequest
+    | OrderReply
 )
 Message = GossipMessage | AgreementMessage | Hello
 

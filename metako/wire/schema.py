@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from metako.model.document import ClusterDocument, DocumentRef, SyncMember, SyncSet
+from metako.model.document import ClusterDocument, DocumentRef, Switchover, SyncMember, SyncSet
 from metako.model.durable import HardState
 from metako.model.ids import Address, DataId, NodeId, TimelineId
 from metako.model.lsn import Lsn, RankedPosition
 from metako.model.member import MemberMeta
+from metako.model.orders import Order, OrderAnswer
 from metako.model.timeline import TimelineEntry
 from metako.wire import limits, messages
 
@@ -47,6 +48,8 @@ KINDS: Mapping[str, type] = MappingProxyType(
         "vote-reply": messages.VoteReply,
         "candidacy": messages.Candidacy,
         "release": messages.Release,
+        "order": messages.OrderRequest,
+        "order-reply": messages.OrderReply,
     }
 )
 """Kinds of messages; the value of `k`."""
@@ -63,6 +66,9 @@ KEYS: Mapping[type, str] = MappingProxyType(
         RankedPosition: "t=wal_term l=lsn",
         SyncMember: "n=node d=data_id",
         SyncSet: "m=members q=k",
+        Switchover: "o=order_id n=target m=timeout_ms",
+        Order: "o=order_id w=kind n=target m=timeout_ms",
+        OrderAnswer: "o=order_id a=accepted r=reason n=target",
         TimelineEntry: "t=term i=tli p=parent_tli l=begin_lsn n=node r=reason c=confirmed",
         MemberMeta: "r=role s=state t=timeline l=lsn y=replay_lsn g=lag_ms d=data_id i=system_id"
         " f=document_ref pa=postgres_address aa=api_address xa=proxy_address o=priority w=witness"
@@ -94,11 +100,13 @@ KEYS: Mapping[type, str] = MappingProxyType(
         messages.VoteReply: "t=term g=granted r=refusal p=promised f=document_ref d=detached"
         " i=data_id l=position c=can_lead o=priority m=max_tli",
         messages.Candidacy: "t=term",
-        messages.Release: "t=term b=boot_epoch r=last_round",
+        messages.Release: "t=term b=boot_epoch r=last_round s=successor",
+        messages.OrderRequest: "o=order t=term b=boot_epoch",
+        messages.OrderReply: "a=answer",
         # ------------------------------------------------------------ records
         ClusterDocument: "id=cluster_id name=cluster_name sys=system_id t=term n=version p=primary"
         " d=primary_data_id ph=phase vo=voters le=learners wi=witnesses s=sync du=durability"
-        " tl=timelines h=hold_ms pause=paused",
+        " tl=timelines h=hold_ms pause=paused sw=switchover",
         HardState: "node=node_id boot=boot_epoch t=term vote=voted_for prom=promised_term"
         " rel=released_term hold=max_hold_ms doc=document asked=asked lost=lost",
     }

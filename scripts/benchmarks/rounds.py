@@ -13,11 +13,14 @@ import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import trio
 
 from benchmarks.phases import Course, read_course
 from benchmarks.results import ClientKind, Round, Rows, Seen, Series, interruption
+from metako.api.client import LocalAgent
 from metako.demo.client import ClientError, PgClient, ServerError
 from metako.demo.cluster import LocalCluster
 from metako.demo.layout import APP_USER, DATABASE, NodeLayout
@@ -35,6 +38,8 @@ FAULTS: Mapping[str, str] = {
     "stop-agent": "SIGSTOP to the primary's agent only: its server goes on until the guard ends it",
     "kill-agent": "SIGKILL to the primary's agent",
     "kill-guard": "SIGKILL to the primary's guard",
+    "switchover": "an operator's order to change the primary, given to its node",
+    "term-agent": "SIGTERM to the primary's agent: the node stops in good order",
     "kill-standby": "SIGKILL to all of a synchronous standby's node; writes need not stop",
 }
 FROZEN = ("pause-host", "stop-agent")
@@ -45,6 +50,7 @@ RECOVERY_TIMEOUT_S = 40.0
 SETTLE_S = (0.3, 2.0)  # so that faults meet every moment between two heartbeats
 FROZEN_MORE_S = (0.0, 2.0)  # a frozen node stays so for a while after the recovery
 READ_TIMEOUT_S = 30.0
+ORDER_TIMEOUT_S = 20.0
 ROWS_AFTER = 5  # acknowledged to each kind of clients before a round counts as recovered
 POLL_INTERVAL_S = 0.02
 CLOCK_STEP_MAX_S = 0.003
@@ -61,6 +67,11 @@ class Moment:
     @property
     def offset_s(self) -> float:
         return self.wall_s - self.mono_s
+
+
+def agent_socket(node: NodeLayout) -> Path:
+    """Return where the agent of a node takes orders."""
+    return node.state_dir / "run" / "agent.sock"
 
 
 def now() -> Moment:
@@ -243,6 +254,15 @@ class SeriesRun:
                 kind = Kind.AGENT if fault == "kill-agent" else Kind.GUARD
                 for process in node_by_kind(cluster.node(node))[kind]:
                     os.kill(process.pid, signal.SIGKILL)
+            case "switchover":
+                agent = LocalAgent(agent_socket(cluster.node(node)))
+                order = partial(agent.order_switchover, None, ORDER_TIMEOUT_S)
+                answer = await trio.to_thread.run_sync(order)
+                if not answer.accepted:
+                    raise MetakoError(f"the switchover was refused: {answer.reason}")
+            case "term-agent":
+                for process in node_by_kind(cluster.node(node))[Kind.AGENT]:
+                    os.kill(process.pid, signal.SIGTERM)
             case "kill-standby":
                 node = self._rng.choice(sorted(primary.sync))
                 await cluster.kill_host(node)

@@ -35,6 +35,7 @@ _HOST_FAULTS = frozenset(("kill-host", "pause-host"))
 
 TARGETS = (
     Target("PostgreSQL crash", frozenset(("kill-primary",)), None, p50_s=0.3, p99_s=0.8),
+    Target("switchover", frozenset(("switchover",)), None, p50_s=0.4, p99_s=1.0),
     Target("host loss or partition", _HOST_FAULTS, "default", p50_s=2.5, p99_s=3.5),
     Target("host loss or partition", _HOST_FAULTS, "fast", p50_s=1.1, p99_s=1.6),
 )

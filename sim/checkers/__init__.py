@@ -19,6 +19,7 @@ from sim.checkers.gossip import Gossip
 from sim.checkers.handover import Handover
 from sim.checkers.holders import Holders
 from sim.checkers.kept import Kept
+from sim.checkers.orders import Orders
 from sim.checkers.promises import Promises
 from sim.checkers.refusals import Refusals
 from sim.checkers.routes import Routes
@@ -53,6 +54,11 @@ CHECKS = {
     "writes_stuck": "with a primary and its standbys sound, commits return within the bound",
     "slow_failover": "after the peace, with nothing else wrong, a lost primary is replaced in time",
     "slow_handover": "a lease that is given up is followed by an election at once",
+    "slow_switchover": "a planned change of the primary comes to its end soon",
+    "switchover_failed": "a planned change leads to its target while all are sound",
+    "switchover_rewound": "the old primary of a planned change follows with the data that it has",
+    "order_twice": "an operator's order is answered once and done once",
+    "order_unanswered": "a sound agent answers an operator's order in time",
     "stale_listing": "who is dead, or has other data, leaves the sync set within the bound",
     "death_unnoticed": "a host that is gone is held dead, and gets no reads, within the bound",
     "slot_kept": "a standby keeps no WAL in the slots of members",
@@ -91,6 +97,7 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Listed(world, monitor),
         Noticed(world, monitor),
         Handover(world, monitor),
+        Orders(world, monitor),
         Fenced(world, monitor),
         Kept(world, monitor),
         Attached(world, monitor),

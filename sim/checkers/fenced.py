@@ -110,12 +110,14 @@ class Fenced(Watcher):
     def _end_of_hold(self, name: NodeId, leader: NodeId) -> int:
         """Return until when a voter votes for nobody else than `leader`; far off: it votes at all.
 
-        A node that stands still votes for nobody, nor does one that is down.
+        A node that stands still votes for nobody, nor does one that is down. One whose record was
+        rolled back by a fault has forgotten its holds: that is the fault's, and no leader's.
         """
         world = self._world
         node, now = world.nodes[name], world.heap.now_ns
         engine, agent = node.engine, node.agent
-        if name == leader or engine is None or agent is None or agent.paused or node.suspended:
+        absent = engine is None or agent is None or agent.paused or node.suspended
+        if name == leader or absent or engine is None or node.wiped:
             return now + NS_PER_MS
         hold = engine.hold
         if hold.leader not in (leader, None):

@@ -24,18 +24,14 @@ from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, Term
 from sim.checkers.durability import COUNTED
-from sim.heap import NS_PER_S
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
     from sim.postgres.commits import Commit
+    from sim.postgres.data import Data
     from sim.postgres.server import SimServer
     from sim.processes import Processes
     from sim.world import World
-
-
-UNDER_WAY_NS = 3 * NS_PER_S
-"""So late a word about a copy may arrive: it was lost on the way, and sent again."""
 
 
 class Holders(Watcher):
@@ -47,12 +43,15 @@ class Holders(Watcher):
         self._world = world
         self._live: dict[DocumentRef, ClusterDocument] = {}
         self._last: Commit | None = None  # newest acknowledged one
-        self._lost_ns: dict[NodeId, int] = {}  # when a fault took the data of a server
+        self._data: dict[NodeId, Data] = {}  # of each server, as last seen
+        self._lost: dict[NodeId, list[Data]] = {}  # what faults took
         self._strict_k = 0  # largest k of a committed document of strict durability
 
     def server_changed(self, server: SimServer) -> None:
-        if server.data is None:
-            self._lost_ns[server.node] = self._world.heap.now_ns
+        if server.data is not None:
+            self._data[server.node] = server.data
+        elif server.node in self._data:
+            self._lost.setdefault(server.node, []).append(self._data.pop(server.node))
 
     def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
         self._learn(hard)
@@ -103,17 +102,12 @@ class Holders(Watcher):
                 self._check(document, commit, f"{server.node} acknowledged it")
 
     def _count_copies(self, server: SimServer, commit: Commit) -> None:
-        since = self._world.heap.now_ns - UNDER_WAY_NS
-        copies = [
-            node.name
-            for node in self._world.nodes.values()
-            if node.name != server.node
-            and (
-                (node.server.data is not None and node.server.data.holds(commit.record))
-                # It may have had a copy, and its word of it was under way when that was lost.
-                or self._lost_ns.get(node.name, -UNDER_WAY_NS) > since
-            )
-        ]
+        copies = []
+        for node in self._world.nodes.values():
+            # A copy that a fault took later was one: its word of it stays with its WAL sender.
+            there = [*self._lost.get(node.name, ()), node.server.data]
+            if node.name != server.node and any(d and d.holds(commit.record) for d in there):
+                copies.append(node.name)
         if len(copies) < self._strict_k:
             values = ", ".join(value for _, value in commit.values)
             raise ViolationError(

@@ -32,6 +32,7 @@ class Family(enum.StrEnum):
     PROCESS = "process"
     POSTGRES = "postgres"
     CLIENT = "client"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)

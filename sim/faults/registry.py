@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from metako.config.problems import nearest
-from sim.faults import client, clock, disk, network, postgres, process
+from sim.faults import client, clock, disk, network, operator, postgres, process
 from sim.faults.fault import Fault, FaultError
 from sim.faults.kind import FaultKind
 
 KINDS: Mapping[str, FaultKind] = MappingProxyType(
     {
         kind.name: kind
-        for table in (network, clock, disk, process, postgres, client)
+        for table in (network, clock, disk, process, postgres, client, operator)
         for kind in table.KINDS
     }
 )

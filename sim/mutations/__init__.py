@@ -14,6 +14,7 @@ from types import MappingProxyType
 from sim.mutations.base import Mutation, Patch
 from sim.mutations.drivers import DRIVERS
 from sim.mutations.elections import ELECTIONS
+from sim.mutations.handovers import HANDOVERS
 from sim.mutations.leases import LEASES
 from sim.mutations.models import MODELS
 from sim.mutations.slips import SLIPS
@@ -22,7 +23,7 @@ from sim.mutations.syncing import SYNCING
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
 MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
-    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS, *SLIPS)}
+    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS, *SLIPS, *HANDOVERS)}
 )
 
 
@@ -37,8 +38,8 @@ def planted(name: str | None) -> Iterator[None]:
         yield
         return
     patch = Patch()
-    MUTATIONS[name].plant(patch)
     try:
+        MUTATIONS[name].plant(patch)
         yield
     finally:
         patch.undo()

@@ -47,7 +47,8 @@ def edited(
 ) -> Callable[[Patch], None]:
     """Return what plants a slip: a function whose source has other text in some places.
 
-    Each piece of text has to be there once, so a bug whose place has changed is noticed.
+    Each piece of text has to be there once, so a bug whose place has changed is noticed; and no
+    module may keep the function as it was, or nobody would meet the bug.
 
     Args:
         owner: the class or module of the function.
@@ -69,5 +70,18 @@ def edited(
         made.__kwdefaults__ = found.__kwdefaults__
         for each in (owner, *also):
             patch.set(each, name, made)
+        left = _with(name, found)
+        assert not left, f"{', '.join(left)}: {name} is still there as it was"
 
     return plant
+
+
+def _with(name: str, function: object) -> list[str]:
+    """Return the modules of a run that know a function by its name."""
+    return [
+        module
+        for module, found in list(sys.modules.items())
+        if module.startswith(("metako.", "sim."))
+        and not module.startswith(("sim.mutations.", "sim.explorer."))
+        and vars(found).get(name) is function
+    ]

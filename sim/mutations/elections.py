@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from metako.election import leader, quorum, wants
+from metako.election import office, quorum, wants
 from metako.election.candidate import Candidate
 from metako.election.core import Core
 from metako.election.election import Election
@@ -152,11 +152,11 @@ def _old_primary_left_out(patch: Patch) -> None:
         kept = tuple(m for m in new.members if m.node != doc.primary)
         return SyncSet(kept, min(new.k, len(kept)))
 
-    patch.set(leader, "successor_sync_set", forgetful)
+    patch.set(office, "successor_sync_set", forgetful)
 
 
 def _sync_set_emptied_by_election(patch: Patch) -> None:
-    patch.set(leader, "successor_sync_set", lambda *_, **__: SyncSet())
+    patch.set(office, "successor_sync_set", lambda *_, **__: SyncSet())
 
 
 def _timeline_reused(patch: Patch) -> None:
@@ -166,7 +166,7 @@ def _timeline_reused(patch: Patch) -> None:
         number = TimelineId(max(e.tli for e in confirmed) + 1)
         return (*confirmed, replace(entry, tli=number))
 
-    patch.set(leader, "reserve", reusing)
+    patch.set(office, "reserve", reusing)
 
 
 def _promise_not_kept_by_follower(patch: Patch) -> None:

@@ -7,7 +7,7 @@ wrong there, and not by what the checks look for.
 from __future__ import annotations
 
 from metako.cluster import engine, routing
-from metako.election import quorum, syncchange, syncset
+from metako.election import leader, office, quorum, syncchange, syncset
 from metako.election.candidate import Candidate
 from metako.election.core import Core
 from metako.election.election import Election
@@ -26,6 +26,7 @@ from metako.postgres import plan
 from metako.postgres.slots import SlotPolicy
 from metako.proxy.routes import Routes
 from sim.mutations.base import Mutation, Patch, edited
+from sim.postgres import supervisor
 
 ELECTING = (
     Mutation("promises_of_former_candidacy", "§4.2", "promises of an earlier term count",
@@ -42,8 +43,8 @@ ELECTING = (
     Mutation("followed_without_promise", "§4.3.3c", "the term of a heartbeat is not promised",
              edited(Voter, "heard_heartbeat", ("    core.promise(beat.term)\n", ""))),
     Mutation("wrong_data_id_in_successor", "§4.3.4", "the old primary is listed with other data",
-             edited(Leader, "take_office",
-                    ("=base.primary_data_id)", "=observed.data_id)"))),
+             edited(office, "winners_document",
+                    ("=base.primary_data_id)", "=observed.data_id)"), also=(leader,))),
 )  # fmt: skip
 
 LISTING = (
@@ -126,7 +127,7 @@ LEADING = (
              edited(SyncSetKeeper, "adopt", ("    self._began_ns = other._began_ns\n", ""))),
     Mutation("silent_sender_streams", "§4.5", "the WAL sender of a dead host counts as streaming",
              edited(SyncSetKeeper, "_last_seen",
-                    ("stream.moved_ns if self._gone(node) else self._now_ns", "self._now_ns"))),
+                    ("stream.moved_ns if counts else self._now_ns", "self._now_ns"))),
     Mutation("stray_standby_repointed", "§5.4", "a standby on an aborted timeline is not restarted",
              edited(plan, "_following",
                     ("renamed and _went_astray(observed, upstream)", "False"))),
@@ -172,7 +173,7 @@ REVIEWED = (
              edited(quorum, "_primary_behind",
                     ("        and position >= primary.position\n", ""))),
     Mutation("learners_left_behind", "§4.1", "learners do not get a document that they missed",
-             edited(Leader, "_beat",
+             edited(Leader, "beat",
                     ("[n for n in core.others() if", "[n for n in self.committed.voters if"))),
     Mutation("route_not_remade", "§7", "a change of the primary alone makes no new route",
              edited(routing.Router, "table", ("        or made_from[0] != primary\n", ""))),
@@ -211,7 +212,7 @@ REVIEWED_AGAIN = (
                     ("    ending = isinstance(step, Stop)",
                      "    if isinstance(step, EmitMarker):\n"
                      "        return not isinstance(target, Leading) or target.term != step.term\n"
-                     "    ending = isinstance(step, Stop)"))),
+                     "    ending = isinstance(step, Stop)"), also=(supervisor,))),
 )  # fmt: skip
 """Found by two more, in the same way."""
 

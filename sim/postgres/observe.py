@@ -189,6 +189,7 @@ class Observer:
             admitting=unverified or (written is not None and written.admit),
             standbys=standbys,
             marker_term=facts.marker_term,
+            checkpointed=facts.checkpointed,
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked if blocked is None else blocked,
             silent=silent,
@@ -204,7 +205,7 @@ class Observer:
         answers = server.process is ProcessState.RUNNING and not timed_out and not server.silent
         if not answers:
             self._session_epoch = -1
-            return self._unanswered()
+            return self._unanswered(silent=timed_out or server.silent)
         if self._session_epoch != server.epoch:
             self._session_epoch = server.epoch
             if not facts.verified:
@@ -212,7 +213,8 @@ class Observer:
                 facts.verified = server.config == facts.written
         return self._answered()
 
-    def _unanswered(self) -> PostgresObserved:
+    def _unanswered(self, *, silent: bool) -> PostgresObserved:
+        """Return the picture of a server that says nothing, or refuses because it shuts down."""
         facts = self._facts
         if not facts.was_up:
             self._notice_lost_wal()
@@ -224,7 +226,7 @@ class Observer:
             sync_applied=applied,
             standbys=facts.standbys,
             blocked=facts.last_in_recovery is False,
-            silent=True,
+            silent=silent,
         )
 
     def _answered(self) -> PostgresObserved:
@@ -298,6 +300,8 @@ class Observer:
                 sender.flush_lsn,
                 sender.apply_lsn,
                 bool(quorum and sender.listed and sender.streaming and sender.flush_lsn),
+                server.data is not None
+                and sender.flush_lsn < server.data.lsn_at(server.data.flushed),
             )
             for node, sender in sorted(server.senders.items())
             if node in members

@@ -180,6 +180,15 @@ class SimServer(ServerState):
             behind = [s.node for s in primary.senders if s.flush_lsn < primary.data.end]
             self.note("stop_blocked_by_standby", " ".join(behind))
 
+    def end_senders(self, successor: NodeId) -> None:
+        """SIGTERM to the WAL senders of everybody else, in a shutdown that waits for them."""
+        primary = self.primary
+        if primary is None or self.frozen or self.process is not ProcessState.STOPPING:
+            return
+        for sender in [s for s in primary.senders if s.node != successor]:
+            self.note("stop_ended_sender", sender.node)
+            sender.terminate()
+
     def _stop_standby(self) -> None:
         startup = self.startup
         if startup is None:

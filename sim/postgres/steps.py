@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from metako.model.ids import Term, TimelineId
+from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.postgres import DataState, ProcessState
 from metako.postgres.facts import Facts
 from metako.postgres.steps import NOBODY, ServerConfig
@@ -36,6 +36,7 @@ RELOAD_TIMEOUT_NS = 5 * NS_PER_S
 RECEIVER_TERM_AFTER_NS = 100 * NS_PER_MS
 RECEIVER_GIVE_UP_NS = NS_PER_S
 STOP_FAST_TIMEOUT_NS = 60 * NS_PER_S
+STOP_SENDERS_AFTER_NS = NS_PER_S // 2
 QUIT_GRACE_NS = NS_PER_S
 GUARD_TIMEOUT_NS = 2 * NS_PER_S
 GUARD_START_TIMEOUT_NS = 10 * NS_PER_S
@@ -221,11 +222,14 @@ class Executor:
                 raise StepError("the guard does not answer")
             yield WAIT_POLL_NS
 
-    def stop(self, fast: bool) -> Steps:
+    def stop(self, fast: bool, successor: NodeId | None = None) -> Steps:
         """Stop the server; at the end every one of its processes is gone."""
         server = self.server
         if fast and not self.observer.gone:
             server.stop(fast=True)
+            if successor is not None:
+                yield from self.wait_gone(STOP_SENDERS_AFTER_NS)
+                server.end_senders(successor)
             yield from self.wait_gone(STOP_FAST_TIMEOUT_NS)
         if not self.observer.gone:
             server.stop(fast=False)

@@ -307,8 +307,8 @@ class SimSupervisor:
                 return rebuild.rewind(rewind_to)
             case steps.Start(config=config):
                 return execute.start(config)
-            case steps.Stop(fast=fast):
-                return execute.stop(fast)
+            case steps.Stop(fast=fast, successor=successor):
+                return execute.stop(fast, successor)
             case steps.ApplySettings(config=config):
                 return execute.apply_settings(config)
             case steps.Detach(promise=promise):
@@ -321,6 +321,8 @@ class SimSupervisor:
                 return leading.emit_marker(term)
             case steps.SyncBarrier(setting=setting):
                 return leading.pass_barrier(setting)
+            case steps.Checkpoint(handover=handover):
+                return leading.checkpoint_for(handover)
             case _:
                 assert_never(step)
 

@@ -30,6 +30,7 @@ MOMENTS = frozenset(
         *("vote_granted", "promise_kept", "election_won", "promoted", "primary_active"),
         *("lease_lost", "lease_released", "stepped_down", "hold_expired", "candidacy_handed_over"),
         *("sync_set_shrunk", "sync_set_emptied", "sync_set_from_empty", "k_raised", "k_lowered"),
+        *("switchover_accepted", "switchover_begun", "switchover_completed"),
         *("rewind_used", "clone_used", "leadership_resumed", "fenced_by_guard"),
     }
 )

@@ -138,6 +138,9 @@ TEMPLATES: tuple[Template, ...] = (
     _t("clone_breaks", Who.DATA_NODE, _STAY, 0.5, times=Range(1, 2)),
     _t("start_fails", Who.DATA_NODE, _STAY, 0.5, times=Range(1, 3)),
     _t("remove_wal", Who.DATA_NODE, (Span.NONE,), 0.3, slots_keep=Range(0, 200)),
+    # operators
+    _t("switchover", Who.NODE, (Span.NONE,), 1.5),
+    _t("cancel_switchover", Who.NODE, (Span.NONE,), 0.3),
     # clients
     _t("cancel_waiting", Who.NOBODY, (Span.NONE,), 1),
     _t("client_storm", Who.NOBODY, _STAY, 0.3, factor=Range(3, 20)),

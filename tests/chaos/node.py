@@ -7,9 +7,12 @@ removed; what a verb cannot do on a real host is listed in `chaos.limits` and ne
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -17,6 +20,7 @@ from chaos.cluster import LabCluster
 from chaos.volume import Volume
 from chaos.wallclock import WallClock
 from chaos.wrappers import Wrappers
+from metako import unixsocket
 from metako.demo.layout import NodeLayout
 from metako.demo.processes import (
     Kind,
@@ -27,6 +31,8 @@ from metako.demo.processes import (
     send,
 )
 from metako.demo.view import NodeView, is_active_primary
+from metako.model.ids import NodeId
+from metako.model.orders import OrderKind
 
 SWEEPS_MAX = 200
 SWEEP_PAUSE_S = 0.005
@@ -170,6 +176,7 @@ class RealNode:
         self.view: tuple[float, NodeView] | None = None  # newest, and when it came
         self._cluster = cluster
         self._starve = starve
+        self._asked: list[socket.socket] = []
 
     @property
     def name(self) -> str:
@@ -209,6 +216,22 @@ class RealNode:
     def stop(self) -> bool:
         """SIGTERM to the agent: the clean way down."""
         return self._signal(signal.SIGTERM, Kind.AGENT)
+
+    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
+        """Give the agent an order by its socket; whatever it answers is not waited for."""
+        text = ""
+        verb = "DELETE" if kind is OrderKind.CANCEL_SWITCHOVER else "POST"
+        if verb == "POST":
+            text = json.dumps({"to": target, "timeout_s": max(1, timeout_ms // 1000)})
+        head = f"{verb} /switchover HTTP/1.1\r\nHost: metako\r\n"
+        try:
+            asked = unixsocket.connect(self.layout.state_dir / "run" / "agent.sock")
+        except OSError:
+            return False
+        self._asked.append(asked)  # closed now, it would be taken for given up
+        with contextlib.suppress(OSError):
+            asked.send(f"{head}Content-Length: {len(text)}\r\n\r\n{text}".encode())
+        return True
 
     def kill_host(self) -> bool:
         """SIGKILL everything, until nothing is left. What the kernel holds in memory stays."""
@@ -297,6 +320,8 @@ class RealNode:
         self.server.rewind_failures = self.server.clone_failures = 0
         self.clock.wall.set_right()
         self.resume_host()
+        while self._asked:
+            self._asked.pop().close()
 
     # ------------------------------------------------------------ files
 

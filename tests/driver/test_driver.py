@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
 import trio
+from driver_kit import FakeEffects, FakeEngine, VirtualClock, driver_of
 
 from metako.cluster.engine import Engine, NodeSettings, blank_hard_state, next_boot
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
@@ -16,14 +16,13 @@ from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.wants import GuardDeadline
 from metako.membership.config import MembershipConfig
 from metako.model.durable import HardState
-from metako.model.events import Event, EventName, event
+from metako.model.events import EventName, event
 from metako.model.ids import Address, NodeId, Term
-from metako.model.instant import NS_PER_MS, NS_PER_S, Instant
+from metako.model.instant import NS_PER_MS, NS_PER_S
 from metako.model.member import MemberMeta
 from metako.model.postgres import (
     DataState,
     PostgresObserved,
-    PostgresTarget,
     ProcessState,
     Untouched,
 )
@@ -41,73 +40,6 @@ DEADLINE = GuardDeadline(Term(3), 7)
 TABLE = RoutingTable(Term(3), None, (), 0)
 FACT = event(EventName.STATUS, "so it is")
 EVERYTHING = Ready(HARD, (MESSAGE,), DEADLINE, Untouched(), TABLE, (FACT,))
-
-
-class VirtualClock:
-    """Both clocks follow trio's."""
-
-    def now(self) -> Instant:
-        ns = round(trio.current_time() * NS_PER_S)
-        return Instant(ns, ns)
-
-
-class FakeEngine:
-    """Answers each input by a function, and wants to be woken at `wake_at`."""
-
-    def __init__(self, answer: Callable[[Input], Ready]) -> None:
-        self.steps: list[tuple[float, Input]] = []
-        self.wake_at: Callable[[Instant], int] = lambda now: now.mono_ns + 3600 * NS_PER_S
-        self._answer = answer
-        self._now = Instant(0, 0)
-
-    def step(self, now: Instant, given: Input) -> Ready:
-        self._now = now
-        self.steps.append((trio.current_time(), given))
-        return self._answer(given)
-
-    def wakeup(self) -> int:
-        return self.wake_at(self._now)
-
-
-@dataclass
-class FakeEffects:
-    """Writes down what it is asked to do, and when."""
-
-    persist_s: float = 0.0
-    error: OSError | None = None
-    done: list[tuple[str, object]] = field(default_factory=list)
-
-    async def persist(self, hard: HardState) -> None:
-        self.done.append(("persist begins", hard))
-        if self.error is not None:
-            raise self.error
-        # The store promises that a record under way is durable before a cancellation is felt.
-        with trio.CancelScope(shield=True):
-            await trio.sleep(self.persist_s)
-        self.done.append(("persist", hard))
-        await trio.lowlevel.checkpoint_if_cancelled()
-
-    def send(self, outbound: Outbound) -> None:
-        self.done.append(("send", outbound))
-
-    def set_target(self, target: PostgresTarget) -> None:
-        self.done.append(("target", target))
-
-    def publish(self, table: RoutingTable) -> None:
-        self.done.append(("routing", table))
-
-    def set_deadline(self, deadline: GuardDeadline) -> None:
-        self.done.append(("guard", deadline))
-
-    def report(self, fact: Event) -> None:
-        self.done.append(("event", fact))
-
-    def kinds(self) -> list[str]:
-        return [kind for kind, _ in self.done]
-
-
-def driver_of(engine: FakeEngine, effects: FakeEffects) -> EngineDriver:
-    return EngineDriver(cast("Engine", engine), effects, VirtualClock())
 
 
 def numbered(given: Input) -> Ready:

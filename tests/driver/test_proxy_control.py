@@ -11,6 +11,7 @@ import trio
 from proxy_kit import DEADLINE_S, eventually
 from trio.testing import wait_all_tasks_blocked
 
+from metako import unixsocket
 from metako.model.ids import NodeId, Term
 from metako.model.routing import RoutingTable
 from metako.proxy import control, frames, sockets
@@ -62,7 +63,7 @@ class Listener:
 
 @contextlib.contextmanager
 def worker_socket(path):
-    sock = sockets.unix_connect(path)
+    sock = unixsocket.connect(path)
     try:
         yield sock
     finally:

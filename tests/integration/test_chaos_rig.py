@@ -29,6 +29,8 @@ SCENARIOS = (
     "wal-disk-full",
     "clone-interrupted",
     "gray-link",
+    "switchover",
+    "switchover-primary-lost",
 )
 _OURS = re.compile(r"/tmp/mk[0-9a-f]{4}-|-m chaos |--host 10\.77\.")
 RUN_TIMEOUT_S = 600

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from metako.election.settings import ElectionSettings
 from metako.model.events import EventName
 from metako.model.ids import NodeId
-from metako.model.postgres import ProcessState
 from metako.wire.messages import PreVoteReply
 from sim.network import Traffic
 from sim.settled import (
@@ -151,16 +150,13 @@ def lagging_node_stands_first(world: Stage) -> float:
     # It takes itself for the best: gossip has not yet told who is ahead. And the one that is ahead
     # comes to hear of anything only when the other stands already.
     world.nodes[ahead].pause_agent()
-    server = world.nodes[old].server
-    world.nodes[old].kill_postgres()
-    until(world, lambda: server.process is ProcessState.STOPPED, limit_s=0.1)
-    server.slow = 1e6  # it does not find out where its WAL ends, so it promises nothing
-    until(world, lambda: bool(happened(world, EventName.CANDIDACY_STARTED, behind)), limit_s=1)
+    world.nodes[old].kill_host()
+    until(world, lambda: bool(happened(world, EventName.CANDIDACY_STARTED, behind)), limit_s=4)
     world.nodes[ahead].resume_agent()
     until(world, lambda: not world.nodes[behind].server.receiving, limit_s=1)
     world.network.heal()  # too late for the commit: nobody is there to take it
     away_s = outage(world)
-    server.slow = 1.0
+    world.nodes[old].start()
     finish(world)
     return away_s
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, Term
+from metako.model.orders import OrderKind
 from sim.faults import Fault
 from sim.heap import Heap
 from sim.network import Network
@@ -89,6 +90,9 @@ class FakeNode:
 
     def slow_agent(self, step_ms: float) -> bool:
         return self._do("slow_agent", step_ms)
+
+    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
+        return self._do("order", kind, target)
 
     def set_clock_rate(self, ppm: int) -> bool:
         self.clock.rate_ppm = ppm

@@ -17,6 +17,7 @@ from metako.model.durable import HardState
 from metako.model.events import EventName, event
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.member import MemberState
+from metako.model.orders import Order, OrderAnswer, OrderKind
 from metako.model.postgres import ProcessState, SyncSetting
 from metako.proxy.routes import Route
 from metako.wire.messages import DocumentAck, Message, Outbound, Ping, VoteReply
@@ -418,6 +419,54 @@ def a_standby_keeps_wal_for_another_one() -> None:
         for _ in range(20):
             world.run(1)
             world.write_everywhere(0.1)
+
+
+def ordered() -> Stage:
+    """Return a cluster in which a switchover to `b` was accepted by `a` a moment ago."""
+    world = settled()
+    world.run(3)
+    accepted = event(EventName.SWITCHOVER_ACCEPTED, "", target="b", order="x", term=1)
+    world.watch.happened(world.nodes[A], (accepted,))
+    return world
+
+
+@breaks("slow_switchover")
+def switchover_that_does_not_end() -> None:
+    ordered().run(5)
+
+
+@breaks("switchover_failed")
+def switchover_that_was_given_up_without_need() -> None:
+    world = ordered()
+    failed = event(EventName.SWITCHOVER_FAILED, "", target="b", order="x", reason="no time")
+    world.watch.happened(world.nodes[A], (failed,))
+
+
+@breaks("switchover_rewound")
+def old_primary_rewound_after_a_switchover() -> None:
+    ordered().watch.noted(A, "rewind_used", "")
+
+
+@breaks("order_twice")
+def an_order_is_done_again() -> None:
+    world = settled()
+    accepted = event(EventName.SWITCHOVER_ACCEPTED, "", target="b", order="x", term=1)
+    for node in (A, C):
+        world.watch.happened(world.nodes[node], (accepted,))
+
+
+@breaks("order_twice")
+def an_order_is_answered_again() -> None:
+    world = settled()
+    for accepted in (False, True):
+        world.watch.answered(world.nodes[A], (OrderAnswer("x", accepted, ""),))
+
+
+@breaks("order_unanswered")
+def nobody_answers_an_order() -> None:
+    world = settled()
+    world.watch.ordered(world.nodes[A], Order("x", OrderKind.SWITCHOVER))
+    world.run(7)
 
 
 @breaks("slow_handover")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from metako.cluster.narrate import server_events
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.postgres import (
     DataState,
     Detached,
+    Leading,
     PostgresObserved,
     PostgresTarget,
     ProcessState,
     ReceiverState,
     Stopped,
+    SyncSetting,
 )
 
 STOPPED = PostgresObserved(data=DataState.PRESENT, process=ProcessState.STOPPED)
@@ -61,3 +63,18 @@ def test_start_and_streaming_are_told_once_each() -> None:
 def test_blocked_commits_are_told_when_they_begin_and_when_they_end() -> None:
     assert names(PRIMARY, BLOCKED) == [EventName.COMMITS_BLOCKED]
     assert names(BLOCKED, PRIMARY) == [EventName.COMMITS_BLOCKED]
+
+
+def test_that_a_server_which_is_stopped_returns_no_commit_is_no_news() -> None:
+    """It takes no connections while it shuts down, so the look at it finds its commits blocked."""
+    for target in (Stopped(fast=True), Stopped(fast=True, successor=NodeId("b"))):
+        assert names(PRIMARY, BLOCKED, target) == []
+        assert names(BLOCKED, PRIMARY, target) == []
+    assert names(BLOCKED, STOPPED, Stopped(fast=True)) == [EventName.POSTGRES_STOPPED]
+    leading = Leading(Term(3), TimelineId(2), SyncSetting(), admit=True)
+    assert names(PRIMARY, BLOCKED, leading) == [EventName.COMMITS_BLOCKED]
+
+
+def test_commits_that_were_blocked_when_the_server_ended_are_not_told_to_go_on() -> None:
+    assert names(BLOCKED, STOPPED, Detached(Term(3))) == [EventName.POSTGRES_CRASHED]
+    assert names(STOPPED, STANDBY) == [EventName.POSTGRES_STARTED]

@@ -23,9 +23,11 @@ from metako.model.postgres import (
     Upstream,
 )
 from metako.model.timeline import HistoryStep, TimelineEntry
-from metako.postgres.plan import LocalState, plan
+from metako.postgres.plan import LocalState, is_pointless, plan
 from metako.postgres.steps import (
+    CANCELLABLE,
     ApplySettings,
+    Checkpoint,
     Clone,
     Detach,
     EmitMarker,
@@ -38,6 +40,7 @@ from metako.postgres.steps import (
     Stop,
     SyncBarrier,
     UpstreamAddress,
+    step_name,
 )
 
 B = NodeId("b")
@@ -96,6 +99,7 @@ CLOSED = ServerConfig(None, S1, admit=False)
 OPEN = ServerConfig(None, S1, admit=True)
 FOLLOW = Following(UPSTREAM)
 DETACH = Detached(Term(4))
+DOWN = Detached(Term(4), run=False)
 TAINTED = replace(STOPPED, data=DataState.TAINTED)
 
 
@@ -109,6 +113,7 @@ TAINTED = replace(STOPPED, data=DataState.TAINTED)
         (STOPPED, Stopped(fast=True), None),
         (PRIMARY, Stopped(fast=True), Stop(fast=True)),
         (PRIMARY, Stopped(fast=False), Stop(fast=False)),
+        (PRIMARY, Stopped(fast=True, successor=B), Stop(fast=True, successor=B)),
         (replace(STOPPED, process=ProcessState.DYING), Stopped(fast=True), Stop(fast=False)),
         (replace(STOPPED, process=ProcessState.DYING), DETACH, Stop(fast=False)),
         # Initialize
@@ -125,6 +130,13 @@ TAINTED = replace(STOPPED, data=DataState.TAINTED)
         (STREAMING, DETACH, Detach(Term(4))),
         (STANDBY, DETACH, None),
         (STANDBY, Detached(Term(5)), Detach(Term(5))),
+        (STOPPED, DOWN, MeasurePosition(Term(4))),
+        (MEASURED, replace(DOWN, promise=Term(5)), MeasurePosition(Term(5))),
+        (MEASURED, DOWN, None),
+        (EMPTY, DOWN, None),
+        (STANDBY, DOWN, None),  # one that runs is left running
+        (STREAMING, DOWN, Detach(Term(4))),
+        (PRIMARY, DOWN, Stop(fast=False)),
         (replace(STANDBY, receiver=ReceiverState.PRESENT), DETACH, Detach(Term(4))),
         (replace(STANDBY, position=None), DETACH, Detach(Term(4))),
         (PRIMARY, DETACH, Stop(fast=False)),
@@ -247,3 +259,51 @@ def test_every_server_waits_for_a_standby_that_does_not_exist_until_it_leads() -
     started = plan(MEASURED, DETACH)
     assert started == Start(ServerConfig())
     assert ServerConfig().sync == SyncSetting((), 1)
+
+
+# ---------------------------------------------------------------- handing over
+
+HANDING_OVER = replace(LEAD, checkpoint="o1")
+
+
+def test_a_checkpoint_is_written_once_for_each_handover() -> None:
+    assert plan(PRIMARY, HANDING_OVER) == Checkpoint("o1")
+    assert plan(replace(PRIMARY, checkpointed="o0"), HANDING_OVER) == Checkpoint("o1")
+    assert plan(replace(PRIMARY, checkpointed="o1"), HANDING_OVER) is None
+    assert plan(replace(PRIMARY, checkpointed="o1"), LEAD) is None
+
+
+@pytest.mark.parametrize(
+    ("observed", "step"),
+    [
+        (replace(PRIMARY, sync_applied=NONE), ApplySettings(OPEN)),
+        (replace(PRIMARY, marker_term=Term(3)), EmitMarker(Term(4))),
+        (replace(PRIMARY, admitting=False), ApplySettings(OPEN)),
+        (replace(PRIMARY, sync_barrier=None), SyncBarrier(S1)),
+        (replace(PRIMARY, timeline=TimelineId(4)), Stop(fast=False)),
+    ],
+)
+def test_everything_else_comes_before_it(observed: PostgresObserved, step: object) -> None:
+    assert plan(observed, HANDING_OVER) == step
+
+
+@pytest.mark.parametrize("observed", [STOPPED, MEASURED, STANDBY, STREAMING])
+def test_only_a_primary_writes_one(observed: PostgresObserved) -> None:
+    assert plan(observed, HANDING_OVER) == plan(observed, LEAD)
+
+
+def test_it_is_abandoned_when_it_is_no_longer_wanted_or_something_is_more_urgent() -> None:
+    step, local = Checkpoint("o1"), LocalState()
+    assert step_name(step) in CANCELLABLE
+    assert not is_pointless(step, PRIMARY, HANDING_OVER, local)
+    assert is_pointless(step, PRIMARY, LEAD, local)
+    assert is_pointless(step, PRIMARY, Stopped(fast=True, successor=B), local)
+    assert is_pointless(step, replace(PRIMARY, sync_barrier=None), HANDING_OVER, local)
+
+
+def test_another_successor_is_another_way_to_stop() -> None:
+    step, local = Stop(fast=True, successor=B), LocalState()
+    assert not is_pointless(step, PRIMARY, Stopped(fast=True, successor=B), local)
+    assert is_pointless(step, PRIMARY, Stopped(fast=True, successor=NodeId("c")), local)
+    assert is_pointless(step, PRIMARY, Stopped(fast=False), local)
+    assert not is_pointless(step, STOPPED, Stopped(fast=True, successor=B), local)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from metako.election.heirs import Heirs
 from metako.election.settings import ElectionSettings
 from metako.model.document import Durability
 from metako.model.events import EventName
 from metako.model.ids import NodeId
-from metako.model.postgres import ProcessState
 from sim.network import Traffic
 from sim.settled import (
     Stage,
@@ -147,23 +147,28 @@ def test_candidate_that_is_behind_hands_over_at_once() -> None:
     # `behind` takes itself for the best, because gossip has not told yet who is ahead, and `ahead`
     # comes to hear of anything only when the other stands already.
     world.nodes[ahead].pause_agent()
-    server = world.nodes[old].server
-    world.nodes[old].kill_postgres()
-    until(world, lambda: server.process is ProcessState.STOPPED, limit_s=0.1)
-    server.slow = 1e6  # its position is not measured in time: it promises nothing
-    until(world, lambda: happened(world, EventName.CANDIDACY_STARTED) == [behind], limit_s=1)
+    world.nodes[old].kill_host()
+    until(world, lambda: happened(world, EventName.CANDIDACY_STARTED) == [behind], limit_s=4)
     world.nodes[ahead].resume_agent()
     until(world, lambda: world.primary() is not None, limit_s=2)
     assert happened(world, EventName.CANDIDACY_HANDED_OVER) == [behind]
     assert primary(world) == ahead
-    server.slow = 1.0
+    world.nodes[old].start()
     world.network.heal()
     finish(world)
 
 
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_vote_that_is_asked_for_before_the_release_is_there_does_not_cost_a_hold(seed: int) -> None:
-    """Only one node can stand, and every other voter hears later than it that nobody leads."""
+def test_vote_that_is_asked_for_before_the_release_is_there_does_not_cost_a_hold(
+    seed: int, named: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one node can stand, and every other voter hears later than it that nobody leads.
+
+    If the release names it, it asks for votes at once, else it asks for pre-votes first.
+    """
+    if not named:
+        monkeypatch.setattr(Heirs, "best", lambda *_, **__: None)
     world = settled("abvwx", seed=seed, witnesses="vwx")
     old = primary(world)
     (standby,) = others(world, old, *world.witnesses)
@@ -173,7 +178,9 @@ def test_vote_that_is_asked_for_before_the_release_is_there_does_not_cost_a_hold
     assert outage(world, other_than=old) < 1.0
     assert primary(world) == standby
     # They were asked too early, or this has shown nothing.
-    assert happened(world, EventName.PRE_VOTE_REFUSED) == [standby] * len(world.witnesses)
+    refused = [standby] * len(world.witnesses)
+    assert happened(world, EventName.PRE_VOTE_REFUSED) == ([] if named else refused)
+    assert bool(world.marks.counts["vote_refused_hold"]) is named
     world.network.heal()
     finish(world)
 

@@ -15,7 +15,7 @@ NOT_YET: dict[str, str] = {}
 """Scenarios whose expectation is right and that the engine does not meet yet."""
 RULES = (
     ("freshest-standby-answers-late", "better_ignored", "no_recovery"),
-    ("stopped-while-it-hangs", "released_while_stopping", "beyond_lease"),
+    ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
     ("late-releases", "stale_release_heard", "beyond_lease"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "beyond_lease"),
     ("witness-cut-off-for-a-while", "suspicion_irrefutable", "wrongly_dead"),
@@ -41,6 +41,16 @@ RULES = (
     ("hung-standby-answers", "any_detach_will_do", "promise_untrue"),
     ("stale-record-when-the-primary-is-lost", "voter_not_brought_up_to_date", "no_recovery"),
     ("standby-knows-a-timeline-that-came-to-nothing", "stray_standby_repointed", "not_converged"),
+    ("switchover", "intent_not_dropped", "expected"),
+    ("switchover-cancelled", "standbys_let_go_at_planned_end", "switchover_failed"),
+    ("switchover-answers-lost", "answers_forgotten", "order_twice"),
+    ("switchover-answers-lost", "order_given_to_the_next", "order_twice"),
+    ("switchover-long-way-to-target", "heir_without_head_start", "expected"),
+    ("switchover-of-two", "own_lease_held_for", "expected"),
+    ("switchover-target-stands-still", "target_not_confirmed", "expected"),
+    ("switchover-target-stands-still", "target_agent_from_before", "expected"),
+    ("switchover-target-stands-still", "target_wal_from_before", "expected"),
+    ("switchover-with-a-paused-standby", "paused_standby_waited_for", "expected"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 

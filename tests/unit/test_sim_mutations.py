@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metako.election import office
 from sim.mutations import MUTATIONS, planted
 from sim.mutations.base import Patch, edited
 
@@ -48,3 +49,12 @@ def test_an_edit_replaces_the_function_and_can_be_undone() -> None:
 def test_a_place_that_has_changed_or_is_not_the_only_one_is_noticed(text: str) -> None:
     with pytest.raises(AssertionError, match="times"):
         edited(Server, "answers", (text, ""))(Patch())
+
+
+def test_a_module_that_keeps_the_function_as_it_was_is_noticed() -> None:
+    """`leader` has imported it by its name, and is the one that calls it."""
+    slip = edited(office, "winners_document", ("version=base.version + 1", "version=base.version"))
+    patch = Patch()
+    with pytest.raises(AssertionError, match=r"metako\.election\.leader"):
+        slip(patch)
+    patch.undo()
