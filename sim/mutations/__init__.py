@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from types import MappingProxyType
 
 from sim.mutations.base import Mutation, Patch
+from sim.mutations.blind import BLIND
 from sim.mutations.drivers import DRIVERS
 from sim.mutations.elections import ELECTIONS
 from sim.mutations.handovers import HANDOVERS
@@ -23,7 +24,11 @@ from sim.mutations.syncing import SYNCING
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
 MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
-    {m.name: m for m in (*ELECTIONS, *LEASES, *SYNCING, *DRIVERS, *MODELS, *SLIPS, *HANDOVERS)}
+    {
+        m.name: m
+        for table in (ELECTIONS, LEASES, SYNCING, DRIVERS, MODELS, SLIPS, HANDOVERS, BLIND)
+        for m in table
+    }
 )
 
 

@@ -15,7 +15,7 @@ NOT_YET: dict[str, str] = {}
 """Scenarios whose expectation is right and that the engine does not meet yet."""
 RULES = (
     ("freshest-standby-answers-late", "better_ignored", "no_recovery"),
-    ("stopped-while-it-hangs", "released_while_stopping", "one_writable"),
+    ("stopped-while-it-hangs", "released_while_stopping", "promise_broken"),
     ("late-releases", "stale_release_heard", "beyond_lease"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "beyond_lease"),
     ("witness-cut-off-for-a-while", "suspicion_irrefutable", "wrongly_dead"),
@@ -41,6 +41,8 @@ RULES = (
     ("hung-standby-answers", "any_detach_will_do", "promise_untrue"),
     ("stale-record-when-the-primary-is-lost", "voter_not_brought_up_to_date", "no_recovery"),
     ("standby-knows-a-timeline-that-came-to-nothing", "stray_standby_repointed", "not_converged"),
+    ("late-answers-then-cut-off", "lease_from_newest_round", "beyond_lease"),
+    ("short-break-of-the-last-standby", "no_grace_if_any_is_dead", "expected"),
     ("switchover", "intent_not_dropped", "expected"),
     ("switchover-cancelled", "standbys_let_go_at_planned_end", "switchover_failed"),
     ("switchover-answers-lost", "answers_forgotten", "order_twice"),
