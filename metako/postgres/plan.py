@@ -295,8 +295,9 @@ def _lead_primary(observed: PostgresObserved, local: LocalState, target: Leading
         return EmitMarker(target.term)
     if observed.admitting != target.admit:
         return ApplySettings(wanted)
-    # Last: letting applications in never waits for a barrier.
-    if observed.sync_barrier != target.sync:
+    # Last: letting applications in never waits for a barrier. Nor for the end of one: once the
+    # marker is there they are let in in a moment, and until then no change of the set needs it.
+    if target.admit and observed.sync_barrier != target.sync:
         return SyncBarrier(target.sync)
     if target.checkpoint and observed.checkpointed != target.checkpoint:
         return Checkpoint(target.checkpoint)

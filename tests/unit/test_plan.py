@@ -186,6 +186,8 @@ TAINTED = replace(STOPPED, data=DataState.TAINTED)
         (replace(PRIMARY, sync_applied=NONE), LEAD, ApplySettings(OPEN)),
         (replace(PRIMARY, sync_applied=None), LEAD, ApplySettings(OPEN)),
         (replace(PRIMARY, sync_barrier=None), LEAD, SyncBarrier(S1)),
+        # Between marker and admission a barrier would only be in the way.
+        (replace(PRIMARY, sync_barrier=None, admitting=False), replace(LEAD, admit=False), None),
         (replace(PRIMARY, marker_term=Term(3)), LEAD, EmitMarker(Term(4))),
         (replace(PRIMARY, admitting=False), LEAD, ApplySettings(OPEN)),
         (PRIMARY, replace(LEAD, admit=False), ApplySettings(CLOSED)),
