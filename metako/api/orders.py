@@ -27,14 +27,18 @@ from metako.api.view import JsonObject
 from metako.config.schema import NAME
 from metako.model.errors import MetakoError, OrderUnansweredError
 from metako.model.ids import NodeId
-from metako.model.orders import Order, OrderAnswer, OrderKind
+from metako.model.orders import (
+    TIMEOUT_DEFAULT_S,
+    TIMEOUT_MAX_S,
+    TIMEOUT_MIN_S,
+    Order,
+    OrderAnswer,
+    OrderKind,
+)
 
 SWITCHOVER_PATH = "/switchover"
 BODY_BYTES_MAX = 4096
 ORDER_ID_BYTES = 8
-TIMEOUT_MIN_S = 1
-TIMEOUT_MAX_S = 3600
-TIMEOUT_DEFAULT_S = 30
 
 _FORBIDDEN = (
     "orders are taken on the node itself only: run `metako switchover` there, as the user of the "

@@ -20,10 +20,10 @@ from metako.cli.failure import reported
 from metako.cli.output import write_json, write_line
 from metako.cli.target import DEFAULT_CONFIG, agent_socket, api_url, load_config, psql_url
 from metako.model.errors import UsageError
+from metako.model.orders import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TIMEOUT_MIN_S
 
 ASK_TIMEOUT_S = 3.0
 WATCH_INTERVAL_S = 1.0
-SWITCHOVER_TIMEOUT_S = 30.0
 LOG_LINES = 20
 LOG_LINES_MAX = 1_000_000
 EXIT_USAGE = 2
@@ -159,11 +159,11 @@ def _switchover(
         typer.Option(
             "--timeout",
             metavar="SECONDS",
-            min=1,
-            max=3600,
+            min=TIMEOUT_MIN_S,
+            max=TIMEOUT_MAX_S,
             help="Give up unless the target is ready to take over by then.",
         ),
-    ] = SWITCHOVER_TIMEOUT_S,
+    ] = float(TIMEOUT_DEFAULT_S),
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Give up the switchover that is under way.")
     ] = False,

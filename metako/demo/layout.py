@@ -66,6 +66,11 @@ class NodeLayout:
         return self.directory / "state"
 
     @property
+    def agent_socket(self) -> Path:
+        """Return where the node's agent takes orders; the agent has it from its configuration."""
+        return self.state_dir / "run" / "agent.sock"
+
+    @property
     def data_parent(self) -> Path:
         """Return the directory that PostgreSQL's user owns: clones are made beside the data."""
         return self.directory / "pg"

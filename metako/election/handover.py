@@ -68,14 +68,8 @@ class Handover:
             return
         self._switched_over = wish.target == self._core.node
         if not self._switched_over:
-            self._core.emit(
-                EventName.SWITCHOVER_FAILED,
-                f"the switchover to {wish.target} became a failover to {self._core.node}",
-                Severity.WARNING,
-                target=wish.target,
-                order=wish.order_id,
-                reason="another node was elected",
-            )
+            how = f"became a failover to {self._core.node}"
+            self._tell_failed(wish, how, "another node was elected")
 
     def completed(self, term: Term, timeline: TimelineId) -> None:
         """Take note that this node serves applications."""
@@ -164,9 +158,8 @@ class Handover:
 
     def stop(self, now: Instant, leader: Leader) -> None:
         """Hand over because this node stops: at once if there is nobody to hand over to."""
-        document = leader.committed
-        ready = leader.active and document is not None
-        if not ready or document is None or self.heirs.best(document, planned=True) is None:
+        serving = leader.committed if leader.active else None
+        if serving is None or self.heirs.best(serving, planned=True) is None:
             leader.end_server(STOP)
             return
         limit_ms = self._core.settings.stop_timeout_ms // STOP_CHECKPOINT_PART
@@ -263,15 +256,18 @@ class Handover:
     def _give_up(
         self, now: Instant, leader: Leader, document: ClusterDocument, wish: Switchover, why: str
     ) -> None:
+        self._tell_failed(wish, f"was given up, nothing has changed: {why}", why)
+        leader.propose(now, replace(document, version=document.version + 1, switchover=None))
+
+    def _tell_failed(self, wish: Switchover, how: str, why: str) -> None:
         self._core.emit(
             EventName.SWITCHOVER_FAILED,
-            f"the switchover to {wish.target} was given up, nothing has changed: {why}",
+            f"the switchover to {wish.target} {how}",
             Severity.WARNING,
             target=wish.target,
             order=wish.order_id,
             reason=why,
         )
-        leader.propose(now, replace(document, version=document.version + 1, switchover=None))
 
 
 def _accepted(order: Order, target: NodeId) -> OrderAnswer:

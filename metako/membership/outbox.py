@@ -94,7 +94,7 @@ class Outbox:
         wait for the next exchange of rosters.
         """
         own = self._own.incarnation
-        if self._confirmed.get(to, 0) < self._view.news:
+        if self._is_unconfirmed(to):
             self._view.to_correct[to] = None
             self._asked = (sequence, to, own)
         self.send(to, Ping(sequence, self.piggyback(to)))
@@ -122,8 +122,11 @@ class Outbox:
         A node whose probes fail probes seldom. While it is half cut off, whoever it still reaches
         would hear of it by its next probe only, or by the next exchange of rosters.
         """
-        small = len(self._roster) <= SMALL_MAX
-        return small and self._confirmed.get(to, 0) < self._view.news
+        return len(self._roster) <= SMALL_MAX and self._is_unconfirmed(to)
+
+    def _is_unconfirmed(self, to: NodeId) -> bool:
+        """Return whether a member has yet to acknowledge a ping with our newest news."""
+        return self._confirmed.get(to, 0) < self._view.news
 
     def accusation(self, node: NodeId) -> tuple[MemberUpdate, ...]:
         """Return what a suspect or dead member must hear first."""

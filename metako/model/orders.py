@@ -13,6 +13,11 @@ from dataclasses import dataclass
 
 from metako.model.ids import NodeId
 
+TIMEOUT_MIN_S = 1
+TIMEOUT_MAX_S = 3600
+TIMEOUT_DEFAULT_S = 30
+"""What a switchover may wait for its target, before anything is stopped."""
+
 
 class OrderKind(enum.StrEnum):
     """What is asked for."""
@@ -28,7 +33,7 @@ class Order:
     order_id: str  # unique; made where the order is given
     kind: OrderKind
     target: NodeId | None = None  # None: the leader chooses
-    timeout_ms: int = 30_000  # for what has to be waited for before anything is stopped
+    timeout_ms: int = TIMEOUT_DEFAULT_S * 1000  # for the target, before anything is stopped
 
 
 @dataclass(frozen=True, slots=True)

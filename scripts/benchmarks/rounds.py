@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import trio
 
@@ -67,11 +66,6 @@ class Moment:
     @property
     def offset_s(self) -> float:
         return self.wall_s - self.mono_s
-
-
-def agent_socket(node: NodeLayout) -> Path:
-    """Return where the agent of a node takes orders."""
-    return node.state_dir / "run" / "agent.sock"
 
 
 def now() -> Moment:
@@ -255,7 +249,7 @@ class SeriesRun:
                 for process in node_by_kind(cluster.node(node))[kind]:
                     os.kill(process.pid, signal.SIGKILL)
             case "switchover":
-                agent = LocalAgent(agent_socket(cluster.node(node)))
+                agent = LocalAgent(cluster.node(node).agent_socket)
                 order = partial(agent.order_switchover, None, ORDER_TIMEOUT_S)
                 answer = await trio.to_thread.run_sync(order)
                 if not answer.accepted:

@@ -116,8 +116,9 @@ class Fenced(Watcher):
         world = self._world
         node, now = world.nodes[name], world.heap.now_ns
         engine, agent = node.engine, node.agent
-        absent = engine is None or agent is None or agent.paused or node.suspended
-        if name == leader or absent or engine is None or node.wiped:
+        if engine is None or agent is None or agent.paused or node.suspended:
+            return now + NS_PER_MS
+        if name == leader or node.wiped:
             return now + NS_PER_MS
         hold = engine.hold
         if hold.leader not in (leader, None):

@@ -225,7 +225,7 @@ class RealNode:
             text = json.dumps({"to": target, "timeout_s": max(1, timeout_ms // 1000)})
         head = f"{verb} /switchover HTTP/1.1\r\nHost: metako\r\n"
         try:
-            asked = unixsocket.connect(self.layout.state_dir / "run" / "agent.sock")
+            asked = unixsocket.connect(self.layout.agent_socket)
         except OSError:
             return False
         self._asked.append(asked)  # closed now, it would be taken for given up

@@ -1,39 +1,26 @@
 """The paths that write: what is passed on as an order, every code, and nothing without a sink."""
 
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
+import resuming_kit
 import trio
 
 from metako.api.app import build_app
 from metako.api.orders import BODY_BYTES_MAX, switchover_order
 from metako.api.view import status_view
-from metako.model.document import ClusterDocument, Durability, Phase, Switchover, SyncSet
+from metako.model.document import Switchover
 from metako.model.errors import OrderNotGivenError, OrderUnansweredError
-from metako.model.ids import DataId, NodeId, Term
+from metako.model.ids import NodeId, Term
 from metako.model.orders import Order, OrderAnswer, OrderKind
 from metako.model.postgres import PostgresObserved
 from metako.model.status import NodeStatus
 
 N1, N2 = NodeId("n1"), NodeId("n2")
-DOCUMENT = ClusterDocument(
-    cluster_id="c1",
-    cluster_name="main",
-    system_id=7,
-    term=Term(4),
-    version=3,
-    primary=N1,
-    primary_data_id=DataId("d1"),
-    phase=Phase.ACTIVE,
-    voters=(N1, N2),
-    learners=(),
-    witnesses=(),
-    sync=SyncSet(),
-    durability=Durability.QUORUM,
-    timelines=(),
-    hold_ms=2000,
-    switchover=Switchover("one", N2, 2500),
+DOCUMENT = replace(
+    resuming_kit.DOCUMENT, primary=N1, voters=(N1, N2), switchover=Switchover("one", N2, 2500)
 )
 STATUS = NodeStatus(
     node=N1,

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import typer
+from program_kit import ROOT, run_python
 from typer.testing import CliRunner
 
 from metako import __version__
@@ -20,8 +20,6 @@ from metako.cli.app import build_app
 from metako.cli.failure import reported
 from metako.cli.status_text import STATUS_COLUMNS, format_bytes, lines, picture
 from metako.model.errors import FencedError, UnreachableError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def status(**changes):
@@ -309,14 +307,7 @@ def test_version_prints_one_line_and_loads_nothing_heavy():
         "heavy = {'typer', 'rich', 'trio', 'asyncpg', 'cryptography', 'pydantic', 'loguru'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    result = run_python(code)
     assert (result.returncode, result.stdout, result.stderr) == (0, f"metako {__version__}\n", "")
 
 
@@ -330,14 +321,7 @@ def test_status_of_an_absent_agent_loads_no_driver_and_no_cryptography():
         "heavy = {'trio', 'asyncpg', 'cryptography', 'loguru', 'starlette'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    result = run_python(code)
     assert (result.returncode, result.stdout) == (0, "")
     assert result.stderr.startswith("metako: no answer from http://127.0.0.1:1: ")
 

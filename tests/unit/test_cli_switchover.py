@@ -2,16 +2,13 @@
 
 import http.server
 import json
-import os
 import socketserver
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from program_kit import run_python
 from typer.testing import CliRunner
 
 from metako.cli import switchover
@@ -19,7 +16,6 @@ from metako.cli.app import build_app
 from metako.cli.course import UNSEEN_MAX_S, Course
 from metako.cli.status_text import picture
 
-ROOT = Path(__file__).resolve().parents[2]
 ACCEPTED = (202, {"accepted": True, "order": "one", "to": "n2", "reason": "n2 takes over"})
 
 
@@ -334,13 +330,6 @@ def test_it_loads_no_driver_and_no_cryptography(node):
         "heavy = {'trio', 'asyncpg', 'cryptography', 'loguru', 'starlette', 'msgpack'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    result = run_python(code)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert result.stderr.startswith("metako: no answer from ")

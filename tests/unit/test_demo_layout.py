@@ -19,6 +19,7 @@ from metako.demo.layout import (
 )
 from metako.demo.prepare import open_layout
 from metako.model.errors import DataDirectoryError, PortInUseError, UsageError
+from metako.runtime.paths import agent_socket
 
 
 @pytest.fixture
@@ -101,6 +102,7 @@ def test_configuration_is_one_that_an_agent_accepts(layout, tmp_path):
         config = load(path)
         check_runnable(config)
         assert config.node.name == node.name
+        assert agent_socket(config) == node.agent_socket
 
 
 def test_strange_values_do_not_break_the_file(layout):

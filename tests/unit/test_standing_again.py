@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
+from handover_kit import member, serving
 from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
 
 from metako.election.election import Election
@@ -16,19 +18,12 @@ from metako.model.document import (
     DocumentRef,
 )
 from metako.model.durable import HardState
-from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
+from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn
-from metako.model.member import Member, MemberMeta, MemberState
 from metako.model.postgres import (
-    DataState,
     Leading,
-    PostgresObserved,
-    ProcessState,
-    StandbySeen,
     SyncSetting,
 )
-from metako.model.timeline import HistoryStep
 from metako.wire.messages import (
     DocumentAck,
     DocumentOffer,
@@ -57,17 +52,7 @@ class Cluster:
             now=self.now,
             armed=GuardDeadline(Term(4), seconds(101.5)),
         )
-        members = {
-            node: Member(
-                node,
-                1,
-                1,
-                MemberState.ALIVE,
-                Address("h", 1),
-                MemberMeta(data_id=DataId(node), postgres_address=Address("h", 2)),
-            )
-            for node in VOTERS
-        }
+        members = {node: member(node) for node in VOTERS}
         self.election.roster(members, object())
 
     @property
@@ -80,24 +65,7 @@ class Cluster:
         return list(output.outbound)
 
     def see(self, applied: SyncSetting, barrier: SyncSetting | None) -> list[tuple[NodeId, object]]:
-        end = Lsn(500)
-        picture = PostgresObserved(
-            data=DataState.PRESENT,
-            process=ProcessState.RUNNING,
-            system_id=1,
-            data_id=DataId("a"),
-            in_recovery=False,
-            timeline=TimelineId(2),
-            history=(HistoryStep(TimelineId(2), Lsn(0)),),
-            max_tli=TimelineId(2),
-            lsn=end,
-            sync_applied=applied,
-            sync_barrier=barrier,
-            admitting=True,
-            marker_term=Term(4),
-            standbys=tuple(StandbySeen(node, True, end, end, True) for node in (B, C)),
-            under=self.target,
-        )
+        picture = replace(serving(sync=applied), sync_barrier=barrier, under=self.target)
         self.election.observe(self.now, picture)
         return self.output()
 
