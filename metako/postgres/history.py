@@ -97,12 +97,19 @@ def own_chain(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep, .
 
 def children_of(tli: TimelineId, files: Mapping[int, str]) -> tuple[HistoryStep, ...]:
     """Return the timelines that branch directly off `tli` and where, newest number first."""
-    children = []
+    return branches(files).get(tli, ())
+
+
+def branches(files: Mapping[int, str]) -> Mapping[TimelineId, tuple[HistoryStep, ...]]:
+    """Return, for each timeline that others branch off, what `children_of` returns for it."""
+    children: dict[TimelineId, tuple[HistoryStep, ...]] = {}
     for number in sorted(files, reverse=True):
         ancestors = parse_history(files[number])
-        if number > tli and ancestors and ancestors[-1].tli == tli:
-            children.append(HistoryStep(TimelineId(number), ancestors[-1].switch_lsn))
-    return tuple(children)
+        if ancestors and number > ancestors[-1].tli:
+            parent = ancestors[-1]
+            child = HistoryStep(TimelineId(number), parent.switch_lsn)
+            children[parent.tli] = (*children.get(parent.tli, ()), child)
+    return children
 
 
 def may_have_gone_over(current: TimelineId, files: Mapping[int, str]) -> TimelineId | None:

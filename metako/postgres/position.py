@@ -23,7 +23,7 @@ from metako.model.ids import TimelineId
 from metako.model.lsn import Lsn, WalPosition, format_lsn
 from metako.model.timeline import HistoryStep
 from metako.postgres.files import ServerFiles
-from metako.postgres.history import children_of, segment_name
+from metako.postgres.history import branches, segment_name
 from metako.postgres.install import Installation
 from metako.postgres.osuser import OsUser
 from metako.postgres.tools import run_tool
@@ -38,10 +38,10 @@ from metako.postgres.wal import (
     record_end,
     skip_header,
 )
+from metako.postgres.walpage import PAGES_READ, record_begins
 
 LOOKBACK_BYTES = (64 << 10, 16 << 20)
 """How far before the known place reading begins; a longer record needs the second."""
-SWITCHES_MAX = 64
 READ_TIMEOUT_S = 600.0  # a gigabyte of WAL takes seconds; a dying disk takes longer
 CONTROL_TIMEOUT_S = 20.0
 
@@ -111,13 +111,13 @@ class WalReader:
         return await self._measure(Known(tli, replayed, redo, exact=False), segment_size)
 
     async def _measure(self, known: Known, segment_size: int) -> WalPosition:
-        histories = await trio.to_thread.run_sync(self._files.histories)
+        children = branches(await trio.to_thread.run_sync(self._files.histories))
         begin = Lsn(0)
         parent = tli = known.tli
         lsn, floor, exact = known.lsn, known.floor, known.exact
         scanned = False
-        for _ in range(SWITCHES_MAX):
-            child = await self._next(children_of(tli, histories), lsn, segment_size)
+        while True:  # numbers grow from parent to child: it ends
+            child = await self._next(children.get(tli, ()), lsn, segment_size)
             if child is not None:
                 # Beyond the switch, WAL of the parent was received in vain and is not ours; but
                 # what a running server has replayed it has replayed on the child.
@@ -129,7 +129,6 @@ class WalReader:
             else:
                 lsn = await self._scan(Known(tli, lsn, floor, exact), segment_size)
                 scanned = True
-        raise PositionError(f"more than {SWITCHES_MAX} timeline switches in pg_wal")
 
     async def _next(
         self, children: tuple[HistoryStep, ...], end: Lsn, segment_size: int
@@ -137,11 +136,30 @@ class WalReader:
         """Return the child timeline that the WAL goes on with: it has a record at its begin."""
         for child in children:
             if child.begin_lsn <= end:
-                expected = skip_header(child.begin_lsn, segment_size)
-                records, _ = await self._dump(child.tli, expected, segment_size, "-n", "1")
-                if records and records[0].lsn == expected:
+                begin = skip_header(child.begin_lsn, segment_size)
+                if await self._record_begins(child.tli, begin, segment_size):
                     return child
         return None
+
+    async def _record_begins(self, tli: TimelineId, lsn: Lsn, segment_size: int) -> bool:
+        """Return whether a whole record of a timeline begins at `lsn`."""
+        base = Lsn(lsn - lsn % PAGE_SIZE)
+        pages = await trio.to_thread.run_sync(self._pages, tli, base, segment_size)
+        begins = record_begins(pages, base, lsn, segment_size)
+        if begins is not None:
+            return begins
+        records, _ = await self._dump(tli, lsn, segment_size, "-n", "1")  # a long one
+        return bool(records) and records[0].lsn == lsn
+
+    def _pages(self, tli: TimelineId, base: Lsn, segment_size: int) -> bytes:
+        """Return some pages of a segment from `base` on; none if there is no such segment."""
+        path = self._files.wal / segment_name(tli, base // segment_size, segment_size)
+        try:
+            with path.open("rb") as file:
+                file.seek(base % segment_size)
+                return file.read(PAGES_READ * PAGE_SIZE)
+        except FileNotFoundError:
+            return b""
 
     async def _scan(self, known: Known, segment_size: int) -> Lsn:
         """Return the end of the last valid record of one timeline; `known.lsn` if none is later."""

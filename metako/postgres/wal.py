@@ -73,13 +73,13 @@ def _align(length: int) -> int:
     return (length + 7) & ~7
 
 
-def _header(page_lsn: int, segment_size: int) -> int:
+def page_header_size(page_lsn: int, segment_size: int) -> int:
     return _LONG_HEADER if page_lsn % segment_size == 0 else _SHORT_HEADER
 
 
 def skip_header(lsn: int, segment_size: int) -> Lsn:
     """Return where a record that follows one that ended at `lsn` begins."""
-    return Lsn(lsn + _header(lsn, segment_size)) if lsn % PAGE_SIZE == 0 else Lsn(lsn)
+    return Lsn(lsn + page_header_size(lsn, segment_size)) if lsn % PAGE_SIZE == 0 else Lsn(lsn)
 
 
 def record_end(record: WalRecord, segment_size: int) -> Lsn:
@@ -90,7 +90,7 @@ def record_end(record: WalRecord, segment_size: int) -> Lsn:
     while remaining > room:
         remaining -= room
         position += room
-        header = _header(position, segment_size)
+        header = page_header_size(position, segment_size)
         position += header
         room = PAGE_SIZE - header
     position += remaining
