@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from metako.model.errors import DataDirectoryError
 from metako.model.ids import DataId, TimelineId
@@ -51,6 +52,19 @@ class DiskView:
     max_tli: TimelineId
 
 
+class _FileState(NamedTuple):
+    """By which a file is known not to have been replaced or written since."""
+
+    inode: int
+    size: int
+    changed_ns: int
+
+
+def _state_of(path: Path) -> _FileState:
+    found = path.stat()
+    return _FileState(found.st_ino, found.st_size, found.st_ctime_ns)
+
+
 class ServerFiles:
     """Paths and durable operations on one node's server files."""
 
@@ -71,6 +85,8 @@ class ServerFiles:
         self._complete = self.data.with_name(self.data.name + ".clone.complete")
         self.socket_dir = Path(settings.socket_dir)
         self._settings = settings
+        # As read last: there are as many as there were failovers, and they are looked at often.
+        self._histories: Mapping[int, tuple[_FileState, str]] = {}
 
     # ---------------------------------------------------------------- generated files
 
@@ -269,15 +285,21 @@ class ServerFiles:
 
     def histories(self) -> Mapping[int, str]:
         """Return every history file of pg_wal, by timeline."""
-        found = {}
+        found: dict[int, tuple[_FileState, str]] = {}
         for name in self._wal_names():
             tli = timeline_of_file(name)
             if tli is not None and name.endswith(".history"):
                 with contextlib.suppress(FileNotFoundError):
                     path = self.wal / name
-                    if path.stat().st_size <= HISTORY_BYTES_MAX:
-                        found[int(tli)] = path.read_text(encoding="utf-8", errors="replace")
-        return found
+                    state = _state_of(path)
+                    known = self._histories.get(int(tli))
+                    if known is not None and known[0] == state:
+                        found[int(tli)] = known
+                    elif state.size <= HISTORY_BYTES_MAX:
+                        text = path.read_text(encoding="utf-8", errors="replace")
+                        found[int(tli)] = state, text
+        self._histories = found
+        return {tli: text for tli, (_, text) in found.items()}
 
     def max_tli(self) -> TimelineId:
         numbers = [timeline_of_file(name) or 0 for name in self._wal_names()]

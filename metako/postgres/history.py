@@ -15,12 +15,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from metako.model.ids import TimelineId
 from metako.model.lsn import Lsn, format_lsn, parse_lsn
 from metako.model.timeline import HistoryStep
 
 PLACEHOLDER = "# metako: this timeline number is reserved and was never used\n"
+
+PARSED_MAX = 64
+"""History files that are remembered as parsed: the one of the timeline in use is asked for at every
+look at the server, and grows with each failover."""
 
 _FILE = re.compile(r"([0-9A-F]{8})(?:\.history|[0-9A-F]{16}(?:\.partial)?)")
 _SEGMENT = re.compile(r"[0-9A-F]{24}")
@@ -60,21 +65,37 @@ def segment_number(name: str, segment_size: int) -> int:
     return int(name[8:16], 16) * (0x1_0000_0000 // segment_size) + int(name[16:24], 16)
 
 
+@lru_cache(maxsize=PARSED_MAX)
 def parse_history(text: str) -> tuple[Ancestor, ...]:
     """Return the ancestors that a history file lists; empty for a placeholder.
 
     Raises:
         ValueError: a line is neither a comment nor an ancestor.
     """
-    ancestors = []
-    for line in text.splitlines():
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if match is None:
-            raise ValueError(f"not a line of a history file: {line!r}")
-        ancestors.append(Ancestor(TimelineId(int(match[1])), parse_lsn(match[2])))
-    return tuple(ancestors)
+    lines = (_ancestor(line) for line in text.splitlines())
+    return tuple(ancestor for ancestor in lines if ancestor is not None)
+
+
+def _ancestor(line: str) -> Ancestor | None:
+    """Return what a line of a history file says; None for a comment.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not line.strip() or line.lstrip().startswith("#"):
+        return None
+    match = _LINE.fullmatch(line)
+    if match is None:
+        raise ValueError(f"not a line of a history file: {line!r}")
+    return Ancestor(TimelineId(int(match[1])), parse_lsn(match[2]))
+
+
+def _parent(text: str) -> Ancestor | None:
+    """Return the last ancestor that a history file lists, without reading the others."""
+    for line in reversed(text.splitlines()):
+        if (ancestor := _ancestor(line)) is not None:
+            return ancestor
+    return None
 
 
 def is_placeholder(text: str) -> bool:
@@ -104,9 +125,8 @@ def branches(files: Mapping[int, str]) -> Mapping[TimelineId, tuple[HistoryStep,
     """Return, for each timeline that others branch off, what `children_of` returns for it."""
     children: dict[TimelineId, tuple[HistoryStep, ...]] = {}
     for number in sorted(files, reverse=True):
-        ancestors = parse_history(files[number])
-        if ancestors and number > ancestors[-1].tli:
-            parent = ancestors[-1]
+        parent = _parent(files[number])
+        if parent is not None and number > parent.tli:
             child = HistoryStep(TimelineId(number), parent.switch_lsn)
             children[parent.tli] = (*children.get(parent.tli, ()), child)
     return children

@@ -1,6 +1,7 @@
 """A copy becomes the data directory only when it is whole, whatever cut the work in two."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -75,3 +76,22 @@ def test_a_mark_that_was_left_behind_by_a_crash_says_nothing_either(files):
     (directory / DATA_ID_FILE).write_text(SOURCE_ID + "\n")
     files.finish_interrupted_swap()
     assert not files.data.exists()
+
+
+def test_history_files_are_read_again_when_they_change_and_only_then(files, monkeypatch):
+    files.wal.mkdir(parents=True)
+    two, three = files.wal / "00000002.history", files.wal / "00000003.history"
+    two.write_text("1\t0/10\tx\n")
+    three.write_text("2\t0/20\tx\n")
+    assert files.histories() == {2: "1\t0/10\tx\n", 3: "2\t0/20\tx\n"}
+    read = []
+    honest = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda p, **o: read.append(p.name) or honest(p, **o))
+    assert set(files.histories()) == {2, 3}
+    assert read == []
+    (files.wal / "new").write_text("2\t0/99\tx\n")
+    (files.wal / "new").rename(three)
+    assert files.histories()[3] == "2\t0/99\tx\n"
+    assert read == ["00000003.history"]
+    two.unlink()
+    assert set(files.histories()) == {3}
