@@ -115,7 +115,7 @@ class SimClient:
 
     def _through_proxy(self, operation: Operation) -> None:
         if self._via is None or self._session is None:
-            self._via = self.config.home or self._rng.choice(self._world.names)
+            self._via = self.config.home or self._rng.choice(self._world.members)
         operation.via = self._via
         node = self._world.nodes[self._via]
         self._hop(self.endpoint, self._via, Traffic.CLIENT, operation, self._at_proxy, node)

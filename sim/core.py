@@ -1,8 +1,9 @@
 """Choosing the core that is healed at the end: a majority that can legally have a primary.
 
-In: ground truth. Out: names of nodes. The core has a majority of the voters, and either the primary
-of its newest document with its data, or a data quorum of that document; so a cluster that does not
-become whole inside of it has no excuse.
+In: ground truth. Out: names of nodes. The core has a majority of the voters by the newest document
+that it has and by the newest one that there is, with the records by which they are members, and
+either the primary of that document with its data, or a data quorum of it; so a cluster that does
+not become whole inside of it has no excuse. Who is no member is in no core.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from collections.abc import Collection
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument, Durability, majority_of
+from metako.model.document import ClusterDocument, Durability
 from metako.model.ids import NodeId
 from metako.model.timeline import is_diverged, tip_of
+from sim.standing import counts, has_majority, is_member
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -22,32 +24,34 @@ if TYPE_CHECKING:
 
 def choose_core(world: World, rng: random.Random) -> tuple[NodeId, ...]:
     """Return a smallest core, drawn from those that qualify; every node if none does."""
-    size = majority_of(len(world.voters))
-    for count in range(size, len(world.names) + 1):
-        fitting = [group for group in combinations(world.names, count) if _qualifies(world, group)]
+    newest = world.document()
+    among = [n for n in world.names if newest is None or is_member(newest, n)]
+    for count in range(1, len(among) + 1):
+        fitting = [group for group in combinations(among, count) if qualifies(world, group)]
         if fitting:
             return rng.choice(fitting)
     return world.names
 
 
-def _qualifies(world: World, group: tuple[NodeId, ...]) -> bool:
-    data = [n for n in group if not world.nodes[n].witness and not world.nodes[n].wiped]
-    votes = sum(n in world.voters for n in group)
+def qualifies(world: World, group: Collection[NodeId]) -> bool:
+    """Return whether a group can have a primary by itself, with every acknowledged commit."""
+    nodes = [world.nodes[n] for n in group]
     within, newest = world.document(group), world.document()
-    if (
-        within is None
-        or newest is None
-        or not data
-        or votes < majority_of(len(world.voters))
-        or any(world.nodes[n].wiped for n in group)
-    ):
+    if within is None or newest is None or not all(counts(node, newest) for node in nodes):
         return False
     # A newer document of somebody outside may be on its way to the group, and then counts there.
-    return all(_can_lead(world, document, data) for document in (within, newest))
+    return all(
+        has_majority(world, document, group) and _can_lead(world, document, group)
+        for document in (within, newest)
+    )
 
 
-def _can_lead(world: World, document: ClusterDocument, data: Collection[NodeId]) -> bool:
-    """Return whether these nodes with data can have a primary by a document."""
+def _can_lead(world: World, document: ClusterDocument, group: Collection[NodeId]) -> bool:
+    """Return whether a group can have a primary by a document."""
+    nodes = (world.nodes[name] for name in group)
+    data = [node.name for node in nodes if not node.witness and counts(node, document)]
+    if not any(name in document.voters for name in data):
+        return False  # learners are never promoted
     if document.durability is Durability.STRICT and len(data) <= document.sync.k:
         return False  # no commit would ever return
     if document.primary in data and world.nodes[document.primary].server.data is not None:

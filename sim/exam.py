@@ -17,6 +17,7 @@ from metako.model.ids import NodeId, Term
 from sim.faults import Fault, Injector
 from sim.faults.fault import Value
 from sim.heap import NS_PER_S
+from sim.standing import counts, has_majority
 from sim.streams import stream
 from sim.watch import ViolationError
 from sim.world import World
@@ -88,12 +89,15 @@ def _can_be_replaced(
 ) -> bool:
     """Return whether the others of the core have both quorums, and commits would return there."""
     others = [name for name in core if name != primary and world.nodes[name].agent_up]
-    votes = sum(name in document.voters for name in others)
-    standbys = [name for name in others if not world.nodes[name].witness]
+    standbys = [
+        name
+        for name in others
+        if not world.nodes[name].witness and counts(world.nodes[name], document)
+    ]
     listed = document.sync.nodes() & set(standbys)
     return (
         document.durability is not Durability.ASYNC
-        and votes >= document.majority
+        and has_majority(world, document, others)
         and any(name in document.voters for name in standbys)
         and bool(listed)
         and len(listed) >= document.sync.read_quorum

@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from metako.model.document import Phase
+from metako.model.document import ClusterDocument, Phase
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, TimelineId
 from metako.model.orders import OrderAnswer
 from metako.wire.messages import Outbound, Refusal, VoteReply
 from sim.network import Fate
+from sim.standing import record_named
 from sim.watch import Watcher
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ MARKS = {
     "candidacy_lost": "a candidacy ended without a leader",
     "candidacy_handed_over": "a candidate gave way to one with more WAL",
     "election_won": "an election was won",
+    "beyond_repair": "a node without its record would have been needed, and an operator",
     "exam_passed": "after the peace the primary was lost once more, and all went well",
     "incumbent_elected": "the holder of the lease won a higher term without stopping its server",
     "leadership_resumed": "a restarted agent went on with the lease that its guard kept",
@@ -51,6 +53,16 @@ MARKS = {
     "switchover_completed": "a switchover led to the primary that was asked for",
     "switchover_failed": "a switchover was given up, or became a failover",
     "stop_ended_sender": "a shutdown went on without a standby that confirmed nothing",
+    # changes of who is a member
+    "members_changing": "an order about a member was taken",
+    "member_added": "a node was taken in",
+    "vote_given": "a learner got a vote",
+    "vote_taken": "a voter became a learner, or left",
+    "readmitted": "a member that had lost its record was taken in by its new one",
+    "member_removed": "a node is no member any more",
+    "removal_learned": "a node learned that it is no member",
+    "commits_may_be_lost": "a node won that is not known to have every commit",
+    "commits_lost": "acknowledged commits were given up, where that is allowed",
     # promotion and timelines
     "promoted": "a server was promoted",
     "primary_active": "a primary admitted applications",
@@ -123,6 +135,7 @@ BY_EVENT = {
     EventName.CANDIDACY_LOST: "candidacy_lost",
     EventName.CANDIDACY_HANDED_OVER: "candidacy_handed_over",
     EventName.ELECTION_WON: "election_won",
+    EventName.COMMITS_MAY_BE_LOST: "commits_may_be_lost",
     EventName.LEASE_LOST: "lease_lost",
     EventName.LEASE_RELEASED: "lease_released",
     EventName.STEPPED_DOWN: "stepped_down",
@@ -133,6 +146,8 @@ BY_EVENT = {
     EventName.SWITCHOVER_BEGUN: "switchover_begun",
     EventName.SWITCHOVER_COMPLETED: "switchover_completed",
     EventName.SWITCHOVER_FAILED: "switchover_failed",
+    EventName.MEMBERS_CHANGING: "members_changing",
+    EventName.NOT_A_MEMBER: "removal_learned",
 }
 """Marks that are events of the engine, whoever reports them."""
 
@@ -214,6 +229,8 @@ class Marks(Watcher):
         document = hard.document
         if document is None or document.primary != node.name or document.phase is not Phase.ACTIVE:
             return
+        if before is not None and before.document is not None:
+            self._members(before.document, document)
         size, k = len(document.sync.members), document.sync.k
         old = self._sync
         self._sync = (size, k)
@@ -229,6 +246,26 @@ class Marks(Watcher):
         for mark, reached in changes.items():
             if reached:
                 self.reached(mark, node.name)
+
+    def _members(self, before: ClusterDocument, now: ClusterDocument) -> None:
+        if now.records == before.records and now.voters == before.voters:
+            return
+        was, members = set(before.members()), set(now.members())
+        again = [
+            name
+            for name in was & members
+            if record_named(before, name) not in ("", record_named(now, name))
+        ]
+        reached = {
+            "member_added": members - was,
+            "vote_given": set(now.voters) - set(before.voters),
+            "vote_taken": set(before.voters) - set(now.voters),
+            "readmitted": set(again),
+            "member_removed": was - members,
+        }
+        for mark, names in reached.items():
+            for name in sorted(names):
+                self.reached(mark, name)
 
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
         if self._highest and tli > self._highest + 1:

@@ -26,6 +26,8 @@ some milliseconds to die: nobody can do anything about that."""
 class SimNode(Processes):
     """See the module's docstring. Each method says whether there was anything to do."""
 
+    _lost_record: bytes | None = None  # of the record that `lose_record` took last
+
     # ------------------------------------------------------------ ends of processes
 
     def kill_agent(self) -> bool:
@@ -97,7 +99,8 @@ class SimNode(Processes):
             self.proxy.kill()
         self.proxy = None
         # What a disk that lies has lost, its node had promised: nothing holds for it any more.
-        self.wiped = self.wiped or self.disk.lying
+        if self.disk.lying:
+            self._spoil_record()
         self.disk.crash()
         self.world.network.abandon_all(self.name)
         self.host_up = False
@@ -112,12 +115,20 @@ class SimNode(Processes):
         self.agent.give(StopRequested())
         return True
 
-    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
+    def order(
+        self,
+        kind: OrderKind,
+        target: NodeId | None,
+        timeout_ms: int,
+        *,
+        voter: bool = True,
+        lost: tuple[NodeId, ...] = (),
+    ) -> bool:
         """Give the agent an operator's order."""
         if self.agent is None or not self.agent.alive:
             return False
         self.orders += 1
-        order = Order(f"{self.name}-{self.orders}", kind, target, timeout_ms)
+        order = Order(f"{self.name}-{self.orders}", kind, target, timeout_ms, voter, lost)
         self.world.watch.ordered(self, order)
         self.agent.give(order)
         return True
@@ -264,8 +275,10 @@ class SimNode(Processes):
         """Lose the durable record of an agent that is down; its data stays."""
         if self.agent_up or self.starting:
             return False
+        self._lost_record = self.disk.copy(RECORD_NAME) or self._lost_record
         self.disk.lose()
-        self.hard, self.wiped, self.lost = None, True, True
+        self._spoil_record()
+        self.hard, self.lost = None, True
         return True
 
     def rot_record(self) -> bool:
@@ -273,15 +286,33 @@ class SimNode(Processes):
         if self.agent_up or self.starting or not self.disk.exists(RECORD_NAME):
             return False
         self.disk.rot(RECORD_NAME, 0, SLOTS * SLOT_BYTES)
-        self.hard, self.wiped, self.lost = None, True, True
+        self._spoil_record()
+        self.hard, self.lost = None, True
         return True
 
     def restore_old_record(self) -> bool:
         """Put an old copy of the record in its place, as a careless restore of a backup does."""
         if self.agent_up or self.starting or not self.disk.restore_old():
             return False
-        self.hard, self.wiped = None, True
+        self._spoil_record()
+        self.hard = None
         return True
+
+    def restore_lost_record(self) -> bool:
+        """Put the record that was lost last back, as a disk does that comes back from repair."""
+        if self.agent_up or self.starting or self._lost_record is None:
+            return False
+        self.disk.restore(RECORD_NAME, self._lost_record)
+        self._spoil_record()
+        # It votes, as far as it knows: what it says must count nowhere, and cannot be kept back.
+        self.hard, self.lost = None, False
+        return True
+
+    def _spoil_record(self) -> None:
+        """Take note that the record of this node does not hold what it has promised by it."""
+        if self.hard is not None:
+            self.void.add(self.hard.record_id)
+        self.wiped, self.invited = True, False
 
     def lose_data(self) -> bool:
         """Lose the data directory of a server that is down; the record stays."""

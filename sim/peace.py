@@ -2,8 +2,10 @@
 
 In: a world after its faults. Out: nothing, or a violation. What is outside of the core is switched
 off for good. *Whole* means: a primary, each data node of the core in the sync set with the data
-that it has, nobody else in it, commits that return, and every node knows all of that: who is alive,
-who is dead, and where reads and writes go; for a while without a break.
+that it has, nobody else in it, no change of the members half done, commits that return, and every
+node knows all of that: who is alive, who is dead, and where reads and writes go; for a while
+without a break. Who is no member, or lost the record by which it is one, is left out: it has to be
+taken in first. The server of one that was removed does not run, and is nobody's replica.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from metako.model.ids import NodeId
 from metako.model.member import Member, MemberState, only_measures_differ
 from metako.model.postgres import ProcessState
 from sim.checkers.durability import Durable
-from sim.core import choose_core
+from sim.core import choose_core, qualifies
 from sim.exam import take_exam
 from sim.faults import Injector
 from sim.heap import NS_PER_S
 from sim.scenario import Core, Scenario
+from sim.standing import counts, is_member
 from sim.streams import stream
 from sim.watch import ViolationError
 from sim.world import World
@@ -66,7 +69,13 @@ def make_peace(
     if want is not Core.NONE:
         _restore(world, core)
     limit_s = scenario.liveness.converge_within_ns / NS_PER_S
-    become_whole(world, durable, core, limit_s)
+    try:
+        become_whole(world, durable, core, limit_s)
+    except ViolationError as error:
+        if not extra_faults or error.check != "not_converged" or not _is_hopeless(world, core):
+            raise
+        world.note(core[0], "beyond_repair", error.text)
+        return
     if extra_faults:
         first = len(injector.applied)
         take_exam(seed, world, first, core, lambda: become_whole(world, durable, core, limit_s))
@@ -90,6 +99,19 @@ def become_whole(world: World, durable: Durable, core: Sequence[NodeId], limit_s
     data = world.nodes[primary].server.data
     assert data is not None
     durable.check_end(data, primary)
+
+
+def _is_hopeless(world: World, core: Sequence[NodeId]) -> bool:
+    """Return whether those that count cannot have a primary, and an operator could help.
+
+    A scenario that lets a node lose its record survives one failure less from then on, until that
+    node is taken in again, for which there has to be a primary. What came at random on top of it
+    may have been the failure too many.
+    """
+    document = world.document()
+    if document is None or all(counts(world.nodes[n], document) for n in document.members()):
+        return False
+    return not qualifies(world, [n for n in core if counts(world.nodes[n], document)])
 
 
 class Peace:
@@ -140,19 +162,33 @@ def _whole(world: World, core: Sequence[NodeId]) -> bool:
     if primary is None or document is None or primary not in core:
         return False
     members = [n for n in core if not _given_up(world, n)]
-    standbys = {n for n in members if not world.nodes[n].witness} - {primary}
+    # Who leaves is not waited for by commits, and may have to stay for its vote.
+    staying = set(members) - set(document.leaving)
+    standbys = {n for n in staying if not world.nodes[n].witness} - {primary}
+    strangers = {n for n in core if not is_member(document, n)}
     # Strictly nobody may leave before another has come, also one whose data were replaced.
     strict = document.durability is Durability.STRICT
     stuck = strict and len(document.sync.members) <= document.sync.k
+    waits = document.durability is not Durability.ASYNC  # else nobody is listed; reads show them
     listed = {m.node for m in document.sync.members if stuck or _has(world, m)}
     others = document.sync.nodes() - set(core)
+    served = set(core) - strangers
     return (
         document.primary == primary
-        and standbys <= listed
+        and (standbys <= listed or not waits)
         and (strict or not others)
+        and not set(document.joining).intersection(members)
+        and (stuck or not document.leaving or len(core) < len(world.names))
+        and all(_stopped(world, name) for name in strangers)
         and _all_know(world, members)
-        and all(_routes(world, name, primary, standbys, core) for name in members)
+        and all(_routes(world, name, primary, standbys, served) for name in members)
     )
+
+
+def _stopped(world: World, name: NodeId) -> bool:
+    """Return whether a node that is no member has no server, if its agent can see to that."""
+    node = world.nodes[name]
+    return node.witness or not node.agent_up or node.server.process is ProcessState.STOPPED
 
 
 def _has(world: World, member: SyncMember) -> bool:
@@ -188,21 +224,25 @@ def _knows(world: World, engine: Engine, own: Mapping[NodeId, Member | None]) ->
 
 
 def _routes(
-    world: World, name: NodeId, primary: NodeId, standbys: set[NodeId], core: Sequence[NodeId]
+    world: World, name: NodeId, primary: NodeId, standbys: set[NodeId], served: set[NodeId]
 ) -> bool:
     """Return whether a node's proxy leads writes to the primary, and reads to all the standbys."""
     proxy = world.nodes[name].proxy
     if proxy is None or not proxy.alive or proxy.table is None:
         return True
-    return proxy.primary() == primary and standbys <= set(proxy.replicas()) <= set(core)
+    return proxy.primary() == primary and standbys <= set(proxy.replicas()) <= served
 
 
 def _given_up(world: World, name: NodeId) -> bool:
-    """Return whether a node cannot come back by itself: its record or its data are not ours."""
+    """Return whether a node cannot come back by itself.
+
+    It is no member, has lost the record by which it is one, or its data are not ours.
+    """
     node = world.nodes[name]
     document, data = world.document(), node.server.data
     foreign = data is not None and document is not None and document.system_id != data.system_id
-    return node.wiped or foreign or not node.agent_up
+    stranger = document is not None and not counts(node, document)
+    return stranger or foreign or not node.agent_up
 
 
 def _why_not_whole(world: World, core: Sequence[NodeId]) -> str:
@@ -211,6 +251,8 @@ def _why_not_whole(world: World, core: Sequence[NodeId]) -> str:
     told = [f"primary {primary}"]
     if document is not None:
         told.append(f"sync set {', '.join(sorted(document.sync.nodes())) or 'empty'}")
+        told += [f"{name} joins" for name in document.joining]
+        told += [f"{name} leaves" for name in document.leaving]
     for name in core:
         node = world.nodes[name]
         engine = node.engine

@@ -29,7 +29,15 @@ from sim.peace import make_peace
 from sim.postgres.commits import SyncLevel
 from sim.processes import Processes
 from sim.result import Result, Violation
-from sim.scenario import Failover, Plan, RandomFaults, Replay, Scenario, Script
+from sim.scenario import (
+    Failover,
+    Plan,
+    RandomFaults,
+    RandomMembers,
+    Replay,
+    Scenario,
+    Script,
+)
 from sim.scenario.model import Operation
 from sim.streams import stream
 from sim.trace import Trace
@@ -139,6 +147,7 @@ def world_config(scenario: Scenario, seed: int) -> WorldConfig:
         names=cluster.names,
         witnesses=cluster.witnesses,
         learners=cluster.learners,
+        spares=cluster.spares,
         acks=cluster.acks,
         durability=cluster.durability,
         election=cluster.election,
@@ -203,6 +212,7 @@ def _play(
         scripts.append(Plan(scenario, seed))
         if extra_faults:
             scripts.append(RandomFaults(scenario, seed))
+            scripts.append(RandomMembers(scenario, seed))
     world.watch.add(Prompter(scripts))
     world.watch.phase("faults")
     for script in scripts:
@@ -252,6 +262,9 @@ def _expect(scenario: Scenario, parts: Parts, *, alone: bool) -> None:
     first = parts.availability.first
     if expect.primary_stays and world.primary() != first:
         raise ViolationError("expected", f"{world.primary()} is the primary instead of {first}")
+    for mark in expect.always:
+        if not parts.marks.counts[mark]:
+            raise ViolationError("expected", f"{mark}: {MARKS[mark]}, and it was never reached")
     for mark in expect.never:
         if parts.marks.counts[mark]:
             raise ViolationError("expected", f"{mark}: {MARKS[mark]}, and it never should")

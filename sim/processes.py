@@ -16,7 +16,7 @@ from metako.cluster.ready import Ready
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.errors import StateError
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, RecordId, Term
 from metako.model.postgres import DataState, PostgresObserved, ProcessState
 from metako.model.routing import RoutingTable
 from sim.agent import SimAgent
@@ -28,6 +28,7 @@ from sim.postgres.server import SimServer
 from sim.postgres.supervisor import SimSupervisor
 from sim.proxy import SimProxy
 from sim.record import CorruptRecord, SimRecordStore
+from sim.standing import record_named
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -79,6 +80,7 @@ class Processes:
         self.proxy: SimProxy | None = None
         self.store: SimRecordStore | None = None
         self.boots = 0  # starts of the agent so far
+        self.records = 0  # durable records that were made so far
         self.host_up = True
         self.suspended = False
         self.hidden = False  # the pause under way is one that no clock shows
@@ -87,7 +89,9 @@ class Processes:
         self.orders = 0  # that operators gave to its agents
         self.excused_until_ns = 0  # "one writable" does not hold before: a pause nobody could see
         self.lost = False  # its record is gone: it must count in no quorum until it is re-admitted
+        self.invited = False  # an operator has ordered that it be taken in, as it is then
         self.wiped = False  # its record was lost or rolled back by a fault: promises are off
+        self.void: set[RecordId] = set()  # of records that a fault has taken or rolled back
         self.lease: tuple[Term, int] | None = None  # (term, CLOCK_BOOTTIME) as last told the guard
         self.lease_end_ns = 0  # virtual time at which that lease ends or was given up
         self.was_hidden = False  # a pause that no clock shows has happened here
@@ -109,6 +113,20 @@ class Processes:
     @property
     def engine(self) -> Engine | None:
         return self.agent.engine if self.agent is not None and self.agent.alive else None
+
+    @property
+    def taken_in_again(self) -> bool:
+        """Return whether an operator has ordered that, and a document says so of its new record."""
+        hard = self.hard
+        if not self.invited or hard is None or hard.document is None:
+            return False
+        named = record_named(hard.document, self.name)
+        return hard.record_id == named and hard.record_id not in self.void
+
+    @property
+    def forgetful(self) -> bool:
+        """Return whether it may have promised what it knows nothing of any more."""
+        return self.wiped and not self.taken_in_again
 
     def leads(self, now_ns: int) -> bool:
         """Return whether this node holds a lease now, by its own clock."""
@@ -149,7 +167,10 @@ class Processes:
         if loaded.note:
             self.world.note(self.name, "older_slot_used", loaded.note)
         if loaded.record is None:
-            hard = blank_hard_state(self.name, self.clock.wall_ms(self.heap.now_ns) // 1000)
+            self.records += 1
+            identity = RecordId(f"{self.name}.{self.records}")
+            epoch = self.clock.wall_ms(self.heap.now_ns) // 1000
+            hard = blank_hard_state(self.name, epoch, identity)
         else:
             hard = next_boot(loaded.record)
         self.store = store

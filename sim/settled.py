@@ -81,6 +81,7 @@ class Stage(World):
         *,
         seed: int = 0,
         witnesses: str = "",
+        spares: str = "",
         acks: int = 1,
         durability: Durability = Durability.QUORUM,
         election: ElectionSettings | None = None,
@@ -89,6 +90,7 @@ class Stage(World):
         config = WorldConfig(
             names=tuple(map(NodeId, names)),
             witnesses=tuple(map(NodeId, witnesses)),
+            spares=tuple(map(NodeId, spares)),
             acks=acks,
             durability=durability,
             election=election or ElectionSettings(),
@@ -136,13 +138,20 @@ def settled(
     *,
     seed: int = 0,
     witnesses: str = "",
+    spares: str = "",
     acks: int = 1,
     durability: Durability = Durability.QUORUM,
     election: ElectionSettings | None = None,
 ) -> Stage:
     """Return a cluster with a primary, every data node in the sync set, and some writes."""
     world = Stage(
-        names, seed=seed, witnesses=witnesses, acks=acks, durability=durability, election=election
+        names,
+        seed=seed,
+        witnesses=witnesses,
+        spares=spares,
+        acks=acks,
+        durability=durability,
+        election=election,
     )
     settle(world)
     world.write_everywhere(0.3)
@@ -153,7 +162,7 @@ def settled(
 def settle(world: Stage, *, limit_s: float = 20) -> NodeId:
     """Run until there is a primary and every other data node is a listed standby."""
     name = wait_primary(world, limit_s)
-    standbys = len(world.names) - len(world.witnesses) - 1
+    standbys = sum(name not in world.witnesses for name in world.members) - 1
     until(world, lambda: len(document(world).sync.members) == standbys, limit_s=limit_s)
     return name
 

@@ -53,6 +53,7 @@ class WorldConfig:
     names: tuple[NodeId, ...]
     witnesses: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()  # those of the names without a vote
+    spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
     acks: int = 1
     durability: Durability = Durability.QUORUM
     election: ElectionSettings = field(default_factory=ElectionSettings)
@@ -82,7 +83,8 @@ class World:
         self.heap = Heap()
         self.names = config.names
         self.witnesses = config.witnesses
-        self.voters = tuple(n for n in config.names if n not in config.learners)
+        self.members = tuple(n for n in config.names if n not in config.spares)  # at first
+        self.voters = tuple(n for n in self.members if n not in config.learners)  # at first
         self.election = config.election
         self.watch = watch or Watch()
         self.backup: Data | None = None  # the newest one that somebody has taken
@@ -168,7 +170,7 @@ class World:
                 bootstrap_node=config.names[0],
                 voters=self.voters,
                 learners=config.learners,
-                witnesses=config.witnesses,
+                witnesses=tuple(n for n in config.witnesses if n in self.members),
                 acks=config.acks,
                 durability=config.durability,
             ),

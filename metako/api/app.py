@@ -35,7 +35,7 @@ from metako.api.health import (
     readiness_verdict,
     replica_verdict,
 )
-from metako.api.orders import SWITCHOVER_PATH, OrderSink, switchover_route
+from metako.api.orders import OrderSink, order_routes
 from metako.api.view import JsonObject, cluster_view, local_role, status_view
 from metako.model.lsn import format_lsn
 from metako.model.status import NodeStatus
@@ -81,8 +81,8 @@ def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
 
     async def root(_request: Request) -> Response:
         status = source.status()
-        hidden = {SWITCHOVER_PATH} if orders is None else set()
-        paths = sorted({route.path for route in routes} - hidden)
+        shown = reading if orders is None else (*reading, *writing)
+        paths = sorted({route.name for route in shown})
         return json_answer({"name": "metako", "node": status.node, "paths": paths})
 
     async def full_status(_request: Request) -> Response:
@@ -105,7 +105,7 @@ def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
 
         return endpoint
 
-    routes = [
+    reading = [
         _route("/", root),
         _route("/status", full_status),
         _route("/cluster", cluster),
@@ -113,10 +113,10 @@ def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
         # pg-metako's nodes posted here; a monitor that still does gets the same answer.
         _route("/health", health, methods=_READ_AND_POST),
         *(_route(path, check(verdict)) for path, verdict in checks.items()),
-        switchover_route(orders),
     ]
+    writing = order_routes(orders)
     app = Starlette(
-        routes=routes,
+        routes=[*reading, *writing],
         exception_handlers={HTTPException: _http_error, Exception: _internal_error},
     )
     app.router.redirect_slashes = False

@@ -15,6 +15,7 @@ from __future__ import annotations
 import http.client
 import json
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class AgentAnswer:
     accepted: bool
     reason: str  # for people; "" when there is none
     order_id: str  # "" unless the leader answered
-    target: str | None  # of a switchover, as the leader has it; None unless it answered
+    target: str | None  # of a switchover, as the leader has it, or the member; None unless answered
 
 
 def fetch_status(url: str, timeout_s: float) -> dict[str, object]:
@@ -95,24 +96,39 @@ class LocalAgent:
     def order_switchover(self, to: str | None, timeout_s: float) -> AgentAnswer:
         """Ask for a switchover to the node `to`, or to whom the leader chooses."""
         body = json.dumps({"to": to, "timeout_s": timeout_s}).encode()
-        return self._order("POST", body)
+        return self._order("POST", "/switchover", body)
 
     def cancel_switchover(self) -> AgentAnswer:
         """Ask for the switchover under way to be given up."""
-        return self._order("DELETE", b"")
+        return self._order("DELETE", "/switchover")
 
-    def _order(self, method: str, body: bytes) -> AgentAnswer:
+    def order_failover(self, lost: Sequence[str] = ()) -> AgentAnswer:
+        """Ask for this agent's own node to lead, whatever that may lose, without those `lost`."""
+        body = json.dumps({"accept_loss": True, "lost": list(lost)}).encode()
+        return self._order("POST", "/failover", body)
+
+    def add_member(self, node: str, *, learner: bool) -> AgentAnswer:
+        """Ask for `node` to be taken in, with a vote once it has caught up unless `learner`."""
+        body = json.dumps({"node": node, "learner": learner}).encode()
+        return self._order("POST", "/members", body)
+
+    def remove_member(self, node: str) -> AgentAnswer:
+        """Ask for `node` to be no member any more."""
+        return self._order("DELETE", f"/members/{urllib.parse.quote(node, safe='')}")
+
+    def _order(self, method: str, path: str, body: bytes = b"") -> AgentAnswer:
         asked = str(self._socket)
         connection = self._connection(ORDER_ANSWER_TIMEOUT_S)
-        code, answer = _exchange(connection, method, "/switchover", asked, body)
+        code, answer = _exchange(connection, method, path, asked, body)
         data = _object(answer)
-        if data is None or code == 404:
+        if data is None or code in (404, 405):
             raise UnreachableError(
-                f"{asked} answers an order with {code}: is this an agent that takes orders?"
+                f"{asked} answers an order with {code}: is this an agent of this version, which "
+                "takes orders?"
             )
         # Other codes than these are the agent's own words: the cluster was not asked, or is silent.
         reason = data.get("reason" if code in (202, 409) else "error")
-        order_id, target = data.get("order"), data.get("to")
+        order_id, target = data.get("order"), data.get("to", data.get("node"))
         return AgentAnswer(
             accepted=code == 202 and data.get("accepted") is True,
             reason=reason if isinstance(reason, str) else "",

@@ -1,4 +1,4 @@
-"""The path of the API that writes: `POST` and `DELETE /switchover`, orders to the cluster.
+"""The paths of the API that write, orders to the cluster: a switchover, and who is a member.
 
 In: a request from somebody who may give orders, or from anybody where nobody may. Out: an `Order`
 for the `OrderSink`, and its answer as JSON: 202 taken, 409 refused by the leader, 400 not
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -36,14 +37,14 @@ from metako.model.orders import (
     OrderKind,
 )
 
-SWITCHOVER_PATH = "/switchover"
+SWITCHOVER = "/switchover"
+FAILOVER = "/failover"
+MEMBERS = "/members"
+MEMBER = "/members/{node}"
 BODY_BYTES_MAX = 4096
+LOST_MAX = 58
+"""Members that one failover may do without: all the others of the largest cluster."""
 ORDER_ID_BYTES = 8
-
-_FORBIDDEN = (
-    "orders are taken on the node itself only: run `metako switchover` there, as the user of the "
-    "agent (the permissions of the agent's socket are the authentication)"
-)
 
 
 class OrderSink(Protocol):
@@ -58,45 +59,70 @@ class OrderSink(Protocol):
         """
 
 
-def switchover_route(orders: OrderSink | None) -> Route:
-    """Return the route by which a switchover is ordered and cancelled; None: by nobody."""
+OrderOf = Callable[[Request], Awaitable[Order]]
+"""Reads a request. Raises ValueError if it asks for nothing that there is; the text says why."""
 
-    async def endpoint(request: Request) -> Response:
-        if orders is None:
-            raise HTTPException(403, _FORBIDDEN)
-        if request.method == "DELETE":
-            return await _give(orders, Order(_order_id(), OrderKind.CANCEL_SWITCHOVER))
-        body = await _body(request)
-        try:
-            order = switchover_order(body)
-        except ValueError as error:
-            raise HTTPException(400, str(error)) from None
-        return await _give(orders, order)
 
-    # No OPTIONS: on the other paths it is answered by asking, which here would be an order.
-    return Route(SWITCHOVER_PATH, endpoint, methods=("POST", "DELETE"), name=SWITCHOVER_PATH)
+def order_routes(orders: OrderSink | None) -> list[Route]:
+    """Return the routes by which orders are given; None: by nobody, each answers 403."""
+
+    def route(path: str, order_of: OrderOf, *methods: str, command: str) -> Route:
+        async def endpoint(request: Request) -> Response:
+            if orders is None:
+                raise HTTPException(403, _forbidden(command))
+            try:
+                order = await order_of(request)
+            except ValueError as error:
+                raise HTTPException(400, str(error)) from None
+            return await _give(orders, order)
+
+        # No OPTIONS: on the other paths it is answered by asking, which here would be an order.
+        # What has a slash in it is somebody's idea of a name too, and is told what is wrong.
+        pattern = path.replace("{node}", "{node:path}")
+        return Route(pattern, endpoint, methods=methods, name=path)
+
+    return [
+        route(SWITCHOVER, _switchover, "POST", "DELETE", command="metako switchover"),
+        route(FAILOVER, _failover, "POST", command="metako failover"),
+        route(MEMBERS, _add_member, "POST", command="metako members add"),
+        route(MEMBER, _remove_member, "DELETE", command="metako members remove"),
+    ]
+
+
+async def _switchover(request: Request) -> Order:
+    if request.method == "DELETE":
+        return Order(_order_id(), OrderKind.CANCEL_SWITCHOVER)
+    return switchover_order(await _body(request))
+
+
+async def _failover(request: Request) -> Order:
+    return failover_order(await _body(request))
+
+
+async def _add_member(request: Request) -> Order:
+    return member_order(await _body(request))
+
+
+async def _remove_member(request: Request) -> Order:
+    node = _node(request.path_params["node"], "the last part of the path")
+    return Order(_order_id(), OrderKind.REMOVE_MEMBER, node)
 
 
 def switchover_order(body: bytes) -> Order:
-    """Return the order that the body of a request asks for.
+    """Return the switchover that the body of a request asks for.
 
     Raises:
-        ValueError: the body is not one; the text says what is wrong.
+        ValueError: the body does not ask for one; the text says what is wrong.
     """
-    try:
-        asked = json.loads(body)
-    except (ValueError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
-        raise ValueError('the body must be a JSON object such as {"to": "n2", "timeout_s": 30}')
-    unknown = sorted(asked.keys() - {"to", "timeout_s"})
-    if unknown:
-        raise ValueError(f"unknown key {unknown[0][:70]!r}: only to and timeout_s are known")
+    asked = _asked(body, {"to": "n2", "timeout_s": 30})
     target, timeout_s = asked.get("to"), asked.get("timeout_s", TIMEOUT_DEFAULT_S)
-    if target is not None and not (isinstance(target, str) and NAME.fullmatch(target)):
+    if target is not None and not _is_name(target):
         raise ValueError("to must be the name of a node, or null to have one chosen")
-    is_number = isinstance(timeout_s, int | float) and not isinstance(timeout_s, bool)
-    if not is_number or not TIMEOUT_MIN_S <= timeout_s <= TIMEOUT_MAX_S:
+    if (
+        not isinstance(timeout_s, int | float)
+        or isinstance(timeout_s, bool)
+        or not TIMEOUT_MIN_S <= timeout_s <= TIMEOUT_MAX_S
+    ):
         raise ValueError(f"timeout_s must be a number from {TIMEOUT_MIN_S} to {TIMEOUT_MAX_S}")
     return Order(
         _order_id(),
@@ -106,6 +132,35 @@ def switchover_order(body: bytes) -> Order:
     )
 
 
+def failover_order(body: bytes) -> Order:
+    """Return the order that this node lead, which the body of a request gives.
+
+    Raises:
+        ValueError: the body gives none; the text says what is wrong.
+    """
+    asked = _asked(body, {"accept_loss": True, "lost": []})
+    if asked.get("accept_loss") is not True:
+        raise ValueError("accept_loss must be true: acknowledged commits may be lost")
+    lost = asked.get("lost", [])
+    if not isinstance(lost, list) or len(lost) > LOST_MAX:
+        raise ValueError(f"lost must be a list of at most {LOST_MAX} names of nodes")
+    nodes = tuple(_node(name, "each of lost") for name in lost)
+    return Order(_order_id(), OrderKind.FAILOVER, lost=nodes)
+
+
+def member_order(body: bytes) -> Order:
+    """Return the order to add a member that the body of a request gives.
+
+    Raises:
+        ValueError: the body gives none; the text says what is wrong.
+    """
+    asked = _asked(body, {"node": "n4", "learner": False})
+    node, learner = _node(asked.get("node"), "node"), asked.get("learner", False)
+    if not isinstance(learner, bool):
+        raise ValueError("learner must be true or false")
+    return Order(_order_id(), OrderKind.ADD_MEMBER, node, voter=not learner)
+
+
 async def _give(orders: OrderSink, order: Order) -> Response:
     try:
         answer = await orders.order(order)
@@ -113,10 +168,12 @@ async def _give(orders: OrderSink, order: Order) -> Response:
         raise HTTPException(504, str(error)) from None
     except MetakoError as error:
         raise HTTPException(503, str(error)) from None
+    # Of a switchover the leader says to whom it is; a member is whoever was named.
+    about_member = order.kind in (OrderKind.ADD_MEMBER, OrderKind.REMOVE_MEMBER)
     body: JsonObject = {
         "accepted": answer.accepted,
         "order": order.order_id,
-        "to": answer.target,
+        **({"node": order.target} if about_member else {"to": answer.target}),
         "reason": answer.reason or None,
     }
     return json_answer(body, 202 if answer.accepted else 409)
@@ -132,5 +189,37 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
+def _asked(body: bytes, example: JsonObject) -> JsonObject:
+    """Return the JSON object in a body, which has keys of the example only."""
+    try:
+        asked = json.loads(body)
+    except (ValueError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict):
+        raise ValueError(f"the body must be a JSON object such as {json.dumps(example)}")
+    unknown = sorted(asked.keys() - example.keys())
+    if unknown:
+        known = " and ".join(example)
+        raise ValueError(f"unknown key {unknown[0][:70]!r}: only {known} are known")
+    return asked
+
+
+def _node(name: object, what: str) -> NodeId:
+    if not _is_name(name):
+        raise ValueError(f"{what} must be the name of a node")
+    return NodeId(name)
+
+
+def _is_name(name: object) -> TypeGuard[str]:
+    return isinstance(name, str) and NAME.fullmatch(name) is not None
+
+
 def _order_id() -> str:
     return secrets.token_hex(ORDER_ID_BYTES)
+
+
+def _forbidden(command: str) -> str:
+    return (
+        f"orders are taken on the node itself only: run `{command}` there, as the user of the "
+        "agent (the permissions of the agent's socket are the authentication)"
+    )

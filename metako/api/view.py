@@ -12,8 +12,8 @@ Deliberately unaware of HTTP, of the terminal, and of whether any of this is hea
 from __future__ import annotations
 
 from metako import __version__
-from metako.model.document import ClusterDocument, Switchover
-from metako.model.ids import Address
+from metako.model.document import ClusterDocument, DocumentRef, Switchover
+from metako.model.ids import Address, NodeId
 from metako.model.lsn import format_lsn
 from metako.model.member import Member, MemberState, ServerRole, ServerState
 from metako.model.postgres import PostgresObserved, ProcessState, ReceiverState, SyncSetting
@@ -37,7 +37,7 @@ def status_view(status: NodeStatus) -> JsonObject:
         "hold_remaining_ms": status.hold_remaining_ms,
         "lease_remaining_ms": status.lease_remaining_ms,
         "blocked": status.blocked or None,
-        "document": _document(status.document) if status.document else None,
+        "document": _document(status.document, status.committed) if status.document else None,
         "members": [_member(member, status) for member in status.members],
         "postgres": _postgres(status.postgres),
     }
@@ -95,6 +95,30 @@ def lag_bytes(member: Member, status: NodeStatus) -> int | None:
     return max(0, leading.lsn - meta.replay_lsn)
 
 
+def membership(document: ClusterDocument | None, node: NodeId) -> str | None:
+    """Return voter, witness or learner: what a node is by the document; None for no member."""
+    if document is None:
+        return None
+    if node in document.voters:
+        return "witness" if node in document.witnesses else "voter"
+    return "learner" if node in document.learners else None
+
+
+def record_verdict(document: ClusterDocument | None, member: Member) -> str | None:
+    """Return ok or lost: whether a member has the durable record by which it counts.
+
+    None for who is no member, and while one of the two records is not known.
+    """
+    if document is None or member.meta is None or member.node not in document.members():
+        return None
+    if document.admits(member.node, member.meta.record_id):
+        return "ok"
+    # A learner of the first configuration that was not heard of when the cluster was created: the
+    # leader takes its record in, whichever it is.
+    first = document.records and not document.record_of(member.node).record_id
+    return None if first and member.node in document.learners else "lost"
+
+
 def local_role(observed: PostgresObserved) -> ServerRole:
     """Return what the node's own server is, as last observed."""
     if observed.process is ProcessState.UNKNOWN:
@@ -117,13 +141,14 @@ def is_streaming(observed: PostgresObserved) -> bool:
     )
 
 
-def _document(document: ClusterDocument) -> JsonObject:
+def _document(document: ClusterDocument, committed: DocumentRef) -> JsonObject:
     return {
         "cluster_id": document.cluster_id,
         "system_id": str(document.system_id) if document.system_id else None,
         "ref": str(document.ref),
         "term": document.term,
         "version": document.version,
+        "committed": committed >= document.ref,
         "primary": document.primary,
         "primary_data_id": document.primary_data_id or None,
         "phase": document.phase.value,
@@ -138,6 +163,8 @@ def _document(document: ClusterDocument) -> JsonObject:
         "voters": list(document.voters),
         "learners": list(document.learners),
         "witnesses": list(document.witnesses),
+        "joining": list(document.joining),
+        "leaving": list(document.leaving),
         "hold_ms": document.hold_ms,
         "paused": document.paused,
         "switchover": _switchover(document.switchover) if document.switchover else None,
@@ -172,6 +199,11 @@ def _member(member: Member, status: NodeStatus) -> JsonObject:
         "self": member.node == status.node,
         "state": member.state.value,
         "role": member_role(member, status),
+        "membership": membership(document, member.node),
+        "joining": document is not None and member.node in document.joining,
+        "leaving": document is not None and member.node in document.leaving,
+        "record": record_verdict(document, member),
+        "waits_for": dict(status.waiting).get(member.node),
         "voter": document is not None and member.node in document.voters,
         "sync": document is not None and member.node in document.sync.nodes(),
         "address": str(member.address),

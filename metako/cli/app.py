@@ -10,46 +10,40 @@ from __future__ import annotations
 
 import os
 import platform
-from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from metako import __version__
 from metako.cli.failure import reported
+from metako.cli.members_app import build_members_app
+from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen
 from metako.cli.output import write_json, write_line
-from metako.cli.target import DEFAULT_CONFIG, agent_socket, api_url, load_config, psql_url
+from metako.cli.target import agent_socket, api_url, load_config, psql_url
 from metako.model.errors import UsageError
 from metako.model.orders import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TIMEOUT_MIN_S
 
-ASK_TIMEOUT_S = 3.0
 WATCH_INTERVAL_S = 1.0
 LOG_LINES = 20
 LOG_LINES_MAX = 1_000_000
 EXIT_USAGE = 2
 
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        readable=False,  # that it cannot be read is told by whoever reads it, with its own code
-        help=f"Configuration file of the node [{DEFAULT_CONFIG}].",
-    ),
-]
-Api = Annotated[
-    str | None, typer.Option("--api", metavar="URL", help="Ask the API at this URL instead.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Timeout = Annotated[
-    float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the agent.")
-]
+
+class _InOrder(TyperGroup):
+    """Lists its commands as below; typer would have those that have commands of their own last."""
+
+    def list_commands(self, _ctx: object) -> list[str]:
+        names = list(self.commands)
+        names.insert(names.index("status") + 1, names.pop(names.index("members")))
+        return names
 
 
 def build_app() -> typer.Typer:
     """Return the command line, ready to be called."""
     app = typer.Typer(
         name="metako",
+        cls=_InOrder,
         help="High availability for PostgreSQL, without a coordinator.",
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -59,8 +53,9 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_main)
     app.command("run")(reported(_run))
     app.command("status")(reported(_status))
-    app.command("members")(reported(_members))
+    app.add_typer(build_members_app(), name="members")
     app.command("switchover")(reported(_switchover))
+    app.command("failover")(reported(_failover))
     app.command("logs")(reported(_logs))
     app.command("check")(reported(_check))
     app.command("dsn")(reported(_dsn))
@@ -107,7 +102,7 @@ def _run(ctx: typer.Context, config: Config = None) -> int:
     """Run the agent of one node until it is told to stop."""
     from metako.config import check_runnable
 
-    node = load_config(_chosen(ctx, config))
+    node = load_config(chosen(ctx, config))
     check_runnable(node)
     # Loaded last: a mistake in the file is told without waiting for drivers and cryptography.
     from metako.runtime.node import run_node
@@ -129,23 +124,10 @@ def _status(
     """Show the cluster as one node sees it. Exits with 1 while there is no primary."""
     from metako.cli.status import show_status, watch_status
 
-    url = api_url(_chosen(ctx, config, api), api)
+    url = api_url(chosen(ctx, config, api), api)
     if watch:
         return watch_status(url, timeout_s=timeout, interval_s=interval, as_json=as_json)
     return show_status(url, timeout_s=timeout, as_json=as_json)
-
-
-def _members(
-    ctx: typer.Context,
-    config: Config = None,
-    api: Api = None,
-    as_json: Json = False,
-    timeout: Timeout = ASK_TIMEOUT_S,
-) -> int:
-    """List the members that a node knows, with addresses and versions."""
-    from metako.cli.status import show_members
-
-    return show_members(api_url(_chosen(ctx, config, api), api), timeout_s=timeout, as_json=as_json)
 
 
 def _switchover(
@@ -177,10 +159,54 @@ def _switchover(
 
     if cancel and to is not None:
         raise UsageError("--cancel gives up whatever is under way: leave out --to")
-    socket = agent_socket(_chosen(ctx, config))
+    socket = agent_socket(chosen(ctx, config))
     if cancel:
         return cancel_switchover(socket, as_json=as_json)
     return switch_over(socket, to=to, timeout_s=timeout, as_json=as_json)
+
+
+def _failover(
+    ctx: typer.Context,
+    config: Config = None,
+    lost: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lost",
+            metavar="NODE",
+            help="A member that is off for good: go on without it and its vote. May be repeated.",
+        ),
+    ] = None,
+    accept_loss: Annotated[
+        bool, typer.Option("--accept-loss", help="Do not ask: the loss is accepted.")
+    ] = False,
+    timeout: Annotated[
+        float,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            min=TIMEOUT_MIN_S,
+            max=TIMEOUT_MAX_S,
+            help="Stop watching after so long.",
+        ),
+    ] = float(TIMEOUT_DEFAULT_S),
+    as_json: Json = False,
+) -> int:
+    """Make the node of this machine the primary, although commits may be lost by it.
+
+    For when the primary is gone for good, together with every standby that is sure to have all
+    commits, and the cluster therefore waits. It still takes a majority of the voters, of those
+    that are not --lost. Says first what it may cost, and asks. While somebody leads, use
+    `metako switchover`.
+    """
+    from metako.cli.failover import fail_over
+
+    return fail_over(
+        agent_socket(chosen(ctx, config)),
+        lost=lost or (),
+        accepted=accept_loss,
+        timeout_s=timeout,
+        as_json=as_json,
+    )
 
 
 def _logs(
@@ -195,14 +221,14 @@ def _logs(
     """Show the node's log file, readable; it survives rotation when followed."""
     from metako.cli.logs import show_logs
 
-    return show_logs(load_config(_chosen(ctx, config)), follow=follow, count=count, as_json=as_json)
+    return show_logs(load_config(chosen(ctx, config)), follow=follow, count=count, as_json=as_json)
 
 
 def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> int:
     """Check a configuration file without starting anything."""
     from metako.config import check_runnable
 
-    node = load_config(_chosen(ctx, config))
+    node = load_config(chosen(ctx, config))
     # The remarks come first: they help whoever has to supply what is missing.
     if not as_json:
         for note in node.notes:
@@ -223,7 +249,7 @@ def _dsn(
     ] = False,
 ) -> int:
     """Print the URL under which psql and applications reach the cluster."""
-    write_line(psql_url(load_config(_chosen(ctx, config)), with_password=password))
+    write_line(psql_url(load_config(chosen(ctx, config)), with_password=password))
     return 0
 
 
@@ -264,10 +290,3 @@ def _version(as_json: Json = False) -> int:
     for name, value in facts.items():
         write_line(f"{name} {value}")
     return 0
-
-
-def _chosen(ctx: typer.Context, config: Path | None, api: str | None = None) -> Path | None:
-    """Return the file of this command, else the one given before it: `metako -c FILE status`."""
-    if config is not None or api is not None:
-        return config
-    return ctx.obj if isinstance(ctx.obj, Path) else None

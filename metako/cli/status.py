@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 from metako.api.client import fetch_status
 from metako.cli.output import is_terminal, plain_table, write_json, write_line
 from metako.cli.status_text import (
+    LOST_RECORD,
     MEMBER_COLUMNS,
+    NO_MEMBER,
     STATUS_COLUMNS,
     Data,
     Picture,
@@ -37,6 +39,8 @@ _STYLES = {
     "suspect": "yellow",
     "left": "dim",
     "unknown": "dim",
+    LOST_RECORD: "red",
+    NO_MEMBER: "dim",
 }
 
 

@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from metako.cli.output import plain_table, printable
+from metako.model.document import majority_of
 
 UNKNOWN = "-"
+LOST_RECORD = "lost record"
+NO_MEMBER = "not a member"
 STATUS_COLUMNS = (
     "node",
     "role",
@@ -32,13 +35,24 @@ MEMBER_COLUMNS = (
     "node",
     "gossip",
     "address",
-    "vote",
+    "membership",
     "postgres",
     "proxy",
     "api",
     "PostgreSQL",
     "agent",
 )
+
+_DOING = {
+    "absent": "copies data",
+    "cloning": "copies data",
+    "rewinding": "rewinds its data",
+    "stopped": "PostgreSQL is stopped",
+    "starting": "PostgreSQL starts",
+    "running": "does not stream yet",
+    "stopping": "PostgreSQL stops",
+    "failed": "PostgreSQL failed",
+}
 
 Data = Mapping[str, object]
 
@@ -65,6 +79,7 @@ def picture(data: Data) -> Picture:
         ("cluster", text_at(data, "cluster")),
         ("primary", _primary_line(data, members)),
         *_switchover_facts(document),
+        *_change_facts(data),
         ("term", _term_line(data)),
         ("document", _document_line(document)),
         ("durability", _durability_line(document)),
@@ -81,7 +96,7 @@ def member_rows(data: Data) -> tuple[tuple[str, ...], ...]:
             _name(member),
             text_at(member, "state"),
             text_at(member, "address"),
-            _vote(member, data),
+            _membership(member, data),
             text_at(member, "postgres_address"),
             text_at(member, "proxy_address"),
             text_at(member, "api_address"),
@@ -117,6 +132,30 @@ def _switchover_facts(document: Data | None) -> list[tuple[str, str]]:
     if switchover is None:
         return []  # the rule, which needs no line
     return [("switchover", f"to {text_at(switchover, 'to')} is under way")]
+
+
+def _change_facts(data: Data) -> list[tuple[str, str]]:
+    """Return who gets a vote once it has caught up, and who leaves, each with what it does now."""
+    document = object_at(data, "document") or {}
+    rows = {text_at(member, "node"): member for member in objects_at(data, "members")}
+    joining = ", ".join(
+        f"{node} (learner, {_waits_for(rows.get(node, {})) or 'catching up'})"
+        for node in names_at(document, "joining")
+    )
+    leaving = ", ".join(
+        f"{node} ({why})" if (why := _waits_for(rows.get(node, {}))) else node
+        for node in names_at(document, "leaving")
+    )
+    return [(name, text) for name, text in (("joining", joining), ("leaving", leaving)) if text]
+
+
+def _waits_for(member: Data) -> str:
+    """Return what a change of a member waits for: as the leader says, else as it shows."""
+    if isinstance(member.get("waits_for"), str):
+        return text_at(member, "waits_for")
+    if member.get("leaving") is True:
+        return "a commit may wait for it" if member.get("sync") is True else ""
+    return doing(member)
 
 
 def _term_line(data: Data) -> str:
@@ -166,22 +205,73 @@ def _status_row(member: Data, data: Data) -> tuple[str, ...]:
         text_at(member, "lsn"),
         lag_of(member),
         text_at(member, "state"),
-        _election_line(data) if member.get("self") is True else _vote(member, data),
+        _election_cell(member, data),
         text_at(member, "proxy_sessions"),
     )
 
 
-def _vote(member: Data, data: Data) -> str:
+def _election_cell(member: Data, data: Data) -> str:
+    if member.get("self") is True:
+        outside = member.get("record") == "lost" or _is_stranger(member, data)
+        return _standing(member, data) if outside else _election_line(data)
     if member.get("node") == data.get("leader"):
         return "leader"
+    return _standing(member, data)
+
+
+def _membership(member: Data, data: Data) -> str:
+    """Return what a member is by the document; `-` for who is none."""
+    if _is_stranger(member, data):
+        return UNKNOWN
+    standing = _standing(member, data)
+    if standing == "voter" and member.get("membership") == "witness":
+        standing = "witness"
+    return f"{standing}, leads" if member.get("node") == data.get("leader") else standing
+
+
+def _standing(member: Data, data: Data) -> str:
     if data.get("document") is None:
         return UNKNOWN
+    if _is_stranger(member, data):
+        return NO_MEMBER
+    if member.get("record") == "lost":
+        return LOST_RECORD
+    if member.get("leaving") is True:
+        return "leaving"
+    if member.get("joining") is True:
+        return "learner, joins"
     return "voter" if member.get("voter") is True else "learner"
+
+
+def _is_stranger(member: Data, data: Data) -> bool:
+    # An agent of an earlier version does not say who is a member.
+    known = data.get("document") is not None and "membership" in member
+    return known and member["membership"] is None
+
+
+def doing(member: Data) -> str:
+    """Return what keeps a member's server busy while it catches up; "" if nothing is known."""
+    state = text_at(member, "server_state")
+    if member.get("state") not in ("alive", None):
+        return f"not heard ({text_at(member, 'state')})"
+    if member.get("role") == "witness":
+        return ""
+    return f"streams, lag {lag_of(member)}" if state == "streaming" else _DOING.get(state, "")
+
+
+def votes_of(data: Data) -> str:
+    """Return how many voters there are by the document, and how many of them are needed."""
+    count = len(names_at(object_at(data, "document") or {}, "voters"))
+    noun = "voter" if count == 1 else "voters"
+    return f"{count} {noun}, of which {majority_of(count)} are needed"
 
 
 def _trouble(data: Data) -> str:
     reason = data.get("blocked")
     if isinstance(reason, str) and reason:
+        own = next((m for m in objects_at(data, "members") if m.get("self") is True), {})
+        if own.get("record") == "lost" or _is_stranger(own, data):
+            return printable(reason)  # about this node: of the cluster it knows nothing new
         what = "commits are blocked" if has_primary(data) else "no primary"
         return f"{what}: {printable(reason)}"
     if not has_primary(data):
@@ -245,6 +335,12 @@ def object_at(data: Data, key: str) -> Data | None:
     """Return an object, None for anything else."""
     value = data.get(key)
     return value if isinstance(value, dict) else None
+
+
+def names_at(data: Data, key: str) -> list[str]:
+    """Return the names of a list, fit for a terminal; empty for anything else."""
+    value = data.get(key)
+    return [printable(v) for v in value if isinstance(v, str)] if isinstance(value, list) else []
 
 
 def objects_at(data: Data, key: str) -> list[Data]:

@@ -19,7 +19,7 @@ from metako.cluster.projection import project, same_standing
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import Router, current_primary
 from metako.election.election import Election
-from metako.election.explain import blocked
+from metako.election.explain import blocked, committed, waiting
 from metako.election.lease import Hold
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -30,7 +30,7 @@ from metako.membership.config import MembershipConfig
 from metako.model.document import ClusterDocument
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName, event
-from metako.model.ids import Address, NodeId
+from metako.model.ids import Address, NodeId, RecordId
 from metako.model.instant import NS_PER_S, Instant
 from metako.model.member import Member, MemberMeta, only_measures_differ
 from metako.model.orders import Order
@@ -94,8 +94,7 @@ class Engine:
             armed: the deadline of a guard that an earlier agent left behind; None if there is none.
         """
         self.node = hard.node_id
-        self._meta_base = settings.meta
-        self._meta = settings.meta
+        self._meta_base = self._meta = replace(settings.meta, record_id=hard.record_id)
         self._meta_at_ns = 0
         self._sessions = 0
         self._election = Election(
@@ -111,8 +110,8 @@ class Engine:
             node=hard.node_id,
             boot_epoch=hard.boot_epoch,
             address=settings.address,
-            meta=settings.meta,
-            peers=settings.peers,
+            meta=self._meta,
+            peers=_peers(settings, hard),
             rng=rng,
         )
         self._roster: tuple[Member, ...] = ()  # gossip's newest; the same object while unchanged
@@ -212,6 +211,8 @@ class Engine:
             hold_remaining_ms=election.voter.hold.remaining_ms(now),
             lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
             blocked=blocked(election, now),
+            waiting=waiting(election),
+            committed=committed(election),
             document=hard.document,
             members=self._membership.members(),
             postgres=election.core.observed,
@@ -360,9 +361,24 @@ class Engine:
         return table
 
 
-def blank_hard_state(node: NodeId, boot_epoch: int = 1) -> HardState:
+def _peers(settings: NodeSettings, hard: HardState) -> tuple[tuple[NodeId, Address], ...]:
+    """Return the configured peers, and members that were added since, where they were then."""
+    known = {settings.address, *(address for _, address in settings.peers)}
+    names = {hard.node_id, *(node for node, _ in settings.peers)}
+    records = hard.document.records if hard.document is not None else ()
+    added = [
+        (record.node, record.address)
+        for record in records
+        if record.address is not None and record.node not in names and record.address not in known
+    ]
+    return (*settings.peers, *added)
+
+
+def blank_hard_state(
+    node: NodeId, boot_epoch: int = 1, record_id: RecordId = RecordId("")
+) -> HardState:
     """Return the record of a node that has never voted, promised or seen a document."""
-    return HardState(node_id=node, boot_epoch=boot_epoch)
+    return HardState(node_id=node, boot_epoch=boot_epoch, record_id=record_id)
 
 
 def next_boot(hard: HardState) -> HardState:

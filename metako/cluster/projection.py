@@ -64,6 +64,7 @@ def project(
         server_version=observed.server_version,
         agent_version=base.agent_version,
         proxy_sessions=sessions,
+        record_id=base.record_id,
     )
 
 

@@ -21,8 +21,6 @@ _PAIR = "this version waits for a majority of the voters in any case"
 
 _HEALTH = "this version looks at PostgreSQL at intervals of its own"
 
-_ASYNC = "this version fails over only to a server that has every commit, also with `async`"
-
 NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("node", "zone"), "this version chooses by position and priority only"),
     (("proxy", "balance"), _PROXY),
@@ -36,7 +34,6 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
         "this version waits for a majority of the voters in any case",
     ),
     (("gossip", "exchange_timeout"), "this version gives every exchange two seconds"),
-    (("durability", "max_lag_on_failover"), _ASYNC),
     (("postgresql", "health", "interval"), _HEALTH),
     (("postgresql", "health", "timeout"), _HEALTH),
     (("postgresql", "health", "failure_threshold"), _HEALTH),
@@ -57,6 +54,7 @@ def not_in_force(schema: FileSchema, origin_of: Callable[[Path], Path]) -> Itera
         yield f"{dotted(origin_of(path))}: has no effect yet: {remark}"
     if schema.durability.mode is Durability.ASYNC:
         yield (
-            f"{dotted(origin_of(('durability', 'mode')))}: async: {_ASYNC}: without the primary's "
-            "own server there is no automatic failover"
+            f"{dotted(origin_of(('durability', 'mode')))}: async: commits wait for no standby, so "
+            "a failover may lose the newest ones: at most max_lag_on_failover of what was last "
+            "heard of the primary, and what it wrote since then"
         )

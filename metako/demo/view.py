@@ -29,6 +29,7 @@ class MemberView:
     timeline: int
     lsn: str
     lag_ms: int  # -1 when unknown
+    record: str = ""  # ok, or lost: by which durable record it counts; "" for no member
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,9 @@ class NodeView:
     server_role: str  # of this node's own server, as it was last observed
     blocked: str
     members: tuple[MemberView, ...]
+    voters: tuple[str, ...] = ()
+    learners: tuple[str, ...] = ()
+    witnesses: tuple[str, ...] = ()  # those of the voters without data
 
     def member(self, name: str) -> MemberView | None:
         return next((m for m in self.members if m.node == name), None)
@@ -71,6 +75,10 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _items(value))
+
+
 def read_view(raw: object) -> NodeView:
     """Return the view in a decoded /status answer."""
     top = _mapping(raw)
@@ -87,11 +95,14 @@ def read_view(raw: object) -> NodeView:
         phase=_text(document.get("phase")),
         document=_text(document.get("ref")),
         timeline=_int(document.get("timeline")),
-        sync=tuple(_text(item) for item in _items(sync.get("nodes"))),
+        sync=_names(sync.get("nodes")),
         sync_k=_int(sync.get("k")),
         server_role=_text(_mapping(top.get("postgres")).get("role")),
         blocked=_text(top.get("blocked")),
         members=tuple(_member(_mapping(item)) for item in _items(top.get("members"))),
+        voters=_names(document.get("voters")),
+        learners=_names(document.get("learners")),
+        witnesses=_names(document.get("witnesses")),
     )
 
 
@@ -104,6 +115,7 @@ def _member(raw: Mapping[str, object]) -> MemberView:
         timeline=_int(raw.get("timeline")),
         lsn=_text(raw.get("lsn")),
         lag_ms=_int(raw.get("lag_ms"), -1),
+        record=_text(raw.get("record")),
     )
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from metako.election.core import Core
 from metako.election.leader import Leader
-from metako.model.document import ClusterDocument, Phase, SyncSet
+from metako.election.office import Mandate
+from metako.model.document import ClusterDocument, MemberRecord, Phase, SyncSet
 from metako.model.events import EventName, Severity
-from metako.model.ids import DataId, NodeId, Term
+from metako.model.ids import DataId, NodeId, RecordId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.postgres import DataState, ProcessState
 from metako.wire.messages import Inquiry, InquiryReply
@@ -28,7 +29,7 @@ class Bootstrap:
         self._core = core
         self._ask_at_ns = 0
         self._nonce = 0
-        self._blank: set[NodeId] = set()
+        self._blank: dict[NodeId, RecordId] = {}  # who is, by which durable record
         self.refused: dict[NodeId, str] = {}  # who is not blank, and why; for people
 
     def wanted(self) -> bool:
@@ -89,10 +90,10 @@ class Bootstrap:
                     node_with_data=sender,
                 )
             self.refused[sender] = what
-            self._blank.discard(sender)
+            self._blank.pop(sender, None)
             return
         self.refused.pop(sender, None)
-        self._blank.add(sender)
+        self._blank[sender] = reply.record_id
 
     def create(self, now: Instant, next_term: Term) -> Leader:
         """Create the cluster; return the leadership that makes its first database.
@@ -105,7 +106,7 @@ class Bootstrap:
         term = Term(1) if core.hard.promised_term < 1 else next_term
         core.promise(term, voted_for=core.node)
         leader = Leader(core, now, term)
-        leader.take_office(now, self._first_document(term), {}, "bootstrap")
+        leader.take_office(now, self._first_document(term), {}, Mandate("bootstrap"))
         return leader
 
     def _first_document(self, term: Term) -> ClusterDocument:
@@ -132,4 +133,18 @@ class Bootstrap:
             durability=cluster.durability,
             timelines=(),
             hold_ms=core.settings.hold_ms,
+            records=self._records(),
         )
+
+    def _records(self) -> tuple[MemberRecord, ...]:
+        """Return by which durable records the first members count; "" is what nobody has to say.
+
+        A learner that was not heard of yet is taken in when it is.
+        """
+        core = self._core
+        known = {**self._blank, core.node: core.hard.record_id}
+        for node in core.cluster.learners:
+            member = core.members.get(node)
+            if member is not None and member.meta is not None:
+                known[node] = member.meta.record_id
+        return tuple(MemberRecord(node, known[node]) for node in sorted(known) if known[node])

@@ -11,12 +11,12 @@ Source: Raft's pre-vote (Ongaro's thesis §9.6); ranks as in Redis Cluster's rep
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import replace
 
 from metako.election.core import Core
-from metako.election.quorum import Promise, Verdict, data_grounds, judge
-from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.election.lossy import excused
+from metako.election.quorum import Promise, Verdict, judge
+from metako.model.document import DocumentRef, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -32,7 +32,6 @@ from metako.wire.messages import (
 
 TERM_MAX = 2**53
 """No election gets anywhere near; a term beyond it in a message is nonsense."""
-
 
 SPLIT_VOTE_PATIENCE = 3
 """Repeats that a candidacy waits for the remaining voters once somebody's vote was given away."""
@@ -53,6 +52,9 @@ class Candidate:
         self.stage = Stage.IDLE
         self.term = Term(0)  # stood in, or asked about in the pre-vote
         self.incumbent = False  # a leader that stands again without stopping its server
+        self.forced = False  # by an operator, for whom losing commits is better than waiting
+        self.forced_until_ns = 0  # CLOCK_MONOTONIC
+        self.lost: tuple[NodeId, ...] = ()  # whose votes an operator's order does without
         self.stand_at_ns = 0  # CLOCK_MONOTONIC; valid while WAITING
         self.verdict: Verdict | None = None  # newest; None before the first in this candidacy
         self.refusals: dict[NodeId, Refusal] = {}
@@ -211,6 +213,10 @@ class Candidate:
             )
         self.stage, self.incumbent, self._released = Stage.IDLE, False, False
 
+    def unforce(self) -> None:
+        """Take note that an operator's order has lapsed, or that somebody leads."""
+        self.forced, self.lost = False, ()
+
     def stop(self) -> None:
         """Forget any candidacy: somebody leads."""
         self.stage, self.incumbent, self._failures = Stage.IDLE, False, 0
@@ -324,23 +330,11 @@ class Candidate:
             own = document.primary == core.node
             self.verdict = Verdict(control, data=own, better=None, missing="votes")
         else:
-            self.verdict = judge(document, core.node, promises, min_votes=core.cluster.min_votes)
+            if self.lost:
+                document = document.without(self.lost)
+            verdict = judge(document, core.node, promises, min_votes=core.cluster.min_votes)
+            self.verdict = excused(core, document, verdict, promises, forced=self.forced)
         return self.verdict
-
-    def say_won(self, document: ClusterDocument, promises: Mapping[NodeId, Promise]) -> None:
-        """Report with whose votes it has won, and why it has every acknowledged commit."""
-        core = self.core
-        data = "its own server is the primary"
-        if not self.incumbent and document.phase is not Phase.INITIALIZING:
-            data = data_grounds(document, core.node, promises)
-        core.emit(
-            EventName.ELECTION_WON,
-            f"won the election of term {self.term}, with {len(promises)} votes; data: {data}",
-            term=self.term,
-            votes=", ".join(sorted(promises)),
-            data=data,
-            document=str(document.ref),
-        )
 
     def promises(self) -> dict[NodeId, Promise]:
         """Return the votes; of those that were judged by another document than ours nothing else.
@@ -348,10 +342,11 @@ class Candidate:
         Where the WAL of a node ends among others depends on the timelines that its document knows:
         by an older one it may seem to be behind, and by a newer one it is not for us to say.
         """
-        return {
-            **{node: self._comparable(node) for node in self._promises},
-            self.core.node: self.core.own_promise(self.term),
-        }
+        document = self.core.document
+        held = self._documents
+        count = [n for n in self._promises if document is None or document.counts(n, held[n])]
+        counted = {node: self._comparable(node) for node in count}
+        return {**counted, self.core.node: self.core.own_promise(self.term)}
 
     def _comparable(self, node: NodeId) -> Promise:
         promise = self._promises[node]

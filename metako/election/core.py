@@ -7,6 +7,7 @@ record changed anywhere in a step is persisted before any message of that step l
 
 from __future__ import annotations
 
+import enum
 import random
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from metako.election.awaiting import Awaited
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.model.document import ClusterDocument, DocumentRef, Phase
+from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.durable import HardState, assert_not_older
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import DataId, NodeId, Term, TimelineId
@@ -23,6 +24,14 @@ from metako.model.member import Member, MemberState
 from metako.model.postgres import DataState, Following, PostgresObserved, ProcessState, Stopped
 from metako.model.timeline import owner_of, rank
 from metako.wire.messages import AgreementMessage
+
+
+class Standing(enum.Enum):
+    """What a node is by a document."""
+
+    COUNTS = enum.auto()  # a member, by this very record; or there is no document yet
+    LOST = enum.auto()  # a member by another record than it has
+    STRANGER = enum.auto()  # no member
 
 
 @dataclass(slots=True)
@@ -39,6 +48,7 @@ class Core:
     standing: object = None  # the same while no member changed in more than positions
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     heir: Awaited = field(default_factory=Awaited)  # whom our release has named
+    _judged: tuple[ClusterDocument | None, Standing] | None = None  # what the newest one makes us
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
@@ -92,6 +102,11 @@ class Core:
             hard = replace(hard, term=term, voted_for=voted_for)
         self.record(hard)
 
+    def remember_hold(self, hold_ms: int) -> None:
+        """Make durable that a hold may be so long: it is held in full after each restart."""
+        if hold_ms > self.hard.max_hold_ms:
+            self.record(replace(self.hard, max_hold_ms=hold_ms))
+
     def adopt(self, document: ClusterDocument) -> bool:
         """Make a newer document durable; return whether it was newer."""
         if document.ref <= self.hard.document_ref:
@@ -99,26 +114,44 @@ class Core:
         known = self.hard.document
         if known is not None and known.cluster_id != document.cluster_id:
             return False
-        unknown = known is None and not self.hard.asked
-        lost = unknown and document.phase is not Phase.INITIALIZING
-        if lost and self.node in document.voters:
-            # Every voter had a record when the cluster was created, so ours was lost, and with it
-            # the votes and promises that others count on. A second vote could elect two leaders.
-            self.record(replace(self.hard, lost=True))
+        before = self.standing_in(known)
+        self.record(self.hard.with_document(document))
+        now = self.standing_in(document)
+        if now is before:
+            return True
+        if now is Standing.LOST:
             self.emit(
                 EventName.VOTE_REFUSED,
-                "this node is a voter of the cluster but has no durable record: it does not vote",
+                "this node is a member by another durable record than it has: it does not vote",
                 Severity.ERROR,
             )
-        self.record(self.hard.with_document(document))
+        elif now is Standing.STRANGER:
+            self.emit(
+                EventName.NOT_A_MEMBER,
+                "this node is no member of the cluster: its PostgreSQL is kept stopped",
+                Severity.WARNING,
+            )
         return True
 
     # ------------------------------------------------------------ views
 
+    def standing_in(self, document: ClusterDocument | None) -> Standing:
+        """Return what this node, with the record that it has, is by a document.
+
+        Who has a record of which the document knows nothing has lost the one that it does know, and
+        with it the votes and promises that others count on: a second vote could elect two leaders.
+        """
+        if document is None or document.admits(self.node, self.hard.record_id):
+            return Standing.COUNTS
+        return Standing.LOST if self.node in document.members() else Standing.STRANGER
+
     @property
     def voting(self) -> bool:
-        """Return whether this node may stand and vote, as far as its own record goes."""
-        return not self.hard.lost
+        """Return whether nothing that is known speaks against this node's standing and voting."""
+        judged, document = self._judged, self.hard.document
+        if judged is None or judged[0] is not document:
+            judged = self._judged = (document, self.standing_in(document))
+        return judged[1] is Standing.COUNTS
 
     @property
     def may_vote(self) -> bool:
@@ -128,6 +161,11 @@ class Core:
         it has promised, until the bootstrap node has asked it.
         """
         return self.voting and (self.document is not None or self.hard.asked)
+
+    @property
+    def removed(self) -> bool:
+        """Return whether this node is no member by the newest document that it has seen."""
+        return not self.voting and self.standing_in(self.document) is Standing.STRANGER
 
     @property
     def document(self) -> ClusterDocument | None:

@@ -21,8 +21,11 @@ from metako.election.awaiting import head_start_ms
 from metako.election.bootstrap import Bootstrap
 from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
+from metako.election.dispatch import dispatch
 from metako.election.ends import STOP, End
 from metako.election.leader import Leader
+from metako.election.lossy import by_order, ordered
+from metako.election.office import Mandate, tell_won
 from metako.election.orderdesk import OrderDesk
 from metako.election.output import ROLES, ElectionOutput, Role
 from metako.election.releasing import Releasing
@@ -36,25 +39,14 @@ from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import Member
-from metako.model.orders import Order
+from metako.model.orders import Order, OrderKind
 from metako.model.postgres import PostgresObserved, PostgresTarget, ProcessState, Stopped
 from metako.wire.messages import (
     AgreementMessage,
     Candidacy,
-    DocumentAck,
-    DocumentCopy,
-    DocumentOffer,
     Heartbeat,
-    HeartbeatAck,
-    Inquiry,
-    InquiryReply,
-    OrderReply,
-    OrderRequest,
-    PreVoteReply,
     PreVoteRequest,
-    Release,
     TermRejected,
-    VoteReply,
     VoteRequest,
 )
 
@@ -82,7 +74,7 @@ class Election:
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
         self._late = False  # it has
         self._releasing = Releasing(self.core)
-        self._orders = OrderDesk(self.core)
+        self.orders = OrderDesk(self.core)
         self._fence = FenceWish(self.core, armed)
         self._was_holding = self.voter.hold.active(now)
 
@@ -93,40 +85,7 @@ class Election:
         if self.stopped or sender == self.core.node:
             return
         self._end_if_over(now)
-        match message:
-            case Heartbeat():
-                self._heard_heartbeat(now, sender, message)
-            case HeartbeatAck() | DocumentAck():
-                if self.leader:
-                    self.leader.heard_ack(now, sender, message)
-            case DocumentOffer():
-                self.voter.heard_offer(now, sender, message)
-            case DocumentCopy():
-                self.voter.heard_copy(sender, message)
-            case PreVoteRequest():
-                self._heard_pre_vote(now, sender, message)
-            case PreVoteReply():
-                if message.promised < TERM_MAX:
-                    self.candidate.heard_pre_vote_reply(now, sender, message)
-            case VoteRequest():
-                self._heard_vote_request(now, sender, message)
-            case VoteReply():
-                self.candidate.heard_vote_reply(now, sender, message)
-            case TermRejected():
-                self._heard_rejected(message)
-            case Candidacy():
-                self._heard_candidacy(now, message)
-            case Release():
-                if self.voter.heard_release(now, sender, message):
-                    self._lease_released(now, message.successor)
-            case Inquiry():
-                self.voter.heard_inquiry(sender, message)
-            case InquiryReply():
-                self.bootstrap.heard_reply(sender, message)
-            case OrderRequest() | OrderReply():
-                self._orders.hear(now, sender, message, self.leader)
-            case _:
-                assert_never(message)
+        dispatch(self, now, sender, message)
         self._advance(now)
 
     def observe(self, now: Instant, observed: PostgresObserved) -> None:
@@ -154,7 +113,10 @@ class Election:
 
     def order(self, now: Instant, order: Order) -> None:
         """Take an order of an operator of this node; it is answered in one of the outputs."""
-        self._orders.give(now, order)
+        if order.kind is OrderKind.FAILOVER:
+            self.orders.settle(ordered(self, now, order))
+        else:
+            self.orders.give(now, order)
         self._advance(now)
 
     def stop(self, now: Instant) -> None:
@@ -172,7 +134,7 @@ class Election:
         due = self.voter.hold.until_ns if self._was_holding else 2**63 - 1
         if self.leader is not None:
             due = min(due, self.leader.wakeup())
-        for part in (self.candidate, self._releasing, self.bootstrap, self._orders, self.core.heir):
+        for part in (self.candidate, self._releasing, self.bootstrap, self.orders, self.core.heir):
             at = part.wakeup()
             if at is not None and at < due:
                 due = at
@@ -185,7 +147,7 @@ class Election:
         target = self._target(now)
         guard = self._fence.change(self.leader, target)
         hard, outbound, events = self.core.take()
-        return ElectionOutput(hard, outbound, target, guard, events, self._orders.take())
+        return ElectionOutput(hard, outbound, target, guard, events, self.orders.take())
 
     # ------------------------------------------------------------ views
 
@@ -207,7 +169,7 @@ class Election:
             return True
         return self.core.observed.in_recovery is False
 
-    def _heard_heartbeat(self, now: Instant, sender: NodeId, beat: Heartbeat) -> None:
+    def heard_heartbeat(self, now: Instant, sender: NodeId, beat: Heartbeat) -> None:
         if self.leader is not None and beat.term <= self.leader.term:
             return
         if not self.voter.heard_heartbeat(now, sender, beat):
@@ -215,15 +177,16 @@ class Election:
         if self.leader is not None:
             self._step_down(now, f"{sender} leads term {beat.term}")
         self.candidate.stop()
+        self.candidate.unforce()
         self._was_holding = True
 
-    def _heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
+    def heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
         better = self.voter.heard_pre_vote(now, sender, request, leading=self._leading(now))
         if better and not self.stopping:
             # We refused because we have more WAL, so it is our turn, at once.
             self.candidate.schedule(now, 0)
 
-    def _heard_vote_request(self, now: Instant, sender: NodeId, request: VoteRequest) -> None:
+    def heard_vote_request(self, now: Instant, sender: NodeId, request: VoteRequest) -> None:
         if request.term >= TERM_MAX:
             return
         leading = self._leading(now)
@@ -237,14 +200,14 @@ class Election:
         elif self.leader is not None and request.term > self.leader.term:
             self.leader.heard_rejected(request.term)
 
-    def _heard_rejected(self, message: TermRejected) -> None:
+    def heard_rejected(self, message: TermRejected) -> None:
         if message.promised >= TERM_MAX:
             return
         if self.leader is not None and message.rejected == self.leader.term:
             self.leader.heard_rejected(message.promised)
         self.candidate.heard_rejected(message.rejected, message.promised)
 
-    def _heard_candidacy(self, now: Instant, message: Candidacy) -> None:
+    def heard_candidacy(self, now: Instant, message: Candidacy) -> None:
         """Stand at once, without a pre-vote: a candidate with both quorums sent us."""
         if self.leader is not None or self.stopping or self.voter.hold.active(now):
             return
@@ -273,7 +236,7 @@ class Election:
             self.leader = self.bootstrap.create(now, self.candidate.next_term())
         self._releasing.tick(now)
         self.core.heir.tick(now)
-        self._orders.advance(now, self.leader, self.voter.hold)
+        self.orders.advance(now, self.leader, self.voter.hold)
         if self.stopping and self.leader is None:
             gone = self.core.server_gone() or self.core.observed.process is ProcessState.UNKNOWN
             self.stopped = gone and self._releasing.told
@@ -334,13 +297,17 @@ class Election:
         assert document is not None
         incumbent = self.leader if candidate.incumbent else None
         planned = document.switchover is not None and document.switchover.target == core.node
-        reason = "switchover" if planned else "election"
+        forced = candidate.forced
+        reason = "switchover" if planned else by_order(candidate.lost) if forced else "election"
+        why = Mandate(reason, candidate.lost)
         promises = candidate.promises()
-        candidate.say_won(document, promises)
+        was = candidate.incumbent
+        tell_won(core, document, candidate.term, promises, incumbent=was, forced=forced)
+        candidate.unforce()
         leader = self.leader = Leader(core, now, candidate.term, incumbent=incumbent)
         candidate.stop()
         self._was_holding = False
-        leader.take_office(now, document, promises, reason)
+        leader.take_office(now, document, promises, why)
         leader.server_changed(now)
 
     def _hold_ended(self, now: Instant) -> None:
@@ -357,7 +324,7 @@ class Election:
             self.candidate.stop()
             self.candidate.schedule(now, self.candidate.delay_ms(primary_crashed=False))
 
-    def _lease_released(self, now: Instant, successor: NodeId | None) -> None:
+    def lease_released(self, now: Instant, successor: NodeId | None) -> None:
         """Stand, at once if the old leader names us; else after whoever it has named."""
         self._was_holding = False
         candidate = self.candidate

@@ -1,28 +1,54 @@
-"""Why there is no primary, in words that an operator can act on."""
+"""What an operator wants to know of agreement: what is agreed on, what is missing, and why."""
 
 from __future__ import annotations
 
 from metako.election.election import Election
+from metako.model.document import NO_DOCUMENT, DocumentRef
+from metako.model.ids import NodeId
 from metako.model.instant import Instant
 
 
 def blocked(election: Election, now: Instant) -> str:
     """Return why there is no primary as far as this node knows; "" if there is no such reason."""
     core = election.core
+    if core.removed:
+        return (
+            f"this node is no member of the cluster: `metako members add {core.node}` on one of "
+            "its members takes it in"
+        )
     if not core.voting:
         return (
             "this node lost its durable record, so it neither votes nor streams; the others go on "
-            "without it"
+            f"without it until `metako members add {core.node}`, on one of them, takes it in again"
         )
     if core.foreign():
         return "the data directory belongs to another database system; move it away"
     if election.bootstrap.wanted():
         return election.bootstrap.why_not()
     if core.document is None:
-        return "no cluster document yet: waiting for the bootstrap node"
+        return (
+            "no cluster document yet: waiting for the bootstrap node, or, to join a cluster that "
+            f"runs, for `metako members add {core.node}` on one of its members"
+        )
     if election.leader is not None or election.voter.hold.active(now):
         return ""
     verdict = election.candidate.verdict
     if verdict is not None and verdict.missing:
         return f"no primary: missing {verdict.missing}"
     return "no primary: an election is due"
+
+
+def committed(election: Election) -> DocumentRef:
+    """Return the newest document that is known here to be on a majority."""
+    leader, beat = election.leader, election.voter.heartbeat
+    if leader is not None:
+        return leader.committed.ref if leader.committed is not None else NO_DOCUMENT
+    return beat.committed if beat is not None else NO_DOCUMENT
+
+
+def waiting(election: Election) -> tuple[tuple[NodeId, str], ...]:
+    """Return what changes of the members wait for, as far as this node decides about them."""
+    leader = election.leader
+    if leader is None or leader.committed is None:
+        return ()
+    return leader.members.waiting(leader, leader.committed)

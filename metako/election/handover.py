@@ -23,7 +23,7 @@ from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds
 from metako.model.lsn import Lsn
-from metako.model.orders import Order, OrderAnswer, OrderKind
+from metako.model.orders import Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -33,9 +33,6 @@ SHUTDOWN_MS = 3000
 STOP_CHECKPOINT_PART = 2
 """A node that stops gives the checkpoint one part in so many of its `stop_timeout`: applications
 are served meanwhile, and the rest is for the shutdown."""
-ANSWERS_REMEMBERED_MAX = 32
-REASON_MAX = 250
-"""Bytes of a reason: more would not fit its field in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,6 @@ class Handover:
     def __init__(self, core: Core) -> None:
         self.heirs = Heirs(core)
         self._core = core
-        self._answers: dict[str, OrderAnswer] = {}  # an order that comes again is not done again
         self._began: _Beginning | None = None  # of the switchover under way
         self._stop_at_ns: int | None = None  # the node is to stop: the server ends by then
         self._switched_over = False  # this leadership is what came of a switchover
@@ -85,26 +81,15 @@ class Handover:
     def adopt(self, other: Handover) -> None:
         """Go on with what an earlier leadership of the same server was at."""
         self.heirs.adopt(other.heirs)
-        self._answers, self._stop_at_ns = other._answers, other._stop_at_ns
+        self._stop_at_ns = other._stop_at_ns
         if other._began is not None:  # rounds are counted anew
             self._began = replace(other._began, round=0)
         self._switched_over = other._switched_over
 
     # ------------------------------------------------------------ orders
 
-    def answer(self, now: Instant, order: Order, leader: Leader) -> OrderAnswer | None:
+    def judge(self, now: Instant, order: Order, leader: Leader) -> OrderAnswer | None:
         """Take an order or refuse it; None while another change has to be on a majority first."""
-        known = self._answers.get(order.order_id)
-        if known is not None:
-            return known
-        answer = self._judge(now, order, leader)
-        if answer is not None:
-            self._answers[order.order_id] = answer
-            while len(self._answers) > ANSWERS_REMEMBERED_MAX:
-                del self._answers[next(iter(self._answers))]
-        return answer
-
-    def _judge(self, now: Instant, order: Order, leader: Leader) -> OrderAnswer | None:
         document = leader.committed
         newest = leader.proposal or document
         wanted = newest.switchover if newest is not None else None
@@ -112,18 +97,18 @@ class Handover:
         if switches and wanted is not None and wanted.order_id == order.order_id:
             return _accepted(order, wanted.target)  # by the agent before a restart
         if leader.ending or self._stop_at_ns is not None:
-            return _refused(order, f"{self._core.node} is being stopped and hands over already")
+            return refused(order, f"{self._core.node} is being stopped and hands over already")
         if document is None or not leader.active:
-            return _refused(order, "the primary is not active yet; try again in a moment")
+            return refused(order, "the primary is not active yet; try again in a moment")
         if order.kind is OrderKind.CANCEL_SWITCHOVER:
             if wanted is None:
-                return _refused(order, "no switchover is under way")
+                return refused(order, "no switchover is under way")
             if leader.proposal is not None:
                 return None
             self._give_up(now, leader, document, wanted, "it was cancelled")
             return OrderAnswer(order.order_id, accepted=True, reason="cancelled", target=None)
         if wanted is not None:
-            return _refused(order, f"a switchover to {wanted.target} is under way; cancel it first")
+            return refused(order, f"a switchover to {wanted.target} is under way; cancel it first")
         return self._begin(now, order, leader, document)
 
     def _begin(
@@ -132,9 +117,9 @@ class Handover:
         heirs = self.heirs
         target = order.target or heirs.best(document, planned=True)
         if target is None:
-            return _refused(order, f"nobody can take over: {heirs.why_nobody(document)}")
+            return refused(order, f"nobody can take over: {heirs.why_nobody(document)}")
         if why := heirs.obstacle(document, target):
-            return _refused(order, f"{target} cannot take over: {why}")
+            return refused(order, f"{target} cannot take over: {why}")
         if leader.proposal is not None:
             return None
         wish = Switchover(order.order_id, target, order.timeout_ms)
@@ -272,7 +257,3 @@ class Handover:
 
 def _accepted(order: Order, target: NodeId) -> OrderAnswer:
     return OrderAnswer(order.order_id, True, f"switching over to {target}", target)
-
-
-def _refused(order: Order, why: str) -> OrderAnswer:
-    return OrderAnswer(order.order_id, False, why.encode()[:REASON_MAX].decode(errors="ignore"))

@@ -59,6 +59,16 @@ class Heirs:
         """Return what a standby was last seen to have on its disk."""
         return next((s.flush_lsn for s in self._standbys if s.node == node), Lsn(0))
 
+    def _streams(self, node: NodeId) -> bool:
+        return any(seen.node == node and seen.streaming for seen in self._standbys)
+
+    def behind(self, node: NodeId) -> str:
+        """Return in words why a standby has not caught up; "" if it has."""
+        if not self._streams(node):
+            return "it does not stream from the primary"
+        behind = self._lsn - self.flushed(node)
+        return f"it is {behind >> 20} MiB of WAL behind" if behind > LAG_MAX_BYTES else ""
+
     def obstacle(self, document: ClusterDocument, node: NodeId) -> str:
         """Return in words why a node cannot take over now; "" if it can."""
         core = self._core
@@ -75,17 +85,15 @@ class Heirs:
             return "it is not alive"
         if member.meta.priority == 0:
             return "its priority is 0"
-        seen = next((standby for standby in self._standbys if standby.node == node), None)
-        if seen is None or not seen.streaming:
-            return "it does not stream from the primary"
-        if document.sync.members:
+        if node in document.leaving:
+            return "it is being removed"
+        if document.sync.members and self._streams(node):
             listed = document.sync.data_id_of(node)
             if listed is None:
                 return "it is not a synchronous standby yet"
             if listed != member.meta.data_id:
                 return "it has other data than those that are listed as synchronous"
-        behind = self._lsn - seen.flush_lsn
-        return f"it is {behind >> 20} MiB of WAL behind" if behind > LAG_MAX_BYTES else ""
+        return self.behind(node)
 
     def best(self, document: ClusterDocument, *, planned: bool) -> NodeId | None:
         """Return who should take over; None if nobody can.

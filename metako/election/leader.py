@@ -16,17 +16,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from metako.election.core import Core
+from metako.election.decisions import Decisions
 from metako.election.ends import HANDOVER, PLANNED, STOP, End
 from metako.election.handover import SHUTDOWN_MS, Handover
 from metako.election.lease import Lease
-from metako.election.office import founders_document, winners_document
+from metako.election.members import MemberChanges
+from metako.election.office import (
+    Mandate,
+    activated_document,
+    first_document,
+    founders_document,
+    tell_active,
+    tell_promoted,
+)
 from metako.election.patience import Patience
 from metako.election.quorum import Promise
-from metako.election.reserve import confirm
 from metako.election.syncchange import SyncSetKeeper
 from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef, Phase
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import (
@@ -63,6 +71,8 @@ class Leader:
         self.ending: str = ""  # why the server is being stopped; "" while it is not
         self.sync = SyncSetKeeper(core)
         self.handover = Handover(core)
+        self.members = MemberChanges(core)
+        self._decisions = Decisions(self.handover, self.members)
         self.refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
         self._beat_at_ns = 0
         self._retry_at_ns = 0
@@ -81,6 +91,7 @@ class Leader:
             self.committed = incumbent.committed
             self.sync.adopt(incumbent.sync)
             self.handover.adopt(incumbent.handover)
+            self._decisions.adopt(incumbent._decisions)
 
     # ------------------------------------------------------------ taking office
 
@@ -100,25 +111,16 @@ class Leader:
         self._check_committed(now)  # a node that is its own majority has nobody to wait for
 
     def take_office(
-        self, now: Instant, base: ClusterDocument, promises: Mapping[NodeId, Promise], reason: str
+        self, now: Instant, base: ClusterDocument, promises: Mapping[NodeId, Promise], why: Mandate
     ) -> None:
-        """Write the first document of the term: the newest one found, with this primary.
-
-        It keeps the data quorum and reserves a timeline number that no reply, document or
-        history file has ever named.
-        """
+        """Write the first document of the term, as `office` makes it, and begin to lead."""
         core = self._core
-        if self._hold_ms > core.hard.max_hold_ms:
-            # We are one of the voters that hold for us, also after a restart.
-            core.record(replace(core.hard, max_hold_ms=self._hold_ms))
-        if base.phase is Phase.INITIALIZING or self.attachable:
-            hold_ms, version = self._hold_ms, base.version + 1
-            document = replace(base, term=self.term, version=version, hold_ms=hold_ms)
-        else:
-            won = promises.values()
-            document = winners_document(core, base, self.term, won, reason, self._hold_ms)
+        core.remember_hold(self._hold_ms)  # we are one of the voters that hold for us
+        won, hold_ms, serving = promises.values(), self._hold_ms, self.attachable
+        first = first_document(core, base, self.term, won, why, hold_ms, serving=serving)
+        if first.phase is not Phase.INITIALIZING and not serving:
             self.handover.succeeded(base)
-        self.propose(now, document)
+        self.propose(now, first)
         self.beat(now)
 
     # ------------------------------------------------------------ messages
@@ -130,7 +132,8 @@ class Leader:
         if isinstance(ack, HeartbeatAck):
             if ack.boot_epoch != self._core.hard.boot_epoch:
                 return
-            self.lease.answer(sender, ack.round)
+            if self.electorate.counts(sender, ack.document_ref):
+                self.lease.answer(sender, ack.round)
             self._renew(now)
         self.refs[sender] = max(ack.document_ref, self.refs.get(sender, ack.document_ref))
         self._check_committed(now)
@@ -149,8 +152,7 @@ class Leader:
             self.beat(now)
         if self.proposal is not None and now.mono_ns >= self._retry_at_ns:
             self._offer(now)
-        self._change_sync_set(now)
-        self._hand_over(now)
+        self._go_on(now)
         told = self.committed is not None and self.committed.phase is Phase.PROMOTING
         why = self._patience.lost(now, promoting=told and not self.attachable)
         if self._end_by_ns is not None and now.mono_ns >= self._end_by_ns:
@@ -192,38 +194,17 @@ class Leader:
         primary = observed.in_recovery is False and observed.timeline == reserved.tli
         if primary and not self.attachable:
             self.attachable = True
-            self._core.emit(
-                EventName.PROMOTED,
-                f"PostgreSQL was promoted to timeline {reserved.tli}",
-                term=self.term,
-                timeline=reserved.tli,
-            )
+            tell_promoted(self._core, self.term, reserved.tli)
             self.sync.begin(now)
             self.beat(now)
         if document.phase is Phase.PROMOTING and primary and observed.marker_term >= self.term:
-            activated = replace(
-                document,
-                version=document.version + 1,
-                phase=Phase.ACTIVE,
-                timelines=confirm(document.timelines, observed.history),
-            )
-            self.propose(now, activated)
+            self.propose(now, activated_document(self._core, document))
         elif document.phase is Phase.ACTIVE and observed.admitting and not self.active:
-            self._activated(now, reserved.tli)
-        self._change_sync_set(now)
-        self._hand_over(now)
-
-    def _activated(self, now: Instant, timeline: TimelineId) -> None:
-        core = self._core
-        self.active = True
-        core.emit(
-            EventName.PRIMARY_ACTIVE,
-            f"{core.node} is the primary of term {self.term}",
-            term=self.term,
-            timeline=timeline,
-        )
-        self.handover.completed(self.term, timeline)
-        self.beat(now)
+            self.active = True
+            tell_active(self._core, self.term, reserved.tli)
+            self.handover.completed(self.term, reserved.tli)
+            self.beat(now)
+        self._go_on(now)
 
     # ------------------------------------------------------------ wants
 
@@ -259,7 +240,7 @@ class Leader:
 
     def answer(self, now: Instant, order: Order) -> OrderAnswer | None:
         """Take an operator's order or refuse it; None while it has to wait."""
-        return self.handover.answer(now, order, self)
+        return self._decisions.answer(now, order, self)
 
     def stop(self, now: Instant) -> None:
         """Have the server stopped because the node is to stop, handing over if there is an heir."""
@@ -304,6 +285,13 @@ class Leader:
             return End.LEASE if now.mono_ns > limit else None
         return None if self.lease.valid(now) else End.LEASE
 
+    @property
+    def electorate(self) -> ClusterDocument:
+        """Return the document whose voters grant the lease: the newest one that is agreed on."""
+        document = self.committed or self._core.document
+        assert document is not None
+        return document
+
     def _in_office(self) -> bool:
         return self.committed is not None and self.committed.term == self.term
 
@@ -334,14 +322,13 @@ class Leader:
         if self.proposal is None and self.committed is not None:
             behind = [n for n in core.others() if self.refs.get(n, committed) < committed]
             core.broadcast(behind, DocumentOffer(self.term, self.committed))
+            self.members.tell_strangers(self.committed, self.refs)
         self._renew(now)
         return round_
 
     def _renew(self, now: Instant) -> None:
-        document = self._core.document
-        assert document is not None
         first = self.lease.until_boot_ns == 0
-        if self.lease.renew(document, self._hold_ms) and first:
+        if self.lease.renew(self.electorate, self._hold_ms) and first:
             self._core.emit(
                 EventName.LEASE_GAINED,
                 f"holds the lease of term {self.term}",
@@ -373,9 +360,11 @@ class Leader:
             return
         wanted = proposal.ref
         holders = {n for n, ref in self.refs.items() if ref >= wanted} | {core.node}
-        if not proposal.has_majority(holders):
+        if not proposal.has_majority(holders) or not self.electorate.has_majority(holders):
             return
         entered = self.attachable and not self._in_office()
+        if self.committed is not None and self.committed.voters != proposal.voters:
+            self.lease.voters_changed()
         self.proposal, self.committed = None, proposal
         core.emit(
             EventName.DOCUMENT_COMMITTED,
@@ -388,6 +377,14 @@ class Leader:
         if entered:
             self.beat(now)  # the standbys wait for it: they left for the promise of this term
         self.server_changed(now)
+
+    def _go_on(self, now: Instant) -> None:
+        """Begin whatever change is due, one at a time."""
+        self._change_sync_set(now)
+        self._hand_over(now)
+        document = self._handing_over()
+        if document is not None and self._in_office():
+            self.members.advance(now, self, document)
 
     def _change_sync_set(self, now: Instant) -> None:
         if self.committed is None or not self._settled():

@@ -71,6 +71,7 @@ class Lease:
     _sent: dict[int, int] = field(default_factory=dict)  # round → CLOCK_BOOTTIME of sending
     _answers: dict[int, set[NodeId]] = field(default_factory=dict)  # round → who answered
     _counted: int = 0  # newest round that a majority answered; older ones lengthen nothing
+    _others_since: int = 0  # newest round that was sent under other voters
 
     def begin_round(self, now: Instant) -> int:
         """Start a round and return its number. The leader's own answer is implied."""
@@ -104,6 +105,15 @@ class Lease:
         longer = until > self.until_boot_ns
         self.until_boot_ns = max(until, self.until_boot_ns)
         return longer
+
+    def voters_changed(self) -> None:
+        """Let rounds that were sent under other voters count no more."""
+        self._counted = self._others_since = self.round
+
+    @property
+    def settled(self) -> bool:
+        """Return whether the voters that there are now have granted it."""
+        return self._counted > self._others_since
 
     def valid(self, now: Instant) -> bool:
         return now.boot_ns < self.until_boot_ns

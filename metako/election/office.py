@@ -8,17 +8,26 @@ how a document is made durable, nor when. Source: DESIGN §4.3.4.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from metako.election.core import Core
-from metako.election.quorum import Promise, successor_sync_set
-from metako.election.reserve import first_entry, reserve
+from metako.election.lossy import grounds
+from metako.election.quorum import Promise, data_grounds, data_quorum, successor_sync_set
+from metako.election.reserve import confirm, first_entry, reserve
 from metako.model.document import ClusterDocument, Phase
-from metako.model.events import EventName
-from metako.model.ids import Term
+from metako.model.events import EventName, Severity
+from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import format_lsn
 from metako.model.timeline import TimelineEntry
+
+
+class Mandate(NamedTuple):
+    """Why a node was to lead, and whom an operator's order does without."""
+
+    reason: str  # for people
+    lost: tuple[NodeId, ...] = ()
 
 
 def winners_document(
@@ -60,6 +69,43 @@ def winners_document(
     )
 
 
+def first_document(
+    core: Core,
+    base: ClusterDocument,
+    term: Term,
+    promises: Collection[Promise],
+    why: Mandate,
+    hold_ms: int,
+    *,
+    serving: bool,
+) -> ClusterDocument:
+    """Return the first document of a term: the newest one found, with this node as the primary.
+
+    Args:
+        core: of the winner.
+        base: the newest document found.
+        term: that was won.
+        promises: that it was won with.
+        why: it leads.
+        hold_ms: that the winner's heartbeats ask for.
+        serving: its server is the primary already, of an earlier term of its own.
+    """
+    if base.phase is Phase.INITIALIZING or serving:
+        return replace(base, term=term, version=base.version + 1, hold_ms=hold_ms)
+    document = winners_document(core, base, term, promises, why.reason, hold_ms)
+    return document.without(why.lost) if why.lost else document
+
+
+def activated_document(core: Core, document: ClusterDocument) -> ClusterDocument:
+    """Return the document by which a promoted primary, whose marker is out, serves applications."""
+    return replace(
+        document,
+        version=document.version + 1,
+        phase=Phase.ACTIVE,
+        timelines=confirm(document.timelines, core.observed.history),
+    )
+
+
 def founders_document(core: Core, document: ClusterDocument, term: Term) -> ClusterDocument | None:
     """Return the document that promotes the first database; None while there is none yet."""
     observed = core.observed
@@ -79,6 +125,44 @@ def founders_document(core: Core, document: ClusterDocument, term: Term) -> Clus
         phase=Phase.PROMOTING,
         timelines=_reserved(core, base, highest, term, "bootstrap"),
     )
+
+
+def tell_won(
+    core: Core,
+    document: ClusterDocument,
+    term: Term,
+    promises: Mapping[NodeId, Promise],
+    *,
+    incumbent: bool,
+    forced: bool,
+) -> None:
+    """Report with whose votes an election was won, and why the winner has every commit, if so."""
+    data, own = "its own server is the primary", promises[core.node].position
+    if not incumbent and document.phase is not Phase.INITIALIZING:
+        data = data_grounds(document, core.node, promises)
+        if own is None or not data_quorum(document, own, promises):
+            data = grounds(core, document, forced=forced)
+            core.emit(EventName.COMMITS_MAY_BE_LOST, data, Severity.ERROR, term=term)
+    core.emit(
+        EventName.ELECTION_WON,
+        f"won the election of term {term}, with {len(promises)} votes; data: {data}",
+        term=term,
+        votes=", ".join(sorted(promises)),
+        data=data,
+        document=str(document.ref),
+    )
+
+
+def tell_promoted(core: Core, term: Term, timeline: TimelineId) -> None:
+    """Report that the server of this node is a primary, not yet open to applications."""
+    what = f"PostgreSQL was promoted to timeline {timeline}"
+    core.emit(EventName.PROMOTED, what, term=term, timeline=timeline)
+
+
+def tell_active(core: Core, term: Term, timeline: TimelineId) -> None:
+    """Report that the server of this node serves applications."""
+    what = f"{core.node} is the primary of term {term}"
+    core.emit(EventName.PRIMARY_ACTIVE, what, term=term, timeline=timeline)
 
 
 def _reserved(

@@ -21,6 +21,7 @@ from metako.wire.messages import OrderReply, OrderRequest
 ORDER_TIMEOUT_MS = 5000
 WAITING_MAX = 16
 """Orders of this node that wait for the leader; one more is refused."""
+NO_MEMBER = "this node does not count in the cluster now; give the order to one that does"
 MAY_HAVE = ": the order may have been taken, see `metako status`"
 
 
@@ -55,11 +56,18 @@ class OrderDesk:
 
     def give(self, now: Instant, order: Order) -> None:
         """Take an order of an operator of this node."""
-        if len(self._waiting) >= WAITING_MAX:
-            self._answers.append(OrderAnswer(order.order_id, False, "too many orders are waiting"))
+        why = "too many orders are waiting" if len(self._waiting) >= WAITING_MAX else ""
+        if not self._core.voting:
+            why = NO_MEMBER
+        if why:
+            self._answers.append(OrderAnswer(order.order_id, False, why))
             return
         until = now.mono_ns + milliseconds(ORDER_TIMEOUT_MS)
         self._waiting.setdefault(order.order_id, _Waiting(order, until, now.mono_ns))
+
+    def settle(self, answer: OrderAnswer) -> None:
+        """Answer an order that this node itself decides about."""
+        self._answers.append(answer)
 
     def hear(
         self,

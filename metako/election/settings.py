@@ -40,7 +40,7 @@ class ElectionSettings:
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
     """What the configuration says about the cluster; used at the first bootstrap only, except
-    for `acks` and `min_votes`."""
+    for `acks`, `min_votes`, `priority` and `max_lag_bytes`."""
 
     name: str
     bootstrap_node: NodeId
@@ -51,3 +51,4 @@ class ClusterSettings:
     acks: int = 1  # k wanted once enough standbys stream
     min_votes: int = 0  # least votes for a failover; never fewer than a majority
     priority: int = 100  # of this node; 0 never stands
+    max_lag_bytes: int = 1 << 20  # `async` only: who is further behind is not elected

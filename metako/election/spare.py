@@ -32,15 +32,17 @@ def take_spare(
         sender: who answers.
         ack: its answer.
     """
-    document = hard.document
-    if leader is None or document is None:
+    if leader is None:
         return False
     if (ack.term, ack.boot_epoch) != (leader.term, hard.boot_epoch):
         return False
     known, lease = leader.refs.get(sender), leader.lease
     if known is None or ack.document_ref > known or leader.over(now) is not None:
         return False
-    if lease.would_count(sender, ack.round, document) or leader.handover.waits_for(sender):
+    electorate = leader.electorate
+    if lease.would_count(sender, ack.round, electorate) or leader.handover.waits_for(sender):
+        return False
+    if not electorate.counts(sender, ack.document_ref):
         return False
     lease.answer(sender, ack.round)
     return True

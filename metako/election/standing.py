@@ -19,15 +19,22 @@ def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
         holding: the voter of the same node holds for somebody; then it does not begin to stand.
     """
     core = candidate.core
+    if candidate.forced and now.mono_ns >= candidate.forced_until_ns:
+        candidate.unforce()
     if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
         candidate.stage = Stage.IDLE
         if holding:
             return False
-        if candidate.may_stand():
+        if candidate.may_stand() and candidate.forced:
+            candidate.begin_vote(now, candidate.next_term())
+        elif candidate.may_stand():
             candidate.begin_pre_vote(now)
         else:
             candidate.ask_for_document()
             candidate.schedule(now, WAIT_REPEATS * core.settings.retry_ms)
+    if candidate.stage in (Stage.PRE_VOTE, Stage.VOTE) and not core.voting:
+        # It has just learned so: its own vote, by a record that counts no more, is one of them.
+        candidate.lose("it is no member by the record that it has")
     if candidate.stage is Stage.PRE_VOTE and candidate.pre_vote_won():
         if candidate.term > core.hard.promised_term:
             candidate.begin_vote(now, candidate.term)

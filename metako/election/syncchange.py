@@ -18,7 +18,7 @@ from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
 from metako.model.lsn import Lsn
-from metako.model.member import MemberState
+from metako.model.member import Member, MemberState
 from metako.model.postgres import SyncSetting, sync_setting
 
 _Seen = tuple[tuple[NodeId, ...], tuple[Lsn, ...], SyncSetting | None, SyncSetting | None, bool]
@@ -266,6 +266,8 @@ class SyncSetKeeper:
         streaming, awaited = [], []
         for node in others:
             member = core.members.get(node)
+            if node in document.leaving or _unadmitted(document, member):
+                continue  # also while it streams: its promise binds nobody, or soon will not
             listed = document.sync.data_id_of(node)
             current = member.meta.data_id if member and member.meta else None
             stream = self._streams.get(node)
@@ -289,6 +291,13 @@ class SyncSetKeeper:
             standbys=", ".join(sorted(sync.nodes())),
             k=sync.k,
         )
+
+
+def _unadmitted(document: ClusterDocument, member: Member | None) -> bool:
+    """Return whether a node says that it has another durable record than it is a member by."""
+    if member is None or member.meta is None:
+        return False
+    return not document.admits(member.node, member.meta.record_id)
 
 
 def _can_pass(change: SyncChange, streaming: Collection[SyncMember]) -> bool:

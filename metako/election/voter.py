@@ -76,8 +76,7 @@ class Voter:
             return False
         core.promise(beat.term)
         core.heir.stands(now)
-        if beat.hold_ms > core.hard.max_hold_ms:
-            core.record(replace(core.hard, max_hold_ms=beat.hold_ms))
+        core.remember_hold(beat.hold_ms)
         self.hold.extend(now, beat.hold_ms, sender, beat.term, beat.boot_epoch, beat.round)
         before = self.heartbeat
         self.heartbeat, self.heartbeat_at, self.leader = beat, now, sender
@@ -114,7 +113,8 @@ class Voter:
     def heard_copy(self, sender: NodeId, copy: DocumentCopy) -> bool:
         """Adopt a newer document from anybody. It is no leader's word: nothing is promised.
 
-        A vote that was given is told once more: our WAL is now judged by the newer document.
+        A vote that was given is told once more: our WAL is now judged by the newer document. So are
+        we, and where that says that our record counts no more, neither does the vote that it gave.
         """
         core = self._core
         if not core.adopt(copy.document):
@@ -125,7 +125,8 @@ class Voter:
             document=str(copy.document.ref),
             source=sender,
         )
-        if self._voted is not None and (core.hard.voted_for, core.hard.term) == self._voted:
+        voted = self._voted is not None and core.may_vote
+        if voted and (core.hard.voted_for, core.hard.term) == self._voted:
             candidate, term = self._voted
             if term == core.hard.promised_term:
                 self._reply(candidate, term, None)
@@ -150,7 +151,9 @@ class Voter:
         core = self._core
         if core.document is None:
             core.record(replace(core.hard, asked=True))
-        core.send(sender, InquiryReply(inquiry.nonce, core.has_data(), core.document_ref))
+        hard = core.hard
+        reply = InquiryReply(inquiry.nonce, core.has_data(), core.document_ref, hard.record_id)
+        core.send(sender, reply)
         self._copy_document(sender)
 
     # ------------------------------------------------------------ candidates' messages
@@ -230,7 +233,7 @@ class Voter:
 
     def server_changed(self) -> None:
         """Tell the candidate that we voted for as soon as the promise is kept."""
-        if self._answered is None:
+        if self._answered is None or not self._core.may_vote:
             return
         candidate, term = self._answered
         if term < self._core.hard.promised_term or not self._core.detached(term):

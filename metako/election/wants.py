@@ -20,6 +20,7 @@ from metako.model.postgres import (
     PostgresTarget,
     ProcessState,
     ReceiverState,
+    Stopped,
     Untouched,
 )
 
@@ -36,6 +37,8 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     document = core.document
     if document is None or core.is_witness:
         return Untouched()
+    if core.removed:
+        return Stopped(fast=True)
     promised = core.hard.promised_term
     if candidate.stage is Stage.VOTE:
         return Detached(promised)

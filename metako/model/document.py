@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.ids import Address, DataId, NodeId, RecordId, Term, TimelineId
 from metako.model.lsn import WalPosition
 from metako.model.timeline import HistoryStep, TimelineEntry, is_diverged, tip_of
 
@@ -83,6 +83,19 @@ class SyncSet:
         return None
 
 
+class MemberRecord(NamedTuple):
+    """The durable record by which a member counts; one that was made anew later does not.
+
+    An answer of that node counts if the document that it holds is not older than `since`: then it
+    has compared its own record with this one.
+    """
+
+    node: NodeId
+    record_id: RecordId
+    since: DocumentRef = NO_DOCUMENT  # the version that took this record in
+    address: Address | None = None  # of its gossip then; None: of the first members, configured
+
+
 @dataclass(frozen=True, slots=True)
 class Switchover:
     """A planned change of the primary that an operator has asked for and that is under way."""
@@ -113,6 +126,9 @@ class ClusterDocument:
     hold_ms: int  # Lv: how long a voter holds after a heartbeat
     paused: bool = False
     switchover: Switchover | None = None  # dropped by whoever leads next
+    records: tuple[MemberRecord, ...] = ()  # in order of names; who is not in it has ""
+    joining: tuple[NodeId, ...] = ()  # members that are to vote, by a new record or once caught up
+    leaving: tuple[NodeId, ...] = ()  # members that leave once commits do not wait for them
 
     @property
     def ref(self) -> DocumentRef:
@@ -150,6 +166,42 @@ class ClusterDocument:
     def members(self) -> tuple[NodeId, ...]:
         """Return voters and learners, each once, in the document's order."""
         return tuple(dict.fromkeys((*self.voters, *self.learners)))
+
+    def record_of(self, node: NodeId) -> MemberRecord:
+        """Return the record by which a node counts, if it is a member."""
+        for record in self.records:
+            if record.node == node:
+                return record
+        return MemberRecord(node, RecordId(""))
+
+    def counts(self, node: NodeId, held: DocumentRef) -> bool:
+        """Return whether an answer of a member counts that holds that document.
+
+        Before the version that took its record in it may be the answer of another record.
+        """
+        for record in self.records:
+            if record.node == node:
+                return held >= record.since
+        return True
+
+    def admits(self, node: NodeId, record_id: RecordId) -> bool:
+        """Return whether a node with that durable record is a member and counts as one."""
+        member = node in self.voters or node in self.learners
+        return member and self.record_of(node).record_id == record_id
+
+    def without(self, nodes: Collection[NodeId]) -> ClusterDocument:
+        """Return this very version as if those nodes were no members, and nobody had asked them."""
+        sync = tuple(member for member in self.sync.members if member.node not in nodes)
+        return replace(
+            self,
+            voters=tuple(node for node in self.voters if node not in nodes),
+            learners=tuple(node for node in self.learners if node not in nodes),
+            witnesses=tuple(node for node in self.witnesses if node not in nodes),
+            records=tuple(record for record in self.records if record.node not in nodes),
+            joining=tuple(node for node in self.joining if node not in nodes),
+            leaving=tuple(node for node in self.leaving if node not in nodes),
+            sync=SyncSet(sync, min(self.sync.k, len(sync))),
+        )
 
     def data_members(self) -> tuple[NodeId, ...]:
         """Return the members that hold data, in the document's order."""

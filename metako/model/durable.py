@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, RecordId, Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class HardState:
     max_hold_ms: int = 0  # largest hold ever acknowledged; held in full after a restart
     document: ClusterDocument | None = None
     asked: bool = False  # the bootstrap node was told that this node is blank
-    lost: bool = False  # made anew after a record was lost: counts in no quorum
+    record_id: RecordId = RecordId("")  # random, made with the record: a lost one's is lost with it
 
     @property
     def document_ref(self) -> DocumentRef:
@@ -44,7 +44,7 @@ def assert_not_older(old: HardState, new: HardState) -> None:
     assert new.released_term >= old.released_term, (old.released_term, new.released_term)
     assert new.max_hold_ms >= old.max_hold_ms, (old.max_hold_ms, new.max_hold_ms)
     assert new.asked >= old.asked, "being asked is not forgotten"
-    assert new.lost >= old.lost, "a lost record stays lost"
+    assert new.record_id == old.record_id, "a record keeps its identity"
     assert new.document_ref >= old.document_ref, (old.document_ref, new.document_ref)
     if new.term == old.term and old.voted_for is not None:
         assert new.voted_for == old.voted_for, (old.voted_for, new.voted_for)

@@ -46,6 +46,10 @@ class EventName(enum.StrEnum):
     LEASE_RELEASED = "lease_released"
     RELEASE_HEARD = "release_heard"
     STEPPED_DOWN = "stepped_down"
+    COMMITS_MAY_BE_LOST = "commits_may_be_lost"  # somebody leads without a data quorum
+    NOT_A_MEMBER = "not_a_member"  # of this node: the cluster has removed it
+    MEMBERS_CHANGING = "members_changing"  # an operator's order was taken
+    MEMBERS_CHANGED = "members_changed"  # the document that says so is on its way
     SWITCHOVER_ACCEPTED = "switchover_accepted"
     SWITCHOVER_BEGUN = "switchover_begun"  # the old primary is being stopped for it
     SWITCHOVER_COMPLETED = "switchover_completed"

@@ -12,6 +12,10 @@ DataId = NewType("DataId", str)
 """Identity of one data directory. A fresh clone or a rewind gets a new one, so that a node whose
 data was lost is not mistaken for the one that acknowledged commits."""
 
+RecordId = NewType("RecordId", str)
+"""Identity of one durable record, random. A node whose record was lost makes a new one, so that it
+is not mistaken for the one that voted and promised."""
+
 Term = NewType("Term", int)
 """Election number. At most one leader per term. 0 means: before any election."""
 

@@ -7,7 +7,7 @@ from dataclasses import fields
 from operator import attrgetter
 
 from metako.model.document import NO_DOCUMENT, DocumentRef
-from metako.model.ids import Address, DataId, NodeId, TimelineId
+from metako.model.ids import Address, DataId, NodeId, RecordId, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.values import value
 
@@ -67,6 +67,7 @@ class MemberMeta:
     server_version: int = 0  # PostgreSQL's server_version_num; 0 when unknown
     agent_version: str = ""
     proxy_sessions: int = 0
+    record_id: RecordId = RecordId("")  # of its durable record
 
 
 MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions", "document_ref"})

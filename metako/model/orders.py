@@ -24,6 +24,9 @@ class OrderKind(enum.StrEnum):
 
     SWITCHOVER = "switchover"  # another primary, without losing anything
     CANCEL_SWITCHOVER = "cancel-switchover"  # for as long as the primary still runs
+    FAILOVER = "failover"  # of the node where it is given: it leads, whatever it may lack
+    ADD_MEMBER = "add-member"  # also one that is a member by another record, or without a vote
+    REMOVE_MEMBER = "remove-member"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,14 @@ class Order:
 
     order_id: str  # unique; made where the order is given
     kind: OrderKind
-    target: NodeId | None = None  # None: the leader chooses
+    target: NodeId | None = None  # None: the leader chooses the next primary
     timeout_ms: int = TIMEOUT_DEFAULT_S * 1000  # for the target, before anything is stopped
+    voter: bool = True  # of a member to be added: it gets a vote once it has caught up
+    lost: tuple[NodeId, ...] = ()  # of a failover: members that are off for good, and leave
+
+
+REASON_MAX = 250
+"""Bytes of a reason: more would not fit its field in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,3 +53,8 @@ class OrderAnswer:
     accepted: bool
     reason: str  # for people: why not, or what happens now
     target: NodeId | None = None  # whom the leader has chosen, or was told
+
+
+def refused(order: Order, why: str) -> OrderAnswer:
+    """Return the refusal of an order, for a reason that is cut short if need be."""
+    return OrderAnswer(order.order_id, False, why.encode()[:REASON_MAX].decode(errors="ignore"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metako.model.document import ClusterDocument
+from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef
 from metako.model.ids import NodeId, Term
 from metako.model.member import Member
 from metako.model.postgres import PostgresObserved
@@ -28,3 +28,5 @@ class NodeStatus:
     document: ClusterDocument | None
     members: tuple[Member, ...]
     postgres: PostgresObserved
+    committed: DocumentRef = NO_DOCUMENT  # newest one that is known to be on a majority
+    waiting: tuple[tuple[NodeId, str], ...] = ()  # on the leader: what changes of members wait for

@@ -107,6 +107,18 @@ def status_samples(status: NodeStatus) -> list[Sample]:
             Sample("metako_sync_standbys", len(document.sync.members), "Listed standbys, |S|."),
             Sample("metako_sync_acks", document.sync.k, "Acknowledgements a commit waits for, k."),
             Sample("metako_voters", len(document.voters), "Nodes with a vote."),
+            Sample("metako_learners", len(document.learners), "Members without a vote."),
+            Sample("metako_witnesses", len(document.witnesses), "Members that hold no data."),
+            Sample(
+                "metako_members_joining",
+                len(document.joining),
+                "Learners that get a vote once they have caught up.",
+            ),
+            Sample(
+                "metako_members_leaving",
+                len(document.leaving),
+                "Members that leave once no commit waits for them.",
+            ),
         ]
     for member in status.members:
         labels = (("member", str(member.node)),)

@@ -32,6 +32,10 @@ def status_line(status: NodeStatus, queries: Mapping[str, int] | None = None) ->
     if document is not None:
         listed = ",".join(sorted(document.sync.nodes()))
         parts.append(f"S={{{listed}}} k={document.sync.k}")
+        if document.joining:
+            parts.append(f"joining={','.join(document.joining)}")
+        if document.leaving:
+            parts.append(f"leaving={','.join(document.leaving)}")
         if document.paused:
             parts.append("paused")
     if queries:
@@ -46,10 +50,13 @@ def health(status: NodeStatus) -> str:
         return f"down ({status.blocked or 'no primary'})"
     if status.blocked:
         return f"degraded ({status.blocked})"
+    document = status.document
     missing = [
         str(member.node)
         for member in status.members
         if member.state not in (MemberState.ALIVE, MemberState.LEFT)
+        # Who was removed is missed by nobody, though gossip may know its name for long.
+        and (document is None or member.node in document.members())
     ]
     return f"degraded ({', '.join(missing)} not alive)" if missing else "ok"
 

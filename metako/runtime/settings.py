@@ -66,6 +66,7 @@ def node_settings(config: NodeConfig) -> NodeSettings:
             acks=config.durability.acks,
             min_votes=cluster.min_votes,
             priority=config.node.priority,
+            max_lag_bytes=config.durability.max_lag_on_failover_bytes,
         ),
         membership=MembershipConfig(
             probe_interval_ms=config.gossip.probe_interval_ms,

@@ -5,6 +5,7 @@ In: the configuration. Out: what the node is built from, or an error with one li
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 
 import trio
@@ -19,6 +20,7 @@ from metako.model.errors import (
     StateError,
 )
 from metako.model.events import Severity
+from metako.model.ids import RecordId
 from metako.observability.logs import log
 from metako.postgres.install import Installation, find_installation
 from metako.postgres.osuser import OsUser, ensure_traversable, make_dir, resolve_os_user
@@ -36,6 +38,7 @@ from metako.wire.answer import AnswerReason
 from metako.wire.slots import CorruptRecord
 
 HELLO_TIMEOUT_S = 1.0
+RECORD_ID_BYTES = 8
 NAME_RETRY_S = 3.0
 """How long a peer may still take us for the agent that was stopped just before; longer than
 `transport.HEARD_RECENTLY_S`."""
@@ -128,7 +131,8 @@ def begin_record(record: HardState | CorruptRecord | None, config: NodeConfig) -
     """
     match record:
         case None:
-            return blank_hard_state(config.node.name, wall_clock_ms() // 1000)
+            identity = RecordId(secrets.token_hex(RECORD_ID_BYTES))
+            return blank_hard_state(config.node.name, wall_clock_ms() // 1000, identity)
         case CorruptRecord():
             log(Severity.ERROR, str(record.error()))
             raise record.error()

@@ -47,6 +47,7 @@ MAP_ITEMS_MAX = 256
 HOST_MAX_CHARS = 255
 TEXT_MAX_CHARS = 255
 DATA_ID_MAX_CHARS = 64
+RECORD_ID_MAX_CHARS = 32
 
 TEXT_WIRE_MAX_BYTES = 4096
 """Any string, also under a key that we do not know."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
 from metako.model.document import ClusterDocument, DocumentRef
-from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
+from metako.model.ids import Address, DataId, NodeId, RecordId, Term, TimelineId
 from metako.model.lsn import RankedPosition
 from metako.model.member import MemberMeta, MemberState
 from metako.model.orders import Order, OrderAnswer
@@ -122,6 +122,7 @@ class InquiryReply:
     nonce: int
     has_data: bool
     document_ref: DocumentRef  # NO_DOCUMENT when blank; else the document follows by DocumentCopy
+    record_id: RecordId = RecordId("")  # of the sender's durable record
 
 
 @value

@@ -16,9 +16,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from metako.model.document import ClusterDocument, DocumentRef, Switchover, SyncMember, SyncSet
+from metako.model.document import (
+    ClusterDocument,
+    DocumentRef,
+    MemberRecord,
+    Switchover,
+    SyncMember,
+    SyncSet,
+)
 from metako.model.durable import HardState
-from metako.model.ids import Address, DataId, NodeId, TimelineId
+from metako.model.ids import Address, DataId, NodeId, RecordId, TimelineId
 from metako.model.lsn import Lsn, RankedPosition
 from metako.model.member import MemberMeta
 from metako.model.orders import Order, OrderAnswer
@@ -66,13 +73,14 @@ KEYS: Mapping[type, str] = MappingProxyType(
         RankedPosition: "t=wal_term l=lsn",
         SyncMember: "n=node d=data_id",
         SyncSet: "m=members q=k",
+        MemberRecord: "n=node r=record_id f=since a=address",
         Switchover: "o=order_id n=target m=timeout_ms",
-        Order: "o=order_id w=kind n=target m=timeout_ms",
+        Order: "o=order_id w=kind n=target m=timeout_ms v=voter l=lost",
         OrderAnswer: "o=order_id a=accepted r=reason n=target",
         TimelineEntry: "t=term i=tli p=parent_tli l=begin_lsn n=node r=reason c=confirmed",
         MemberMeta: "r=role s=state t=timeline l=lsn y=replay_lsn g=lag_ms d=data_id i=system_id"
         " f=document_ref pa=postgres_address aa=api_address xa=proxy_address o=priority w=witness"
-        " sv=server_version av=agent_version c=proxy_sessions",
+        " sv=server_version av=agent_version c=proxy_sessions ri=record_id",
         messages.MemberUpdate: "n=node b=boot_epoch i=incarnation s=state a=address m=meta"
         " u=accuser",
         # ------------------------------------------------------------ gossip
@@ -85,7 +93,7 @@ KEYS: Mapping[type, str] = MappingProxyType(
         # ------------------------------------------------------------ agreement
         messages.Hello: "p=protocol c=cluster_name a=agent_version w=wall_ms b=boot_epoch",
         messages.Inquiry: "x=nonce",
-        messages.InquiryReply: "x=nonce d=has_data f=document_ref",
+        messages.InquiryReply: "x=nonce d=has_data f=document_ref r=record_id",
         messages.Heartbeat: "t=term b=boot_epoch r=round h=hold_ms f=committed a=attachable"
         " o=active",
         messages.HeartbeatAck: "t=term b=boot_epoch r=round f=document_ref",
@@ -106,9 +114,9 @@ KEYS: Mapping[type, str] = MappingProxyType(
         # ------------------------------------------------------------ records
         ClusterDocument: "id=cluster_id name=cluster_name sys=system_id t=term n=version p=primary"
         " d=primary_data_id ph=phase vo=voters le=learners wi=witnesses s=sync du=durability"
-        " tl=timelines h=hold_ms pause=paused sw=switchover",
+        " tl=timelines h=hold_ms pause=paused sw=switchover rec=records join=joining go=leaving",
         HardState: "node=node_id boot=boot_epoch t=term vote=voted_for prom=promised_term"
-        " rel=released_term hold=max_hold_ms doc=document asked=asked lost=lost",
+        " rel=released_term hold=max_hold_ms doc=document asked=asked id=record_id",
     }
 )
 """For each class that is encoded: `key=field` for every field."""
@@ -118,6 +126,7 @@ TEXT_RANGES: Mapping[object, tuple[int, int]] = MappingProxyType(
         str: (0, limits.TEXT_MAX_CHARS),
         NodeId: (1, limits.NAME_MAX_BYTES),
         DataId: (0, limits.DATA_ID_MAX_CHARS),
+        RecordId: (0, limits.RECORD_ID_MAX_CHARS),
         (Address, "host"): (1, limits.HOST_MAX_CHARS),
         (ClusterDocument, "cluster_name"): (0, limits.NAME_MAX_BYTES),
         (messages.Hello, "cluster_name"): (0, limits.NAME_MAX_BYTES),

@@ -52,7 +52,8 @@ class CorruptRecord:
         """Return the error for an operator, for a caller that will not go on without."""
         return StateError(
             f"{self.where}: the durable record is unreadable ({self.detail}); "
-            "this node cannot vote until the cluster admits it again"
+            "move it away, start the agent, and let a member admit this node again with "
+            "`metako members add`"
         )
 
 

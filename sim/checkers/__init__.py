@@ -12,6 +12,7 @@ from sim.checkers.agreement import Agreement
 from sim.checkers.attached import Attached
 from sim.checkers.availability import Availability
 from sim.checkers.bounds import Bounds
+from sim.checkers.changes import Changes
 from sim.checkers.departed import Listed, Noticed
 from sim.checkers.durability import Durable
 from sim.checkers.fenced import Fenced
@@ -19,11 +20,13 @@ from sim.checkers.gossip import Gossip
 from sim.checkers.handover import Handover
 from sim.checkers.holders import Holders
 from sim.checkers.kept import Kept
+from sim.checkers.members import Members
 from sim.checkers.orders import Orders
 from sim.checkers.promises import Promises
 from sim.checkers.refusals import Refusals
 from sim.checkers.routes import Routes
 from sim.checkers.single import Single
+from sim.versions import Versions
 from sim.watch import Watcher
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ CHECKS = {
     "one_timeline": "every timeline number is promoted to once",
     "unguarded": "a server that can write has an armed guard",
     "beyond_lease": "no server can write once no majority holds for its node any more",
+    "lease_of_former_voters": "whoever can write is held for by one of every majority that elects",
     "fenced_in_vain": "no guard ends a server while its sound agent renews the lease",
     "guarded_promotion": "no server is promoted without a guard that is armed to end it",
     "standby_first": "no server becomes writable but by a promotion",
@@ -46,6 +50,14 @@ CHECKS = {
     "not_durable": "nothing leaves a node that rests on a record which is not durable",
     "promise_broken": "nothing of a lower term than the promised one is accepted",
     "promise_untrue": "a kept promise means: no WAL receiver, and the true end of WAL",
+    "by_minority": "an election, and a committed version, rest on most of the records that count",
+    "voters_step": "votes change one at a time, each under a lease of the committed voters",
+    "unordered_change": "who is a member, and by what record, is as operators have ordered",
+    "vote_given_early": "nobody gets a vote before it has caught up",
+    "vote_needed": "no vote is taken that the others cannot do without",
+    "vote_of_stranger": "who is no member, by the record that it has, says nothing that counts",
+    "removed_serves": "a node that knows it was removed does not let its server run",
+    "member_stuck": "an accepted order about a member is carried out while all it needs is well",
     "one_document": "a version of the document has one content, and a committed one stays",
     "sync_invariant": "every data quorum of every live document has every acknowledged commit",
     "strict_copies": "in strict durability an acknowledged commit is on k standbys, always",
@@ -59,9 +71,9 @@ CHECKS = {
     "switchover_rewound": "the old primary of a planned change follows with the data that it has",
     "order_twice": "an operator's order is answered once and done once",
     "order_unanswered": "a sound agent answers an operator's order in time",
-    "stale_listing": "who is dead, or has other data, leaves the sync set within the bound",
+    "stale_listing": "who is dead, no member, or has other data, leaves the sync set in time",
     "death_unnoticed": "a host that is gone is held dead, and gets no reads, within the bound",
-    "slot_kept": "a standby keeps no WAL in the slots of members",
+    "slot_kept": "nobody keeps WAL for one that never comes for it: standbys, for former members",
     "flapping": "elections are few once the faults have ended",
     "wrongly_dead": "a sound node that can be reached is held alive",
     "stale_route": "no route names a server whose lease has long ended",
@@ -84,7 +96,9 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
     """Return one of each, for a world."""
     availability = Availability(world)
     monitor = availability.monitor
+    versions = Versions()
     return (
+        versions,
         Single(world),
         Durable(world),
         Agreement(world),
@@ -98,7 +112,9 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Noticed(world, monitor),
         Handover(world, monitor),
         Orders(world, monitor),
-        Fenced(world, monitor),
+        Fenced(world, monitor, versions),
+        Changes(world, versions),
+        Members(world, monitor, versions),
         Kept(world, monitor),
         Attached(world, monitor),
         Refusals(world, monitor),

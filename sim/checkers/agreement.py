@@ -1,7 +1,8 @@
 """Terms, votes and documents: one leader a term, one vote a term, one content a version.
 
-What a node has said is remembered across its restarts; a node whose record a fault has lost or
-rolled back is left out from then on, because nothing can be promised of it.
+What a node has said is remembered across its restarts, by the identity of its record: one that is
+made after a loss has a history of its own. A record that a fault has rolled back is left out from
+then on, because nothing can be promised of it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, RecordId, Term
 from metako.wire.messages import Outbound, VoteReply
 from sim.network import Fate
 from sim.watch import ViolationError, Watcher
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 NEVER_BACK = (
     *("boot_epoch", "term", "promised_term", "released_term", "max_hold_ms"),
-    *("asked", "lost"),
+    "asked",
 )
 """Fields of a durable record that only grow; vote and document have an order of their own."""
 
@@ -38,14 +39,14 @@ class Agreement(Watcher):
         self._world = world
         self.elections = 0
         self._won: dict[Term, NodeId] = {}
-        self._votes: dict[tuple[NodeId, Term], NodeId] = {}
+        self._votes: dict[tuple[RecordId, Term], NodeId] = {}
         self._documents: dict[DocumentRef, ClusterDocument] = {}
         self._committed = DocumentRef(Term(0), 0)
 
     # ------------------------------------------------------------ records
 
     def booted(self, node: Processes, before: HardState | None, hard: HardState) -> None:
-        if before is not None and not node.wiped:
+        if before is not None and not node.forgetful:
             self._not_back(node, before, hard)
         self._learn(node, hard)
 
@@ -75,13 +76,13 @@ class Agreement(Watcher):
                     f"document {document.ref} of {node.name} differs from an earlier one",
                     (node.name, known.primary),
                 )
-        if hard.voted_for is not None and not node.wiped:
-            self._vote(node.name, hard.term, hard.voted_for)
+        if hard.voted_for is not None and not _spoilt(node, hard):
+            self._vote(node.name, hard, hard.term, hard.voted_for)
 
     # ------------------------------------------------------------ votes
 
-    def _vote(self, voter: NodeId, term: Term, candidate: NodeId) -> None:
-        other = self._votes.setdefault((voter, term), candidate)
+    def _vote(self, voter: NodeId, hard: HardState, term: Term, candidate: NodeId) -> None:
+        other = self._votes.setdefault((hard.record_id, term), candidate)
         if other != candidate:
             raise ViolationError(
                 "one_vote",
@@ -91,8 +92,11 @@ class Agreement(Watcher):
 
     def sent(self, node: Processes, outbound: Outbound, fate: Fate | None) -> None:
         message = outbound.message
-        if type(message) is VoteReply and message.granted and not node.wiped:
-            self._vote(node.name, message.term, outbound.to)
+        hard = node.hard
+        if type(message) is not VoteReply or not message.granted or hard is None:
+            return
+        if not _spoilt(node, hard):
+            self._vote(node.name, hard, message.term, outbound.to)
 
     # ------------------------------------------------------------ leaders
 
@@ -140,6 +144,11 @@ class Agreement(Watcher):
         first = min((entry.tli for entry in newest.timelines), default=0)
         reserved = [(entry.term, entry.tli) for entry in older.timelines if entry.tli >= first]
         return kept.issuperset(reserved)
+
+
+def _spoilt(node: Processes, hard: HardState) -> bool:
+    """Return whether a fault has rolled the record back, or may have."""
+    return hard.record_id in node.void
 
 
 def _field(event: Event, name: str) -> Term:

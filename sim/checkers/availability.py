@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument, Durability, Phase, majority_of
+from metako.model.document import ClusterDocument, Durability, Phase
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId
 from metako.model.instant import milliseconds
@@ -18,6 +18,7 @@ from metako.model.postgres import DataState, ProcessState
 from sim.core import vouching
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
+from sim.standing import has_majority, voters_among, votes
 from sim.watch import ViolationError, Watcher
 from sim.world import SAMPLE_NS
 
@@ -90,9 +91,14 @@ class Availability(Watcher):
         sound = self.monitor.agent_ok(old, window) and self.monitor.server_ok(old, window)
         if not settled or not sound or world.nodes[old].stopped:
             return
-        voters = world.voters
-        friends = self.monitor.friends(old, voters, window)
-        if len(friends) >= majority_of(len(voters)) and world.nodes[old].server.writable:
+        hard, newest = world.nodes[old].hard, world.document()
+        known = hard.document if hard is not None else None
+        if newest is None or known is None:
+            return
+        friends = self.monitor.friends(old, known.voters, window)
+        # A change of the voters that is not committed yet needs a majority of both.
+        majorities = all(has_majority(world, document, friends) for document in (known, newest))
+        if majorities and world.nodes[old].server.writable:
             raise ViolationError(
                 "false_failover",
                 f"{winner.name} won an election while {old} was a sound primary that reached "
@@ -148,10 +154,11 @@ class Availability(Watcher):
             # An elected server that hangs has its own, longer limit; so has one that is being
             # stopped, because PostgreSQL waits until its standbys have everything or time out.
             return None
-        voters = [name for name in newest.voters if self._votes(world.nodes[name])]
-        group = self.monitor.clique(voters, 0)
+        group = self.monitor.clique(voters_among(world, newest, world.names, who=votes), 0)
         document = world.document(group)
-        if document is None or len(group) < majority_of(len(newest.voters)):
+        if document is None or not has_majority(world, newest, group, who=votes):
+            return None
+        if not has_majority(world, document, group, who=votes):
             return None
         if not self._has_quorum(document, group):
             return None
@@ -188,13 +195,6 @@ class Availability(Watcher):
         quorum = len(listed) >= document.sync.read_quorum and bool(document.sync.members)
         return quorum and any(name in holding for name in listed)
 
-    @staticmethod
-    def _votes(node: SimNode) -> bool:
-        """Return whether the record of a node lets it vote: one that a fault has taken does not."""
-        hard = node.hard
-        gone = hard is None or hard.lost or hard.document is None
-        return not (node.wiped and gone)
-
     def _usable(self, node: SimNode) -> bool:
         server = node.server
         return (
@@ -207,7 +207,8 @@ class Availability(Watcher):
     def _flows(self, primary: NodeId, document: ClusterDocument) -> bool:
         world = self._world
         writers = any(c.active and c.config.home is None for c in world.clients)
-        return writers and self.monitor.all_ok_around(primary, world.nodes.values())
+        members = [world.nodes[name] for name in document.members()]
+        return writers and self.monitor.all_ok_around(primary, members)
 
 
 def _term(event: Event) -> int:

@@ -15,6 +15,7 @@ from metako.model.ids import NodeId
 from metako.model.member import MemberState
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
+from sim.standing import has_majority, is_member, is_unheard, record_named
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Listed(Watcher):
         if document is None or (before is not None and before.document is document):
             return
         for member in document.sync.members:
+            if not is_member(document, member.node):
+                raise ViolationError(
+                    "stale_listing",
+                    f"document {document.ref} lists {member.node}, which is no member by it",
+                    (node.name, member.node),
+                )
             if member.data_id not in self._had.get(member.node, ()):
                 raise ViolationError(
                     "stale_listing",
@@ -105,16 +112,24 @@ class Listed(Watcher):
                 yield member.node, "is dead"
             elif data is not None and data.data_id != member.data_id and node.server.receiving:
                 yield member.node, "has other data"
+            elif self._by_another_record(node, document):
+                yield member.node, "has another record than it is a member by"
+
+    def _by_another_record(self, node: SimNode, document: ClusterDocument) -> bool:
+        """Return whether a node has another record than the primary knows of, and may know of."""
+        hard, primary = node.hard, self._world.nodes[document.primary]
+        if hard is None or not node.agent_up or is_unheard(node, primary):
+            return False
+        return hard.record_id != record_named(document, node.name)
 
     def _must_be_settled(self, document: ClusterDocument, nodes: Sequence[SimNode]) -> bool:
         """Return whether there is a primary, and all whose hosts run are sound and meet it."""
         monitor, primary = self._monitor, self._world.primary()
-        up = [node for node in nodes if node.host_up]
-        votes = sum(node.name in document.voters for node in up)
+        up = [node for node in nodes if node.host_up and is_member(document, node.name)]
         return (
             primary is not None
             and primary == document.primary
-            and votes >= document.majority
+            and has_majority(self._world, document, [node.name for node in up])
             and all(
                 monitor.agent_ok(node.name, 0)
                 and monitor.way_ok(primary, node.name, 0)

@@ -7,16 +7,21 @@ and, at the latest, when it acknowledges for the first time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from metako.model.document import Durability
+from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, TimelineId
 from metako.model.lsn import format_lsn
+from metako.model.orders import Order, OrderKind
 from sim.postgres.commits import Commit, SyncLevel
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
     from sim.postgres.data import Data
     from sim.postgres.server import SimServer
+    from sim.processes import Processes
     from sim.world import World
 
 COUNTED = (SyncLevel.ON, SyncLevel.REMOTE_APPLY)
@@ -34,6 +39,17 @@ class Durable(Watcher):
         self._branch = ""  # of the newest acknowledgement
         self._tli = TimelineId(0)
         self._last_ns = 0
+        self.forfeited = 0  # commits that were given up, where that is allowed
+        self._may_lose = world.config.durability is Durability.ASYNC
+        self._lossy: set[NodeId] = set()  # who leads without a data quorum, and has yet to promote
+
+    def ordered(self, node: Processes, order: Order) -> None:
+        # Somebody has said that losing commits is better than waiting.
+        self._may_lose = self._may_lose or order.kind is OrderKind.FAILOVER
+
+    def happened(self, node: Processes, events: Sequence[Event]) -> None:
+        if self._may_lose and any(e.name is EventName.COMMITS_MAY_BE_LOST for e in events):
+            self._lossy.add(node.name)
 
     def acknowledged(self, server: SimServer, commit: Commit) -> None:
         if commit.level not in COUNTED:
@@ -51,8 +67,21 @@ class Durable(Watcher):
         self.commits.append(commit)
 
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
+        if server.node in self._lossy:
+            self._forfeit(server)
+        self._lossy.clear()
         if tli > self._tli:
             self._check(server, "was promoted to")
+
+    def _forfeit(self, server: SimServer) -> None:
+        """Give up what a line of WAL lacks that takes over without a data quorum."""
+        assert server.data is not None
+        present = {id(record) for record in server.data.wal}
+        kept = [commit for commit in self.commits if id(commit.record) in present]
+        self.forfeited += len(self.commits) - len(kept)
+        if len(kept) < len(self.commits):
+            self._world.note(server.node, "commits_lost", f"{len(self.commits) - len(kept)}")
+        self.commits = kept
 
     def _check(self, server: SimServer, does: str) -> None:
         data = server.data

@@ -1,7 +1,11 @@
 """A server that can write has an armed guard, and takes no writes that no majority holds for.
 
-In: who holds for whom, by the voters themselves. What a leader says of its own lease, or has told
-its guard, may be the mistake.
+In: who holds for whom, by the voters themselves, and every document by which somebody may be
+elected. What a leader says of its own lease, or has told its guard, may be the mistake.
+
+Where the voters have been the same for as long as a lease can run, a majority holds for whoever
+takes writes. After a change it may be one of the voters before: then no majority of those of any
+live document may be free to elect somebody else.
 """
 
 from __future__ import annotations
@@ -9,9 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from metako.model.document import ClusterDocument
 from metako.model.ids import NodeId
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.monitor import Monitor, clocks_off
+from sim.standing import counts
+from sim.versions import Versions
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -35,9 +42,12 @@ class Fenced(Watcher):
 
     name = "fenced"
 
-    def __init__(self, world: World, monitor: Monitor) -> None:
+    def __init__(self, world: World, monitor: Monitor, versions: Versions) -> None:
         self._world = world
         self._monitor = monitor
+        self._versions = versions
+        self._voters: frozenset[NodeId] | None = None  # of the live documents; None: not seen yet
+        self._voters_since_ns = 0  # when they were last seen to change, or to differ
         self._samples = 0
         # When each lease was to end: when they were last looked at, and the time before that.
         self._leases: tuple[Mapping[NodeId, int], Mapping[NodeId, int]] = ({}, {})
@@ -93,32 +103,61 @@ class Fenced(Watcher):
         now = world.heap.now_ns
         if guard is None or not guard.answers or node.suspended or now < node.excused_until_ns:
             return
-        document = world.document()
-        if document is None or clocks_off(world):
+        live = self._versions.live()
+        if not live or clocks_off(world):
             return
-        ends = {name: self._end_of_hold(name, node.name) for name in document.voters}
-        free = [name for name, end in ends.items() if end <= now]
-        enough = len(ends) - document.majority
-        self._held[node.name] = sorted(ends.values())[enough]
-        if len(free) > enough:
+        settled = self._voters_are_settled(live, now)
+        held: list[int] = []
+        for document in live:
+            ends = {name: self._end_of_hold(name, node.name, document) for name in document.voters}
+            free = [name for name, end in ends.items() if end <= now]
+            # With an even number of voters there are two answers to what a majority holds.
+            enough = len(ends) - document.majority if settled else document.majority - 1
+            held.append(sorted(ends.values())[enough])
+            if len(free) > enough:
+                self._fail(node.name, document, free, settled=settled)
+        self._held[node.name] = min(held)
+
+    def _fail(
+        self, name: NodeId, document: ClusterDocument, free: Sequence[NodeId], *, settled: bool
+    ) -> None:
+        if settled:
             raise ViolationError(
                 "beyond_lease",
-                f"{node.name} takes writes although {', '.join(free)} hold for it no more",
-                (node.name, *free),
+                f"{name} takes writes although {', '.join(free)} hold for it no more",
+                (name, *free),
             )
+        raise ViolationError(
+            "lease_of_former_voters",
+            f"{name} takes writes although {', '.join(free)}, which do not hold for it, can elect "
+            f"another one by document {document.ref}",
+            (name, *free),
+        )
 
-    def _end_of_hold(self, name: NodeId, leader: NodeId) -> int:
+    def _voters_are_settled(self, live: Sequence[ClusterDocument], now: int) -> bool:
+        """Return whether all live documents have had the same voters for longer than a lease."""
+        known = {frozenset(document.voters) for document in live}
+        newest = frozenset(max(live, key=lambda document: document.ref).voters)
+        longest_ns = 2 * max(document.hold_ms for document in live) * NS_PER_MS
+        if self._voters is None:
+            self._voters, self._voters_since_ns = newest, now - longest_ns
+        if len(known) > 1 or newest != self._voters:
+            self._voters, self._voters_since_ns = newest, now
+        return now - self._voters_since_ns >= longest_ns
+
+    def _end_of_hold(self, name: NodeId, leader: NodeId, document: ClusterDocument) -> int:
         """Return until when a voter votes for nobody else than `leader`; far off: it votes at all.
 
-        A node that stands still votes for nobody, nor does one that is down. One whose record was
-        rolled back by a fault has forgotten its holds: that is the fault's, and no leader's.
+        A node that stands still votes for nobody, nor does one that is down, and one that lost its
+        record must not. One whose record was rolled back by a fault has forgotten its holds: that
+        is the fault's, and no leader's.
         """
         world = self._world
         node, now = world.nodes[name], world.heap.now_ns
         engine, agent = node.engine, node.agent
         if engine is None or agent is None or agent.paused or node.suspended:
             return now + NS_PER_MS
-        if name == leader or node.wiped:
+        if name == leader or not counts(node, document):
             return now + NS_PER_MS
         hold = engine.hold
         if hold.leader not in (leader, None):

@@ -15,6 +15,7 @@ from metako.model.ids import NodeId
 from metako.model.member import MemberState
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
+from sim.standing import is_unheard
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Gossip(Watcher):
             states = {m.node: (m.state, m.incarnation) for m in engine.members()}
             for other in sound:
                 if other is node or not monitor.way_ok(node.name, other.name, SOUND_NS):
+                    continue
+                if is_unheard(other, node):
                     continue
                 state, incarnation = states.get(other.name, (None, 0))
                 if state is MemberState.ALIVE:

@@ -17,6 +17,7 @@ from metako.model.ids import NodeId
 from metako.model.instant import milliseconds
 from sim.heap import NS_PER_S
 from sim.monitor import Monitor
+from sim.standing import has_majority
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Handover(Watcher):
                 case EventName.ELECTION_WON:
                     self._released = None
                 case EventName.LEASE_RELEASED if self._limit_ns:
-                    ways = (self._monitor.way_ok(node.name, n, NS_PER_S) for n in self._world.names)
+                    ways = (self._monitor.way_ok(node.name, n, NS_PER_S) for n in self._members())
                     at = self._world.heap.now_ns
                     self._released = (node.name, at) if all(ways) else None
                 case EventName.SWITCHOVER_ACCEPTED:
@@ -148,13 +149,17 @@ class Handover(Watcher):
         """Return whether all was sound since before the order, but for the server that stops."""
         world, monitor, by = self._world, self._monitor, switched.by
         span_ns = CALM_NS + world.heap.now_ns - switched.since_ns
-        stops = world.nodes[by].server
+        stops, members = world.nodes[by].server, self._members()
         return not (stops.ill or stops.hung or stops.frozen) and all(
             monitor.agent_ok(name, span_ns)
-            and all(monitor.way_ok(other, name, span_ns) for other in world.names if other != name)
-            and (name == by or node.witness or monitor.server_ok(name, span_ns))
-            for name, node in world.nodes.items()
+            and all(monitor.way_ok(other, name, span_ns) for other in members if other != name)
+            and (name == by or world.nodes[name].witness or monitor.server_ok(name, span_ns))
+            for name in members
         )
+
+    def _members(self) -> Sequence[NodeId]:
+        document = self._world.document()
+        return document.members() if document is not None else self._world.members
 
     def _calm(self, by: NodeId, span_ns: int) -> bool:
         world, monitor = self._world, self._monitor
@@ -172,10 +177,11 @@ class Handover(Watcher):
             and led is not None
             and data.wal[-1].branch == led.wal[-1].branch
         }
-        others = [name for name in world.names if name != by]
-        if len(set(document.voters) - {by}) < document.majority:
+        others = [name for name in document.members() if name != by]
+        if not has_majority(world, document, others):
             return False  # nobody can lead without the one that has given it up
-        return len(listed) == len(world.data_nodes()) - 1 and all(
+        standbys = [name for name in others if not world.nodes[name].witness]
+        return len(listed) == len(standbys) and all(
             monitor.agent_ok(name, span_ns)
             and all(monitor.way_ok(other, name, span_ns) for other in others)
             and (name not in listed or monitor.server_ok(name, span_ns))

@@ -24,6 +24,7 @@ from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, Term
 from sim.checkers.durability import COUNTED
+from sim.standing import is_member
 from sim.watch import ViolationError, Watcher
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class Holders(Watcher):
 
     def happened(self, node: Processes, events: Sequence[Event]) -> None:
         for event in events:
+            if event.name is EventName.COMMITS_MAY_BE_LOST:
+                self._last = None  # whether that is allowed is the checker of durability's to say
             if event.name is EventName.DOCUMENT_COMMITTED:
                 term, version = str(dict(event.fields)["document"]).split(".")
                 ref = DocumentRef(Term(int(term)), int(version))
@@ -103,7 +106,11 @@ class Holders(Watcher):
 
     def _count_copies(self, server: SimServer, commit: Commit) -> None:
         copies = []
+        hard = self._world.nodes[server.node].hard
+        document = hard.document if hard is not None else None
         for node in self._world.nodes.values():
+            if document is not None and not is_member(document, node.name):
+                continue  # nobody asks it when the next primary is chosen
             # A copy that a fault took later was one: its word of it stays with its WAL sender.
             there = [*self._lost.get(node.name, ()), node.server.data]
             if node.name != server.node and any(d and d.holds(commit.record) for d in there):

@@ -1,4 +1,7 @@
-"""A standby keeps no WAL for members: nobody streams from it, and its disk would fill (§5.5)."""
+"""A standby keeps no WAL for members: nobody streams from it, and its disk would fill (§5.5).
+
+Nor does a primary for one that is no member any more: it will never come to fetch it.
+"""
 
 from __future__ import annotations
 
@@ -43,18 +46,23 @@ class Kept(Watcher):
                 key = node.name, name
                 since = self._since[key] = before.get(key, now)
                 if now - since > LIMIT_NS:
+                    role = "standby" if node.server.in_recovery else "primary"
                     raise ViolationError(
                         "slot_kept",
-                        f"{node.name} is a standby, and has kept WAL for {name} for "
+                        f"{node.name} is a {role}, and has kept WAL in vain for {name} for "
                         f"{LIMIT_NS / NS_PER_S:g} s",
                         (node.name,),
                     )
 
     def _idle(self, node: SimNode) -> list[str]:
-        """Return the slots of members that keep WAL on a sound standby."""
-        server = node.server
-        standby = server.process is ProcessState.RUNNING and server.in_recovery is True
-        if server.data is None or not standby:
+        """Return the slots that keep WAL in vain on a sound server."""
+        server, hard = node.server, node.hard
+        if server.data is None or server.process is not ProcessState.RUNNING or hard is None:
+            return []
+        names = self._names
+        if server.in_recovery is False and hard.document is not None:
+            names = names - {slot_of(name) for name in hard.document.data_members()}
+        elif server.in_recovery is not True:
             return []
         monitor = self._monitor
         if not monitor.agent_ok(node.name, 0) or not monitor.server_ok(node.name, 0):
@@ -63,5 +71,5 @@ class Kept(Watcher):
         return [
             slot.name
             for slot in slots
-            if slot.name in self._names and slot.sender is None and slot.restart_lsn
+            if slot.name in names and slot.sender is None and slot.restart_lsn
         ]

@@ -41,7 +41,7 @@ class Promises(Watcher):
     def sent(self, node: Processes, outbound: Outbound, fate: Fate | None) -> None:
         message = outbound.message
         kind = type(message)
-        if node.lost:
+        if node.lost and not node.taken_in_again:
             self._lost(node, message)
         if kind is HeartbeatAck or kind is DocumentAck:
             self._acknowledges(node, message)

@@ -1,7 +1,9 @@
 """New sessions wait while there is no primary; they are refused only where waiting is pointless.
 
 A proxy refuses when its agent is gone or stands still: a client does better to try another node
-then. One whose agent has been sound for a while knows nothing of that kind.
+then. One whose agent has been sound for a while knows nothing of that kind. An agent that has lost
+its record is as good as gone: it knows of no term yet, so its proxy believes the tables of the one
+before.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ class Refusals(Watcher):
         self._monitor = monitor
 
     def session_refused(self, node: Processes) -> None:
+        if node.forgetful:
+            return
         if self._monitor.agent_ok(node.name, SOUND_NS) and not clocks_off(self._world):
             raise ViolationError(
                 "refused_in_vain",

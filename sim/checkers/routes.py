@@ -45,6 +45,7 @@ class Routes(Watcher):
         self._hold_ns = milliseconds(world.election.hold_ms)
         self._misled: dict[NodeId, int] = {}  # until when late heartbeats excuse its routes
         self._delaying: set[NodeId] = set()  # whose agent lets its inbox wait
+        self._still: set[NodeId] = set()  # whose agent stands still
         # From when and until when heartbeats may reach a node, by (node, their sender).
         self._arrivals: dict[tuple[NodeId, NodeId], deque[tuple[int, int]]] = {}
 
@@ -67,8 +68,14 @@ class Routes(Watcher):
             self._excuse(node.name)
 
     def node_changed(self, node: Processes) -> None:
-        if self._reads_late(node):
+        still = node.name in self._still
+        stops = _stands_still(node) and not still and node.name in self._delaying
+        if self._reads_late(node) or stops:
             self._excuse(node.name)
+        if _stands_still(node):
+            self._still.add(node.name)
+        else:
+            self._still.discard(node.name)
         if _starved(node) or _stands_still(node):
             self._delaying.add(node.name)
         else:

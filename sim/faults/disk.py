@@ -138,6 +138,11 @@ KINDS: tuple[FaultKind, ...] = (
         lambda node: node.restore_old_record(),
     ),
     _loss(
+        "restore_lost_record",
+        "Put the record that was lost last back, as a disk does that comes back from repair.",
+        lambda node: node.restore_lost_record(),
+    ),
+    _loss(
         "lose_data",
         "Lose the data directory; the record stays.",
         lambda node: node.lose_data(),

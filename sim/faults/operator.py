@@ -5,6 +5,8 @@ No disturbance by itself. A refused order changes nothing, and nobody waits here
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from metako.model.ids import NodeId
 from metako.model.orders import OrderKind
 from sim.faults.arguments import Argument, Type
@@ -17,6 +19,9 @@ TARGET = Argument("to", Type.NODE, "who is to take over; the leader chooses if m
 TIMEOUT = Argument(
     "timeout", Type.DURATION, "for what has to be waited for", default=10_000_000_000, low=1
 )
+
+LOST = Argument("lost", Type.NODES, "members that are off for good: it does without their votes")
+MEMBER = Argument("member", Type.NODE, "whom it is about", required=True)
 
 
 def _switchover(site: Site, fault: Fault) -> Undo | Skipped | None:
@@ -31,11 +36,39 @@ def _cancel(site: Site, fault: Fault) -> Undo | Skipped | None:
     return _give(site, fault, OrderKind.CANCEL_SWITCHOVER, None, 0)
 
 
+def _fail_over(site: Site, fault: Fault) -> Undo | Skipped | None:
+    lost = names(fault, "lost") if fault.get("lost") is not None else ()
+    return _give(site, fault, OrderKind.FAILOVER, None, 0, lost=lost)
+
+
+def _add(site: Site, fault: Fault) -> Undo | Skipped | None:
+    (member,) = names(fault, "member")
+    voter = fault.get("learner") is not True
+    skipped = _give(site, fault, OrderKind.ADD_MEMBER, NodeId(member), 0, voter=voter)
+    if skipped is None:
+        # From now on it may count by the record that it has, if it has lost another one.
+        site.node(member).invited = True
+    return skipped
+
+
+def _remove(site: Site, fault: Fault) -> Undo | Skipped | None:
+    (member,) = names(fault, "member")
+    return _give(site, fault, OrderKind.REMOVE_MEMBER, NodeId(member), 0)
+
+
 def _give(
-    site: Site, fault: Fault, kind: OrderKind, target: NodeId | None, timeout_ms: int
-) -> Undo | Skipped | None:
+    site: Site,
+    fault: Fault,
+    kind: OrderKind,
+    target: NodeId | None,
+    timeout_ms: int,
+    *,
+    voter: bool = True,
+    lost: Sequence[str] = (),
+) -> Skipped | None:
     (asked,) = names(fault, "node")
-    if not site.node(asked).order(kind, target, timeout_ms):
+    given_up = tuple(map(NodeId, lost))
+    if not site.node(asked).order(kind, target, timeout_ms, voter=voter, lost=given_up):
         return Skipped("no agent runs there")
     return None
 
@@ -54,5 +87,30 @@ KINDS: tuple[FaultKind, ...] = (
         "Give up a planned change of the primary, as far as it can be.",
         (ASKED,),
         _cancel,
+    ),
+    FaultKind(
+        "failover",
+        Family.OPERATOR,
+        "Order a node to lead, whatever it may lack: acknowledged commits may be lost.",
+        (ASKED, LOST),
+        _fail_over,
+    ),
+    FaultKind(
+        "add_member",
+        Family.OPERATOR,
+        "Order that a node be taken in, also one that has lost its record, or be given a vote.",
+        (
+            ASKED,
+            MEMBER,
+            Argument("learner", Type.FLAG, "without a vote, or no longer with one", default=False),
+        ),
+        _add,
+    ),
+    FaultKind(
+        "remove_member",
+        Family.OPERATOR,
+        "Order that a member be removed.",
+        (ASKED, MEMBER),
+        _remove,
     ),
 )

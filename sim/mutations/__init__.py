@@ -17,19 +17,16 @@ from sim.mutations.drivers import DRIVERS
 from sim.mutations.elections import ELECTIONS
 from sim.mutations.handovers import HANDOVERS
 from sim.mutations.leases import LEASES
+from sim.mutations.members import MEMBERS
 from sim.mutations.models import MODELS
 from sim.mutations.slips import SLIPS
 from sim.mutations.syncing import SYNCING
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
-MUTATIONS: Mapping[str, Mutation] = MappingProxyType(
-    {
-        m.name: m
-        for table in (ELECTIONS, LEASES, SYNCING, DRIVERS, MODELS, SLIPS, HANDOVERS, BLIND)
-        for m in table
-    }
-)
+TABLES = (ELECTIONS, LEASES, SYNCING, MEMBERS, DRIVERS, MODELS, SLIPS, HANDOVERS, BLIND)
+
+MUTATIONS: Mapping[str, Mutation] = MappingProxyType({m.name: m for table in TABLES for m in table})
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from metako.election import office, quorum, wants
 from metako.election.candidate import Candidate
-from metako.election.core import Core
+from metako.election.core import Core, Standing
 from metako.election.election import Election
 from metako.election.leader import Leader
 from metako.election.quorum import Promise
@@ -188,15 +188,14 @@ def _promise_not_kept_by_follower(patch: Patch) -> None:
 
 def _lost_record_votes(patch: Patch) -> None:
     """Let a voter that has lost its durable record vote as if it had never voted."""
-    honest = Core.adopt
+    honest = Core.standing_in
 
-    def careless(self: Core, document: ClusterDocument) -> bool:
-        adopted = honest(self, document)
-        self.hard = replace(self.hard, lost=False)
-        return adopted
+    def careless(self: Core, document: ClusterDocument | None) -> Standing:
+        standing = honest(self, document)
+        return Standing.COUNTS if standing is Standing.LOST else standing
 
-    patch.set(Core, "adopt", careless)
-    patch.set(Core, "may_vote", property(lambda _: True))
+    patch.set(Core, "standing_in", careless)
+    patch.set(Core, "may_vote", property(lambda self: self.voting))
 
 
 def _diverged_counts(patch: Patch) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from metako.election import awaiting, leader, office
+from metako.election import awaiting, office
 from metako.election import election as elections
+from metako.election.decisions import Decisions
 from metako.election.handover import Handover
 from metako.election.leader import Leader
 from metako.election.orderdesk import OrderDesk
@@ -48,10 +49,10 @@ HANDOVERS = (
              edited(Handover, "_missing", ("answered_since(began.round)", "answered_since(0)"))),
     Mutation("intent_not_dropped", "§4.7", "whoever is elected keeps the intent",
              edited(office, "winners_document",
-                    ("        switchover=None,  # this promotion is what came of it\n", ""),
-                    also=(leader,))),
+                    ("        switchover=None,  # this promotion is what came of it\n", ""))),
     Mutation("answers_forgotten", "§4.7", "an order that comes again is judged again",
-             edited(Handover, "answer", ("    if known is not None:\n        return known\n", ""))),
+             edited(Decisions, "answer",
+                    ("    if known is not None:\n        return known\n", ""))),
     Mutation("order_given_to_the_next", "§4.7", "an order that may be done goes to the next leader",
              edited(OrderDesk, "_ask", ("if asked is not None and (", "if False and ("))),
     Mutation("order_not_asked_again", "§4.7", "nobody wakes for an order that has no answer",

@@ -16,6 +16,7 @@ from sim.scenario.model import (
 )
 from sim.scenario.plan import Plan, Script
 from sim.scenario.random_faults import RandomFaults
+from sim.scenario.random_members import RandomMembers
 from sim.scenario.replay import Replay
 from sim.scenario.saved import SavedRun, load_run, save_run
 from sim.scenario.selectors import SELECTORS
@@ -30,6 +31,7 @@ __all__ = [
     "Liveness",
     "Plan",
     "RandomFaults",
+    "RandomMembers",
     "Replay",
     "SavedRun",
     "Scenario",

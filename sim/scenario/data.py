@@ -50,6 +50,7 @@ def _cluster(cluster: Cluster) -> Data:
         "nodes": list(cluster.names),
         "witnesses": list(cluster.witnesses),
         "learners": list(cluster.learners),
+        "spares": list(cluster.spares),
         "acks": cluster.acks,
         "durability": str(cluster.durability),
         "timing": cluster.timing,
@@ -121,6 +122,7 @@ def _expectation(expect: Expectation) -> Data:
         "lost_acked": 0,
         "primary_stays": expect.primary_stays,
         "sometimes": list(expect.sometimes),
+        "always": list(expect.always),
         "never": list(expect.never),
     }
     if expect.elections is not None:

@@ -72,6 +72,7 @@ class Cluster:
     timing: str = "default"  # the profile that `election` is based on
     election: ElectionSettings = field(default_factory=ElectionSettings)
     learners: tuple[NodeId, ...] = ()  # those of the names without a vote
+    spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
 
     @property
     def data_nodes(self) -> tuple[NodeId, ...]:
@@ -173,6 +174,7 @@ class Expectation:
     writes_blocked_max_ns: int | None = None  # longest time without an acknowledged write
     primary_stays: bool = False  # at the end the primary is the one from the beginning
     sometimes: tuple[str, ...] = ()  # marks that some of the seeds reach
+    always: tuple[str, ...] = ()  # marks that every run reaches
     never: tuple[str, ...] = ()  # marks that no run reaches
 
 

@@ -81,9 +81,11 @@ def parse_scenario(values: object) -> tuple[Scenario, list[Problem]]:
 def _cluster(reader: Reader) -> Cluster:
     names = _node_names(reader)
     witnesses = _witnesses(reader, names)
-    data = [name for name in names if name not in witnesses]
+    spares = _spares(reader, names)
+    data = [name for name in names if name not in witnesses and name not in spares]
     if not data:
-        reader.problem("witnesses", "every node is a witness: none holds data")
+        what = "a witness or a spare" if spares else "a witness"
+        reader.problem("witnesses", f"every node is {what}: none holds data")
     acks = reader.whole("acks", 1, low=1, high=NODES_MAX)
     if len(data) > 1 and acks > len(data) - 1:
         message = f"{acks} acks need {acks + 1} nodes that hold data, and there are {len(data)}"
@@ -95,6 +97,8 @@ def _cluster(reader: Reader) -> Cluster:
     learners = reader.names("learners", names, "node")
     if {names[0], *witnesses} & set(learners):
         reader.problem("learners", "the first node and witnesses have a vote")
+    if set(spares) & set(learners):
+        reader.problem("learners", "a spare is no member yet")
     reader.done()
     return Cluster(
         names,
@@ -104,6 +108,7 @@ def _cluster(reader: Reader) -> Cluster:
         timing,
         election,
         tuple(map(NodeId, learners)),
+        spares,
     )
 
 
@@ -142,6 +147,13 @@ def _witnesses(reader: Reader, names: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
         return ()
     chosen = reader.names("witnesses", names, "node")
     return tuple(name for name in names if name in chosen)
+
+
+def _spares(reader: Reader, names: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+    chosen = reader.names("spares", names, "node")
+    if names[0] in chosen:
+        reader.problem("spares", "the first node makes the cluster")
+    return tuple(name for name in names[1:] if name in chosen)
 
 
 def _election(reader: Reader, timing: str) -> ElectionSettings:
@@ -256,6 +268,7 @@ def _expectation(reader: Reader) -> Expectation:
         writes_blocked_max_ns=reader.duration_or_none("writes_blocked_max"),
         primary_stays=stays,
         sometimes=reader.names("sometimes", list(MARKS), "mark"),
+        always=reader.names("always", list(MARKS), "mark"),
         never=reader.names("never", list(MARKS), "mark"),
     )
     reader.done()

@@ -32,6 +32,7 @@ MOMENTS = frozenset(
         *("sync_set_shrunk", "sync_set_emptied", "sync_set_from_empty", "k_raised", "k_lowered"),
         *("switchover_accepted", "switchover_begun", "switchover_completed"),
         *("rewind_used", "clone_used", "leadership_resumed", "fenced_by_guard"),
+        *("members_changing", "member_added", "vote_given", "readmitted", "member_removed"),
     }
 )
 """Marks after which a fault is likely to find an unfinished decision."""

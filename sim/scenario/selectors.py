@@ -52,8 +52,14 @@ class Choice:
             found = document.primary if document is not None else None
         return found
 
+    def members(self) -> list[NodeId]:
+        """Return who is a member by the newest document; before the first one, everybody."""
+        document = self.world.document()
+        known = document.members() if document is not None else self.world.names
+        return [n for n in self.world.names if n in known]
+
     def data_nodes(self) -> list[NodeId]:
-        return [n for n in self.world.names if n not in self.world.witnesses]
+        return [n for n in self.members() if n not in self.world.witnesses]
 
     def standbys(self) -> list[NodeId]:
         primary = self.primary()
@@ -73,14 +79,14 @@ class Choice:
     def side(self, size: int, *, primary: bool) -> tuple[str, ...]:
         """Return `size` nodes, with or without the primary, in the cluster's order."""
         leader = self.primary()
-        others = [n for n in self.world.names if n != leader]
+        others = [n for n in self.members() if n != leader]
         inside = [leader] if primary and leader is not None and size else []
         drawn = set(self.rng.sample(others, min(len(others), size - len(inside))))
         drawn.update(inside)
         return tuple(n for n in self.world.names if n in drawn)
 
     def minority_size(self) -> int:
-        return (len(self.world.names) - 1) // 2
+        return (len(self.members()) - 1) // 2
 
 
 Find: TypeAlias = Callable[[Choice], Sequence[str]]
@@ -114,7 +120,12 @@ def _clients(choice: Choice) -> tuple[str, ...]:
 
 def _other(choice: Choice) -> tuple[str, ...]:
     primary = choice.primary()
-    return choice.one_of(n for n in choice.world.names if n != primary)
+    return choice.one_of(n for n in choice.members() if n != primary)
+
+
+def _spare(choice: Choice) -> tuple[str, ...]:
+    members = choice.members()
+    return choice.one_of(n for n in choice.world.names if n not in members)
 
 
 def _async_standby(choice: Choice) -> tuple[str, ...]:
@@ -147,6 +158,7 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         "$other": Selector("a node that is not the primary, witnesses included", _other),
         "$random": Selector("any node", lambda c: c.one_of(c.world.names)),
         "$all": Selector("all nodes", lambda c: tuple(c.world.names)),
+        "$spare": Selector("one of the nodes that are no members", _spare),
         "$data_nodes": Selector("all nodes that hold data", lambda c: c.data_nodes()),
         "$witness": Selector("one of the witnesses", lambda c: c.one_of(c.world.witnesses)),
         "$witnesses": Selector("all witnesses", lambda c: tuple(c.world.witnesses)),
@@ -160,15 +172,15 @@ SELECTORS: Mapping[str, Selector] = MappingProxyType(
         ),
         "$majority": Selector(
             "the smallest majority, with the primary",
-            lambda c: c.side(len(c.world.names) // 2 + 1, primary=True),
+            lambda c: c.side(len(c.members()) // 2 + 1, primary=True),
         ),
         "$half": Selector(
             "half of the nodes, rounded down, without the primary",
-            lambda c: c.side(len(c.world.names) // 2, primary=False),
+            lambda c: c.side(len(c.members()) // 2, primary=False),
         ),
         "$primary_half": Selector(
             "half of the nodes, rounded down, with the primary",
-            lambda c: c.side(len(c.world.names) // 2, primary=True),
+            lambda c: c.side(len(c.members()) // 2, primary=True),
         ),
         REST: Selector("every node that the step has not named before", _rest),
         "$client": Selector("one of the clients", lambda c: c.one_of(_clients(c))),

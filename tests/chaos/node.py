@@ -169,6 +169,7 @@ class RealNode:
     ) -> None:
         self.layout = layout
         self.witness = layout.witness
+        self.invited = self.lost = False
         self.clock = RealClock(wall)
         self.disk = RealDisk(volume)
         self.server = RealServer(layout, volume, wrappers)
@@ -191,6 +192,13 @@ class RealNode:
         if self.view is None or time.monotonic() - self.view[0] > VIEW_AGE_MAX_S:
             return None
         return self.view[1]
+
+    @property
+    def taken_in_again(self) -> bool:
+        """Return whether it counts by the record that it has made since it lost one."""
+        view = self.newest_view()
+        own = view.member(self.name) if view is not None else None
+        return self.invited and own is not None and own.record == "ok"
 
     def leads(self, now_ns: int) -> bool:
         """Return whether it holds the lease, by its own account."""
@@ -217,13 +225,29 @@ class RealNode:
         """SIGTERM to the agent: the clean way down."""
         return self._signal(signal.SIGTERM, Kind.AGENT)
 
-    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
+    def order(
+        self,
+        kind: OrderKind,
+        target: NodeId | None,
+        timeout_ms: int,
+        *,
+        voter: bool = True,
+        lost: tuple[NodeId, ...] = (),
+    ) -> bool:
         """Give the agent an order by its socket; whatever it answers is not waited for."""
-        text = ""
-        verb = "DELETE" if kind is OrderKind.CANCEL_SWITCHOVER else "POST"
-        if verb == "POST":
-            text = json.dumps({"to": target, "timeout_s": max(1, timeout_ms // 1000)})
-        head = f"{verb} /switchover HTTP/1.1\r\nHost: metako\r\n"
+        asks: dict[OrderKind, tuple[str, object]] = {
+            OrderKind.SWITCHOVER: (
+                "POST /switchover",
+                {"to": target, "timeout_s": max(1, timeout_ms // 1000)},
+            ),
+            OrderKind.CANCEL_SWITCHOVER: ("DELETE /switchover", None),
+            OrderKind.FAILOVER: ("POST /failover", {"accept_loss": True, "lost": lost}),
+            OrderKind.ADD_MEMBER: ("POST /members", {"node": target, "learner": not voter}),
+            OrderKind.REMOVE_MEMBER: (f"DELETE /members/{target}", None),
+        }
+        line, body = asks[kind]
+        text = "" if body is None else json.dumps(body)
+        head = f"{line} HTTP/1.1\r\nHost: metako\r\n"
         try:
             asked = unixsocket.connect(self.layout.agent_socket)
         except OSError:
@@ -334,12 +358,21 @@ class RealNode:
         return True
 
     def lose_record(self) -> bool:
-        raise NotImplementedError("see chaos.limits")
+        """Remove the durable record of a node that is down."""
+        record = self.layout.state_dir / "record"
+        if self.agent_up or not record.is_file() or node_processes(self.layout.directory):
+            return False
+        record.unlink()
+        self.lost, self.invited = True, False
+        return True
 
     def rot_record(self) -> bool:
         raise NotImplementedError("see chaos.limits")
 
     def restore_old_record(self) -> bool:
+        raise NotImplementedError("see chaos.limits")
+
+    def restore_lost_record(self) -> bool:
         raise NotImplementedError("see chaos.limits")
 
     def foreign_data(self) -> bool:

@@ -65,7 +65,7 @@ class RealWorld:
         return max(serving)[1] if serving else None
 
     def document(self) -> ClusterDocument | None:
-        """Return what is known of the newest document: its primary and its sync set."""
+        """Return what is known of the newest document: primary, sync set and members."""
         views = [view for node in self.nodes.values() if (view := node.newest_view()) is not None]
         views = [view for view in views if view.document and view.primary]
         if not views:
@@ -81,9 +81,9 @@ class RealWorld:
             primary=NodeId(newest.primary),
             primary_data_id=DataId(""),
             phase=Phase.ACTIVE,
-            voters=tuple(self.names),
-            learners=(),
-            witnesses=(),
+            voters=tuple(map(NodeId, newest.voters)),
+            learners=tuple(map(NodeId, newest.learners)),
+            witnesses=tuple(map(NodeId, newest.witnesses)),
             sync=SyncSet(members, newest.sync_k if members else 0),
             durability=Durability.QUORUM,
             timelines=(),

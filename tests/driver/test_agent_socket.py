@@ -69,6 +69,26 @@ async def test_status_and_orders_are_on_the_socket(path):
     assert (bad.accepted, bad.reason[:10], bad.order_id) == (False, "to must be", "")
 
 
+async def test_changes_of_members_are_on_the_socket(path):
+    agent = LocalAgent(path)
+    async with serving(path) as (sink, _):
+        added = await in_thread(partial(agent.add_member, "n4", learner=False))
+        await in_thread(partial(agent.add_member, "n5", learner=True))
+        removed = await in_thread(agent.remove_member, "n4")
+        bad = [await in_thread(agent.remove_member, name) for name in ("n 4", "a/b", "")]
+    told = [(order.kind, order.target, order.voter) for order in sink.orders]
+    assert told == [
+        (OrderKind.ADD_MEMBER, "n4", True),
+        (OrderKind.ADD_MEMBER, "n5", False),
+        (OrderKind.REMOVE_MEMBER, "n4", True),
+    ]
+    assert [(a.accepted, a.reason, a.target) for a in (added, removed)] == [
+        (False, "because", "n4")
+    ] * 2
+    assert added.order_id == sink.orders[0].order_id
+    assert {(a.accepted, a.reason[:13], a.order_id) for a in bad} == {(False, "the last part", "")}
+
+
 def test_an_answer_may_take_as_long_as_the_driver_waits_for_it():
     # Else the connection would be closed on an order that is about to be answered.
     assert server.ORDER_READ_TIMEOUT_S > client.ORDER_ANSWER_TIMEOUT_S > ORDER_TIMEOUT_S

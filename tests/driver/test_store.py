@@ -13,7 +13,7 @@ import trio
 from metako.model.document import NO_DOCUMENT
 from metako.model.durable import HardState, assert_not_older
 from metako.model.errors import StateError
-from metako.model.ids import NodeId, Term
+from metako.model.ids import NodeId, RecordId, Term
 from metako.runtime.store import open_store
 from metako.wire import slots as store_module
 from metako.wire.codec import encode_hard_state
@@ -214,7 +214,7 @@ OLDER = {
     "released_term": {"released_term": Term(1)},
     "max_hold_ms": {"max_hold_ms": 1999},
     "asked": {"asked": False},
-    "lost": {"lost": False},
+    "record_id": {"record_id": RecordId("another")},
     "voted_for": {"voted_for": NodeId("n3")},
     "vote withdrawn": {"voted_for": None},
 }
@@ -222,7 +222,7 @@ OLDER = {
 
 @pytest.mark.parametrize("field", OLDER)
 def test_nothing_promised_is_taken_back(path, field):
-    record = HardState(N1, 2, Term(5), NodeId("n2"), Term(5), Term(2), 2000, asked=True, lost=True)
+    record = HardState(N1, 2, Term(5), NodeId("n2"), Term(5), Term(2), 2000, asked=True)
     store, _ = open_store(path, N1)
     store.write(record)
     before = path.read_bytes()

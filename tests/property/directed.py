@@ -256,7 +256,9 @@ def promotion_is_cut_short(world: Stage) -> None:
 
 
 DIRECTED: Mapping[str, Directed] = {
-    "half_is_a_majority": Directed(primary_is_cut_off, ("one_writable", "one_leader")),
+    "half_is_a_majority": Directed(
+        primary_is_cut_off, ("one_writable", "one_leader", "by_minority")
+    ),
     "hold_ignored": Directed(one_standby_hears_no_heartbeats, ("false_failover", "one_writable")),
     "hold_forgotten": Directed(voter_restarts_while_it_holds, ("one_writable", "beyond_lease")),
     "vote_forgotten": Directed(

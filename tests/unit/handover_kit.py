@@ -7,7 +7,7 @@ and the server is as the pictures say. After every step its next deadline has to
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from resuming_kit import DOCUMENT, VOTERS, A, B, C
@@ -22,7 +22,7 @@ from metako.model.events import Event, EventName
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds, seconds
 from metako.model.lsn import Lsn
-from metako.model.member import Member, MemberMeta, MemberState
+from metako.model.member import Member, MemberMeta, MemberState, ServerState
 from metako.model.orders import Order, OrderAnswer, OrderKind
 from metako.model.postgres import (
     DataState,
@@ -49,7 +49,12 @@ LISTED = sync_setting(OF_THREE.sync)
 
 
 def member(node: NodeId, state: MemberState = MemberState.ALIVE, priority: int = 100) -> Member:
-    meta = MemberMeta(data_id=DataId(node), postgres_address=Address("h", 2), priority=priority)
+    meta = MemberMeta(
+        state=ServerState.STREAMING,
+        data_id=DataId(node),
+        postgres_address=Address("h", 2),
+        priority=priority,
+    )
     return Member(node, 1, 1, state, Address("h", 1), meta)
 
 
@@ -102,6 +107,7 @@ class Office:
         answering: Collection[NodeId] = VOTERS,
         settings: ElectionSettings = SETTINGS,
         seen: bool = True,
+        roster: Callable[[NodeId], Member] = member,
     ) -> None:
         """Take office with everything committed and, unless told otherwise, the server seen."""
         self.ms = 100_000.0
@@ -115,12 +121,15 @@ class Office:
         self.election = Election(
             settings=settings,
             cluster=ClusterSettings("t", A, document.voters, acks=document.sync.k),
-            hard=HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, document),
+            hard=HardState(
+                *(A, 7, Term(4), A, Term(4), Term(0), 2000, document),
+                record_id=document.record_of(A).record_id,
+            ),
             rng=random.Random(1),
             now=self.now,
             armed=GuardDeadline(Term(4), self.now.boot_ns + seconds(1.5)),
         )
-        self.know(*(member(node) for node in document.members()))
+        self.know(*(roster(node) for node in document.members()))
         if seen:
             self.look()
         self.run(20)

@@ -17,7 +17,14 @@ VERBS = (
     *("kill_host", "kill_agent", "kill_guard", "kill_postgres", "kill_proxy", "stop", "wake"),
     *("pause_host", "pause_agent", "pause_guard", "pause_postgres"),
     *("resume_host", "resume_agent", "resume_guard", "resume_postgres"),
-    *("lose_record", "rot_record", "restore_old_record", "lose_data", "foreign_data"),
+    *(
+        "lose_record",
+        "rot_record",
+        "restore_old_record",
+        "lose_data",
+        "restore_lost_record",
+        "foreign_data",
+    ),
     *("take_backup", "restore_backup"),
 )
 DISK = {"full": False, "failing": False, "lying": False, "tear_next": False, "slow_ms": 0}
@@ -49,7 +56,7 @@ class FakeNode:
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
-        self.witness = False
+        self.witness = self.invited = self.lost = self.taken_in_again = False
         self.host_up = self.agent_up = True
         self.refuses: set[str] = set()
         self.clock = FakeClock()
@@ -91,8 +98,17 @@ class FakeNode:
     def slow_agent(self, step_ms: float) -> bool:
         return self._do("slow_agent", step_ms)
 
-    def order(self, kind: OrderKind, target: NodeId | None, timeout_ms: int) -> bool:
-        return self._do("order", kind, target)
+    def order(
+        self,
+        kind: OrderKind,
+        target: NodeId | None,
+        timeout_ms: int,
+        *,
+        voter: bool = True,
+        lost: tuple[NodeId, ...] = (),
+    ) -> bool:
+        learner = () if voter else ("learner",)
+        return self._do("order", kind, target, *learner, *lost)
 
     def set_clock_rate(self, ppm: int) -> bool:
         self.clock.rate_ppm = ppm
@@ -118,12 +134,20 @@ class FakeClient:
 class FakeWorld:
     """Nodes and clients by name; the primary is the first node."""
 
-    def __init__(self, nodes: int = 3, witnesses: tuple[str, ...] = (), clients: int = 2) -> None:
+    def __init__(
+        self,
+        nodes: int = 3,
+        witnesses: tuple[str, ...] = (),
+        clients: int = 2,
+        spares: tuple[str, ...] = (),
+    ) -> None:
         self.log: list[str] = []
         self.heap = Heap()
         self.network = Network(self.heap, lambda name: stream(0, name))
         self.names = tuple(NodeId(f"n{i}") for i in range(1, nodes + 1))
         self.names += tuple(NodeId(name) for name in witnesses)
+        self.voters = self.names
+        self.names += tuple(NodeId(name) for name in spares)
         self.witnesses = tuple(NodeId(name) for name in witnesses)
         self.nodes = {name: FakeNode(name, self.log) for name in self.names}
         self.clients = [FakeClient(f"c{i}", self.log) for i in range(1, clients + 1)]
@@ -144,7 +168,7 @@ class FakeWorld:
             primary=self.names[0],
             primary_data_id=DataId("d"),
             phase=Phase.ACTIVE,
-            voters=self.names,
+            voters=self.voters,
             learners=(),
             witnesses=self.witnesses,
             sync=SyncSet(members, 1 if members else 0),

@@ -335,7 +335,7 @@ def commit_late(world: Stage, *, reserved: TimelineId) -> None:
     newest = replace(
         base, term=Term(3), version=base.version + 2, timelines=(*base.timelines, found)
     )
-    for node, each in ((B, late), (C, newest)):
+    for node, each in ((A, late), (B, late), (A, newest), (C, newest)):
         persist(world, hard_of(world, node).with_document(each))
     for node, each in ((C, newest), (B, late)):
         committed = event(EventName.DOCUMENT_COMMITTED, "committed", document=str(each.ref))

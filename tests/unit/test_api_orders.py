@@ -181,7 +181,8 @@ async def test_a_bad_body_is_told_and_nothing_is_passed_on(body, text):
     assert text in response.json()["error"]
 
 
-async def test_a_large_body_is_refused_before_it_is_read():
+@pytest.mark.parametrize("path", ["/switchover", "/members"])
+async def test_a_large_body_is_refused_before_it_is_read(path):
     sink, read, sent = Sink(TAKEN), [], []
 
     async def receive():
@@ -193,7 +194,7 @@ async def test_a_large_body_is_refused_before_it_is_read():
         await trio.lowlevel.checkpoint()
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": "/switchover", "headers": []}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
     await build_app(Source(), sink)(scope, receive, send)
     assert (sent[0]["status"], sink.orders) == (413, [])
     assert sum(read) <= BODY_BYTES_MAX + 1000

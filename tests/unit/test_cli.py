@@ -240,12 +240,13 @@ def test_watch_repeats_until_interrupted_and_survives_an_absent_agent(monkeypatc
     assert (result.stderr, naps) == ("metako: no answer\n", [2.0, 2.0, 2.0])
 
 
-def test_members_lists_addresses_votes_and_versions():
+def test_members_lists_addresses_membership_and_versions():
     with agent(status()) as url:
         result = invoke("members", "--api", url)
     assert result.exit_code == 0
     assert result.output.splitlines()[1].split() == [
-        *("n1", "alive", "10.0.0.1:7946", "leader", "10.0.0.1:5432", "-", "-", "15.18", "-")
+        *("n1", "alive", "10.0.0.1:7946", "voter,", "leads", "10.0.0.1:5432"),
+        *("-", "-", "15.18", "-"),
     ]
     with agent(status()) as url:
         assert json.loads(invoke("members", "--api", url, "--json").output)[2]["node"] == "n3"

@@ -58,6 +58,22 @@ def test_the_api_of_the_file_is_asked_at_an_address_that_can_be_reached(file):
     assert connectable(Address("db1", 1)) == Address("db1", 1)
 
 
+def test_the_list_of_members_is_asked_of_the_node_of_the_file(file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "metako.cli.status.fetch_status", lambda *of: asked.append(of) or {"members": [{"node": 1}]}
+    )
+    words = (
+        ["members", "-c", file],
+        ["-c", file, "members", "--json"],
+        ["members", "--json", "--timeout", "9", "--config", file],
+    )
+    results = [invoke(*args) for args in words]
+    assert [result.exit_code for result in results] == [0, 0, 0]
+    assert asked == [("http://127.0.0.1:9008", timeout_s) for timeout_s in (3.0, 3.0, 9.0)]
+    assert [json.loads(result.output) for result in results[1:]] == [[{"node": 1}]] * 2
+
+
 def test_without_options_the_default_file_is_used_if_it_exists(directory):
     assert api_url(None, None) == DEFAULT_API
     write(directory / "configs/config.yaml", FILE)

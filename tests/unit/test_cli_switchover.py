@@ -1,17 +1,13 @@
 """`metako switchover`: every way that it can end, against an agent's socket with a script."""
 
-import http.server
 import json
-import socketserver
-import threading
-from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
+from agent_kit import node_with_agent, scripted_agent
 from program_kit import run_python
 from typer.testing import CliRunner
 
-from metako.cli import switchover
+from metako.cli import follow, switchover
 from metako.cli.app import build_app
 from metako.cli.course import UNSEEN_MAX_S, Course
 from metako.cli.status_text import picture
@@ -39,72 +35,13 @@ ELECTING = status(None, term=5)
 DONE = status("n2", term=5, timeline=3)
 
 
-class UnixServer(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-
-
-@contextmanager
 def agent(path, statuses, answer=ACCEPTED):
-    """Answer orders with `answer` and the n-th GET with the n-th status, then with the last one.
-
-    A status that is an exception is an answer that is cut short. Yields the orders.
-    """
-    orders, shown = [], iter(statuses)
-    latest = [None]
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            latest[0] = next(shown, latest[0])
-            if latest[0] is not None:
-                self.reply(200, latest[0])
-
-        def do_POST(self):
-            length = int(self.headers.get("Content-Length", 0))
-            orders.append((self.command, self.path, self.rfile.read(length).decode()))
-            self.reply(*answer)
-
-        do_DELETE = do_POST
-
-        def reply(self, code, body):
-            data = json.dumps(body).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *args):
-            pass
-
-    with UnixServer(str(path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield orders
-        finally:
-            server.shutdown()
-            thread.join()
-            path.unlink()
+    return scripted_agent(path, statuses, answer)
 
 
 @pytest.fixture
 def node(short_directory, monkeypatch):
-    """A node's file and where its agent's socket would be; time passes only while it sleeps."""
-    (short_directory / "state/run").mkdir(parents=True)
-    file = short_directory / "node.yaml"
-    file.write_text(
-        f"node: {{name: n3, state_dir: {short_directory}/state}}\n"
-        "cluster: {bootstrap_node: n3}\ngossip: {host: 127.0.0.1}\n"
-    )
-    clock = SimpleNamespace(now=100.0)
-
-    def sleep(seconds):
-        clock.now += seconds
-
-    fake = SimpleNamespace(monotonic=lambda: clock.now, sleep=sleep)
-    monkeypatch.setattr(switchover, "time", fake)
-    return SimpleNamespace(
-        file=file, socket=short_directory / "state/run/agent.sock", time=fake, clock=clock
-    )
+    return node_with_agent(short_directory, monkeypatch)
 
 
 def run(node, *args):
@@ -188,7 +125,7 @@ def test_an_order_that_another_one_replaced_was_given_up(node):
 
 
 def test_the_timeout_and_a_while_later_it_exits_1_and_says_that_it_goes_on(node, monkeypatch):
-    monkeypatch.setattr(switchover, "POLL_INTERVAL_S", 5.0)
+    monkeypatch.setattr(follow, "POLL_INTERVAL_S", 5.0)
     with agent(node.socket, [BEFORE, WAITING]):
         result = run(node, "--timeout", "1")
     assert result.exit_code == 1

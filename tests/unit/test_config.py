@@ -528,7 +528,7 @@ def test_keys_without_effect_are_named_at_start(write):
     ("section", "named"),
     [
         ("durability: {mode: async}", "durability.mode: async"),
-        ("durability: {max_lag_on_failover: 2MiB}", "durability.max_lag_on_failover"),
+        ("proxy: {write_timeout: 2s}", "proxy.write_timeout"),
         ("gossip: {exchange_timeout: 3s}", "gossip.exchange_timeout"),
         ("postgresql: {health: {interval: 3s}}", "postgresql.health.interval"),
     ],

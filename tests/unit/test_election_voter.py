@@ -11,12 +11,13 @@ from metako.model.document import (
     ClusterDocument,
     DocumentRef,
     Durability,
+    MemberRecord,
     Phase,
     SyncMember,
     SyncSet,
 )
 from metako.model.durable import HardState
-from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.ids import DataId, NodeId, RecordId, Term, TimelineId
 from metako.model.instant import NS_PER_MS, Instant
 from metako.model.lsn import Lsn, RankedPosition, WalPosition
 from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
@@ -317,23 +318,25 @@ def test_release_ends_the_hold_unless_a_later_round_was_heard() -> None:
 
 
 def test_node_without_its_record_neither_votes_nor_acknowledges() -> None:
-    node = Node(HardState(C, 1))
+    node = Node(HardState(C, 1, record_id=RecordId("made anew")))
     node.hear(0, A, DocumentOffer(Term(3), DOCUMENT))
     assert reply_to(node.hear(60_000, B, vote())).refusal is Refusal.NOT_VOTING
     assert node.hear(60_001, A, beat()) == []
 
 
 def test_new_node_that_was_asked_at_the_bootstrap_does_vote() -> None:
-    node = Node(HardState(C, 1), observed=PostgresObserved(data=DataState.EMPTY))
+    hard = HardState(C, 1, record_id=RecordId("first"))
+    node = Node(hard, observed=PostgresObserved(data=DataState.EMPTY))
     (answer,) = node.hear(0, A, Inquiry(5))
-    assert answer == InquiryReply(5, False, DocumentRef(Term(0), 0))
-    node.hear(1, A, DocumentOffer(Term(3), DOCUMENT))
+    assert answer == InquiryReply(5, False, DocumentRef(Term(0), 0), RecordId("first"))
+    records = (MemberRecord(C, RecordId("first")),)
+    node.hear(1, A, DocumentOffer(Term(3), replace(DOCUMENT, records=records)))
     assert reply_to(node.hear(60_000, B, vote())).granted
 
 
 def test_node_without_a_record_counts_nowhere_before_it_knows_that_it_is_new() -> None:
     """Its record may be lost: then it has forgotten what it voted and promised."""
-    node = Node(HardState(C, 1))
+    node = Node(HardState(C, 1, record_id=RecordId("made anew")))
     assert reply_to(node.hear(0, B, vote())).refusal is Refusal.NOT_VOTING
     assert not any(isinstance(a, HeartbeatAck) for a in node.hear(1, A, beat()))
     # The document that tells it so is kept, and does not count as acknowledged.

@@ -23,8 +23,9 @@ from handover_kit import (
 )
 from resuming_kit import A, B, C
 
+from metako.election.decisions import ANSWERS_REMEMBERED_MAX
 from metako.election.ends import HANDOVER, STOP
-from metako.election.handover import ANSWERS_REMEMBERED_MAX, SHUTDOWN_MS
+from metako.election.handover import SHUTDOWN_MS
 from metako.election.settings import ElectionSettings
 from metako.election.spare import take_spare
 from metako.model.document import ClusterDocument, Switchover, SyncSet
@@ -189,8 +190,8 @@ def test_only_so_many_answers_are_remembered() -> None:
     office = Office()
     for number in range(ANSWERS_REMEMBERED_MAX + 8):
         office.give(cancel(f"c{number}"))
-    assert len(office.leader.handover._answers) == ANSWERS_REMEMBERED_MAX
-    assert "c0" not in office.leader.handover._answers
+    assert len(office.leader._decisions._answers) == ANSWERS_REMEMBERED_MAX
+    assert "c0" not in office.leader._decisions._answers
 
 
 def test_a_cancellation_ends_what_is_under_way_and_says_so() -> None:

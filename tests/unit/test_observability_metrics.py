@@ -93,6 +93,21 @@ def test_health_names_the_reason(status, change, expected):
     assert health(replace(status, **change)) == expected
 
 
+def test_status_line_names_who_joins_and_who_leaves(status):
+    ids = [NodeId(n) for n in ("n2", "n3", "n4", "n5")]
+    document = replace(status.document, joining=(ids[2], ids[3]), leaving=(ids[0],))
+    assert " k=1 joining=n4,n5 leaving=n2 health=ok" in status_line(
+        replace(status, document=document)
+    )
+
+
+def test_nobody_misses_who_is_no_member(status):
+    stranger = replace(N2, node=NodeId("n9"), state=MemberState.DEAD)
+    with_it = replace(status, members=(*status.members, stranger))
+    assert health(with_it) == "ok"
+    assert health(replace(with_it, document=None)) == "degraded (n9 not alive)"
+
+
 def test_status_line_before_anything_is_known(status):
     unheard = replace(N2, meta=None)
     early = replace(
@@ -144,6 +159,9 @@ def test_page_is_valid_prometheus_text(status):
 
 
 def test_status_is_told_in_numbers(status):
+    n3, n4, n5 = (NodeId(n) for n in ("n3", "n4", "n5"))
+    document = replace(status.document, learners=(n4, n5), witnesses=(n3,), joining=(n5,))
+    status = replace(status, document=document)
     page = render_metrics(node="n1", version="0.1", status=status)
     for line in (
         'metako_info{node="n1",version="0.1"} 1',
@@ -152,6 +170,11 @@ def test_status_is_told_in_numbers(status):
         'metako_blocked{node="n1"} 0',
         'metako_lease_remaining_seconds{node="n1"} 1.64',
         'metako_sync_standbys{node="n1"} 2',
+        'metako_voters{node="n1"} 3',
+        'metako_learners{node="n1"} 2',
+        'metako_witnesses{node="n1"} 1',
+        'metako_members_joining{node="n1"} 1',
+        'metako_members_leaving{node="n1"} 0',
         'metako_member_alive{node="n1",member="n2"} 1',
         'metako_replay_lag_seconds{node="n1",member="n2"} 0.007',
         'metako_replay_lag_seconds{node="n1",member="n3"} NaN',

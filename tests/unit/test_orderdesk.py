@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from resuming_kit import HARD, A, B, C, core_of
+from resuming_kit import DOCUMENT, HARD, A, B, C, core_of
 
 from metako.election.core import Core
 from metako.election.lease import Hold
@@ -221,3 +223,12 @@ def test_an_order_for_a_leadership_of_before_is_left_unanswered(
     desk.hear(at(0), C, late, leads)
     assert leads.asked == []
     assert desk.sent() == []
+
+
+def test_a_node_that_does_not_count_gives_no_orders(desk: Desk) -> None:
+    """It holds for nobody, so it would wait for an answer until it gives up."""
+    desk.core.record(replace(HARD, document=replace(DOCUMENT, version=10, voters=(B, C))))
+    desk.give(at(0), ORDER)
+    (answer,) = desk.take()
+    assert not answer.accepted
+    assert "give the order to one that does" in answer.reason

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from sim_forgeries import FORGERIES, Forgery, commit_late
+from sim_forgeries import Forgery, commit_late
+from sim_member_forgeries import FORGERIES
 
 from metako.model.events import EventName
 from metako.model.ids import TimelineId

@@ -53,6 +53,20 @@ RULES = (
     ("switchover-target-stands-still", "target_agent_from_before", "expected"),
     ("switchover-target-stands-still", "target_wal_from_before", "expected"),
     ("switchover-with-a-paused-standby", "paused_standby_waited_for", "expected"),
+    ("two-nodes-added-at-once", "votes_given_together", "voters_step"),
+    ("primary-lost-as-an-order-is-taken", "joining_forgotten", "unordered_change"),
+    ("leaving-node-takes-over", "leaving_forgotten", "unordered_change"),
+    ("leaving-node-takes-over", "removed_while_listed", "stale_listing"),
+    ("member-removed", "removed_streams_on", "removed_serves"),
+    ("member-removed", "leaving_stays_listed", "member_stuck"),
+    ("needed-vote-stays", "needed_vote_taken", "vote_needed"),
+    ("newcomer-misses-its-offer", "newcomer_offered_once", "member_stuck"),
+    ("record-lost-under-a-running-server", "unadmitted_listed", "stale_listing"),
+    ("replaced-host", "old_session_streams", "vote_given_early"),
+    ("strict-record-lost", "readmitted_while_listed", "stale_listing"),
+    ("replaced-host", "readmitted_with_its_vote", "expected"),
+    ("lost-record-readmitted", "records_not_compared", "promise_broken"),
+    ("member-added-under-load", "vote_before_caught_up", "vote_given_early"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 

@@ -53,7 +53,8 @@ def test_a_place_that_has_changed_or_is_not_the_only_one_is_noticed(text: str) -
 
 def test_a_module_that_keeps_the_function_as_it_was_is_noticed() -> None:
     """`leader` has imported it by its name, and is the one that calls it."""
-    slip = edited(office, "winners_document", ("version=base.version + 1", "version=base.version"))
+    change = ("version=document.version + 1,\n        phase=Phase.ACTIVE", "phase=Phase.ACTIVE")
+    slip = edited(office, "activated_document", change)
     patch = Patch()
     with pytest.raises(AssertionError, match=r"metako\.election\.leader"):
         slip(patch)

@@ -45,7 +45,7 @@ def choice(world: FakeWorld, **options: object) -> Choice:
 
 @pytest.mark.parametrize("name", SELECTORS)
 def test_every_selector_is_documented_and_finds_somebody(name: str) -> None:
-    world = FakeWorld(5, witnesses=("w1", "w2"))
+    world = FakeWorld(5, witnesses=("w1", "w2"), spares=("s1",))
     found = choice(world, event_node=NodeId("n3")).resolve(name)
     assert found
     assert SELECTORS[name].doc

@@ -56,11 +56,11 @@ def test_answer_that_makes_a_majority_is_not_spare() -> None:
 def test_answer_that_does_not_make_a_majority_yet_is_spare_and_counted() -> None:
     leader, ack = leading()
     others = (NodeId("d"), NodeId("e"))
-    hard = replace(HARD, document=replace(DOCUMENT, voters=(*DOCUMENT.voters, *others)))
+    leader.committed = replace(DOCUMENT, voters=(*DOCUMENT.voters, *others))
     newest = replace(ack, round=leader.lease.begin_round(NOW))
-    assert take_spare(leader, hard, NOW, B, newest)
+    assert take_spare(leader, HARD, NOW, B, newest)
     assert B in leader.lease.answered_since(newest.round)
-    assert not take_spare(leader, hard, NOW, C, newest)
+    assert not take_spare(leader, HARD, NOW, C, newest)
 
 
 def test_answer_after_the_lease_has_ended_is_not_spare() -> None:

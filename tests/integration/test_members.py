@@ -1,0 +1,246 @@
+"""Members come, go and come back on real servers, under load, by the command of an operator."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+import trio
+from harness import assert_rows_exactly_once, run_metako, wait_writes
+
+from metako.api.client import fetch_status
+from metako.demo.cluster import LocalCluster, _write_private
+from metako.demo.layout import node_config_text, plan_layout
+from metako.demo.prepare import ensure_os_user, make_directory
+from metako.demo.processes import Kind, node_by_kind, postmaster_pid
+from metako.demo.view import active_primary, streaming_standbys
+from metako.model.errors import UnreachableError
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+FIRST = ("n1", "n2", "n3")
+TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 90.0
+WRITES_TIMEOUT_S = 15.0
+
+
+class GrowingCluster(LocalCluster):
+    """Three nodes that know of three, and two more, of which the second is a witness."""
+
+    def write_files(self):
+        super().write_files()
+        first = replace(self.layout, nodes=tuple(n for n in self.nodes if n.name in FIRST))
+        for node in first.nodes:
+            _write_private(node.config_path, node_config_text(first, node))
+
+    async def start(self, *, timeout_s=TIMEOUT_S):
+        self.write_files()
+        for name in FIRST:
+            self.start_agent(name)
+        return await self.whole(2, timeout_s=timeout_s)
+
+    async def whole(self, standbys, *, timeout_s=TIMEOUT_S):
+        """Wait for a primary that so many standbys stream from, all of them in S."""
+
+        def is_whole(views):
+            primary = active_primary(views)
+            if primary is None or len(streaming_standbys(primary)) != standbys:
+                return None
+            return primary if len(primary.sync) == standbys else None
+
+        return await self.wait_until(is_whole, f"{standbys} standbys", timeout_s=timeout_s)
+
+
+@pytest.fixture
+async def cluster(test_bindir, keep_directories) -> AsyncIterator[GrowingCluster]:
+    os_user = ensure_os_user(print)
+    layout = plan_layout(make_directory(), nodes=5, bindir=test_bindir, os_user=os_user)
+    nodes = (*layout.nodes[:4], replace(layout.nodes[4], witness=True))
+    growing = GrowingCluster(replace(layout, nodes=nodes), say=print)
+    try:
+        await growing.start()
+        yield growing
+    except BaseException:
+        sys.stderr.write(growing.describe_logs(60))
+        raise
+    finally:
+        with trio.CancelScope(shield=True):
+            await growing.stop()
+        if not keep_directories:
+            growing.remove_directory()
+
+
+async def members(cluster, asked, *arguments):
+    """Run `metako members …` on a node; return its exit code, its JSON and what it says."""
+    node = cluster.node(asked)
+    result = await run_metako(
+        *("members", arguments[0], "-c", str(node.config_path), "--json", *arguments[1:]),
+        cwd=node.directory,
+        timeout_s=COMMAND_TIMEOUT_S,
+    )
+    told = json.loads(result.stdout) if result.stdout else {}
+    return result.returncode, told, result.stderr.decode()
+
+
+async def done(cluster, asked, *arguments):
+    code, told, said = await members(cluster, asked, *arguments)
+    assert code == 0, (told, said)
+    assert told["ok"] is True
+    return told
+
+
+async def document(cluster, name):
+    status = await trio.to_thread.run_sync(fetch_status, cluster.node(name).api_url, 3.0)
+    return status["document"]
+
+
+async def blocked(cluster, name):
+    status = await trio.to_thread.run_sync(fetch_status, cluster.node(name).api_url, 3.0)
+    return status.get("blocked") or ""
+
+
+async def eventually(check, what, *, timeout_s=TIMEOUT_S):
+    with trio.move_on_after(timeout_s):
+        while True:
+            with suppress(UnreachableError):  # its agent has yet to listen
+                found = await check()
+                if found:
+                    return found
+            await trio.sleep(0.1)
+    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+
+
+async def stop_agent(cluster, name):
+    """SIGTERM: the node stops in good order."""
+    agents = node_by_kind(cluster.node(name)).get(Kind.AGENT, [])
+    os.kill(agents[0].pid, signal.SIGTERM)
+
+    async def ended():
+        return cluster.agent_exit(name) is not None
+
+    await eventually(ended, f"{name} has stopped")
+
+
+def lose_record(cluster, name):
+    (cluster.node(name).state_dir / "record").unlink()
+
+
+async def test_a_cluster_grows_loses_a_host_for_good_and_shrinks(cluster, writer, monitor):
+    first = await cluster.whole(2)
+    # Strangers run, and are told what to do.
+    cluster.start_agent("n4")
+    cluster.start_agent("n5")
+
+    async def stranger_says():
+        return "metako members add n4" in await blocked(cluster, "n4")
+
+    await eventually(stranger_says, "n4 knows that it is no member")
+    assert postmaster_pid(cluster.node("n4")) is None
+    told = await done(cluster, "n2", "add", "n4")
+    assert told["membership"] == "voter"
+
+    async def votes():
+        return "n4" in (await document(cluster, "n4"))["voters"]
+
+    await eventually(votes, "n4 knows that it votes")
+    primary = await cluster.whole(3)
+    assert primary.node == first.node
+    assert primary.timeline == first.timeline
+    await done(cluster, "n3", "add", "n5")
+
+    async def grown():
+        shown = await document(cluster, first.node)
+        return (len(shown["voters"]), shown["witnesses"]) == (5, ["n5"])
+
+    await eventually(grown, "the primary knows of five voters")
+
+    # Its configuration names three members only, and so does that of the one that takes over.
+    await cluster.kill_host(first.node)
+    second = await cluster.wait_primary(timeout_s=TIMEOUT_S, other_than=first.node)
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    code, told, said = await members(cluster, second.node, "remove", second.node)
+    assert code == 1
+    assert "metako switchover" in (told.get("reason") or said)
+    await done(cluster, "n4", "remove", first.node)
+
+    async def removed():
+        return first.node not in (await document(cluster, "n5"))["voters"]
+
+    await eventually(removed, f"n5 knows that {first.node} was removed")
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+
+    # It comes back and is nobody: its server does not run, and it votes for nobody.
+    cluster.start_agent(first.node)
+
+    async def knows():
+        return "no member of the cluster" in await blocked(cluster, first.node)
+
+    await eventually(knows, f"{first.node} knows that it was removed")
+    assert postmaster_pid(cluster.node(first.node)) is None
+    code, told, _ = await members(cluster, first.node, "add", first.node)
+    assert (code, "one that does" in told["reason"]) == (1, True)
+    await done(cluster, "n4", "add", first.node)
+    await cluster.whole(3)
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    await assert_rows_exactly_once_on_members(cluster, writer)
+    monitor.assert_never_two_writable()
+
+
+async def test_a_lost_record_and_a_replaced_host_are_admitted_again(cluster, writer, monitor):
+    primary = await cluster.whole(2)
+    one, other = sorted(primary.sync)
+    await stop_agent(cluster, one)
+    lose_record(cluster, one)
+    cluster.start_agent(one)
+
+    async def lost():
+        return "lost its durable record" in await blocked(cluster, one)
+
+    await eventually(lost, f"{one} knows that it lost its record")
+
+    async def unlisted():
+        return one not in (await document(cluster, primary.node))["sync"]["nodes"]
+
+    await eventually(unlisted, f"commits do not wait for {one}")
+    told = await done(cluster, other, "add", one)
+    assert told["membership"] == "voter"
+    await cluster.whole(2)
+
+    # The other host burns down, and a new one with nothing takes its name.
+    await cluster.kill_host(other)
+    node = cluster.node(other)
+    shutil.rmtree(node.state_dir)
+    shutil.rmtree(node.data_dir)
+    cluster.start_agent(other)
+    await eventually(lambda: lost_record(cluster, other), f"{other} is new")
+    await done(cluster, primary.node, "add", other)
+    whole = await cluster.whole(2)
+    assert whole.node == primary.node
+
+    # Both count: the primary is lost, and each of the two votes is needed.
+    await cluster.kill_host(primary.node)
+    second = await cluster.wait_primary(timeout_s=TIMEOUT_S, other_than=primary.node)
+    assert second.node in (one, other)
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    cluster.start_agent(primary.node)
+    await cluster.whole(2)
+    await assert_rows_exactly_once_on_members(cluster, writer)
+    monitor.assert_never_two_writable()
+
+
+async def lost_record(cluster, name):
+    return "lost its durable record" in await blocked(cluster, name)
+
+
+async def assert_rows_exactly_once_on_members(cluster, writer):
+    views = await cluster.views()
+    data = [n for n in cluster.nodes if n.name in views and not n.witness]
+    shown = LocalCluster(replace(cluster.layout, nodes=tuple(data)))
+    await assert_rows_exactly_once(shown, writer)
