@@ -55,8 +55,8 @@ class Cost:
             text += f"; commits have waited for {', '.join(self.waited_for)}, which may have more"
         if self.without:
             text += (
-                f". {', '.join(self.without)} are members no longer: they must be off, and stay "
-                "so until they are added again, or there will be two clusters that take writes"
+                f". Members no longer: {', '.join(self.without)}. They must be off, and stay so "
+                "until they are added again, or there will be two clusters that take writes"
             )
         return text
 
@@ -120,9 +120,11 @@ def fail_over(
     agent = LocalAgent(socket)
     cost = replace(cost_of(agent.status(STATUS_TIMEOUT_S)), without=tuple(lost))
     tell = teller(as_json=as_json)
+    if not accepted and (as_json or not sys.stdin.isatty()):
+        raise UsageError(f"{cost.words()}. Whoever accepts that gives --accept-loss")
     tell(cost.words())
     if not accepted:
-        _ask(cost, as_json=as_json)
+        _ask(cost)
     watch = Watch(agent)
     try:
         answer = agent.order_failover(lost)
@@ -142,9 +144,7 @@ def fail_over(
         return interrupted(Ended(False, why, cost), as_json=as_json)
 
 
-def _ask(cost: Cost, *, as_json: bool) -> None:
-    if as_json or not sys.stdin.isatty():
-        raise UsageError(f"{cost.words()}. Whoever accepts that gives --accept-loss")
+def _ask(cost: Cost) -> None:
     gone = ", ".join(dict.fromkeys((cost.primary or "the old primary", *cost.without)))
     write_line(f"Off for good: {gone}. Is that so, and is that loss accepted?")
     if input(f"Type the name of this node, {cost.node}, to go on: ").strip() != cost.node:

@@ -108,8 +108,9 @@ class MemberCourse:
         """Take the newest status; return the change once it has come to an end."""
         self._latest = data
         now = self._standing()
-        certain = (object_at(data, "document") or {}).get("committed") is not False
-        if self._is_wanted(now) and certain:
+        if self._is_wanted(now):
+            if (object_at(data, "document") or {}).get("committed") is False:
+                return None  # on its way to a majority: it may yet come to nothing
             newer = _ref(data) != self._ref
             return self.outcome(after_s) if newer or after_s >= OLD_MAX_S else None
         if self._under_way(now):

@@ -128,5 +128,5 @@ def test_members_that_are_lost_are_named_and_what_that_means(node):
         *("--accept-loss", "--lost", "n1", "--lost", "n2"),
     )
     assert result.exit_code == 0, result.output
-    assert "n1, n2 are members no longer" in result.output.splitlines()[0]
+    assert "Members no longer: n1, n2." in result.output.splitlines()[0]
     assert orders == [("POST", "/failover", '{"accept_loss": true, "lost": ["n1", "n2"]}')]

@@ -556,3 +556,13 @@ def test_it_loads_no_driver_and_no_cryptography(node):
     result = run_python(code)
     assert (result.returncode, result.stdout) == (0, ""), result.stderr
     assert result.stderr.startswith("metako: no answer from ")
+
+
+def test_what_is_not_on_a_majority_yet_is_waited_for():
+    """The vote may yet come to nothing: until then it is neither done nor given up."""
+    course = MemberCourse(OUTSIDE, "n4", Wanted.VOTER, lambda _: None)
+    assert course.see(STREAMING, 1.0) is None
+    uncertain = {**VOTER, "document": {**VOTER["document"], "committed": False}}
+    assert course.see(uncertain, 2.0) is None
+    certain = {**VOTER, "document": {**VOTER["document"], "committed": True}}
+    assert course.see(certain, 3.0).ok
