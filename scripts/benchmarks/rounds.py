@@ -43,11 +43,13 @@ FAULTS: Mapping[str, str] = {
 }
 FROZEN = ("pause-host", "stop-agent")
 HARMLESS = ("kill-standby",)
+ENDS_BY_ITSELF = ("term-agent",)
 
 HEALTHY_TIMEOUT_S = 90.0
 RECOVERY_TIMEOUT_S = 40.0
 SETTLE_S = (0.3, 2.0)  # so that faults meet every moment between two heartbeats
 FROZEN_MORE_S = (0.0, 2.0)  # a frozen node stays so for a while after the recovery
+STOPS_WITHIN_S = 20.0  # a node that was told to stop, all its processes
 READ_TIMEOUT_S = 30.0
 ORDER_TIMEOUT_S = 20.0
 ROWS_AFTER = 5  # acknowledged to each kind of clients before a round counts as recovered
@@ -179,6 +181,11 @@ class SeriesRun:
         if fault in FROZEN:
             await trio.sleep(self._rng.uniform(*FROZEN_MORE_S))
             cluster.resume(victim)
+        if fault in ENDS_BY_ITSELF:
+            # Others may take writes before the last of its processes has ended.
+            with trio.move_on_after(STOPS_WITHIN_S):
+                while victim not in cluster.dead_nodes():  # noqa: ASYNC110 - a process is ending
+                    await trio.sleep(POLL_INTERVAL_S)
         for name in cluster.dead_nodes():
             cluster.start_agent(name)
         await cluster.wait_healthy(timeout_s=HEALTHY_TIMEOUT_S)
