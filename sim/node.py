@@ -71,6 +71,17 @@ class SimNode(Processes):
         self.server.kill()
         return True
 
+    def kill_backend(self) -> bool:
+        """kill -9 of a session's process: the postmaster ends all others, and itself."""
+        if self.server.process is not ProcessState.RUNNING or self.server.frozen:
+            return False
+        self.server.kill()
+        return True
+
+    def kill_receiver(self) -> bool:
+        """kill -9 of the WAL receiver: like that of a session's process."""
+        return self.server.receiver is not None and self.kill_backend()
+
     def kill_proxy(self) -> bool:
         """kill -9 of the workers; a running agent starts new ones."""
         proxy = self.proxy
@@ -190,6 +201,23 @@ class SimNode(Processes):
             return False
         self.server.thaw()
         return True
+
+    def pause_proxy(self) -> bool:
+        """SIGSTOP of the workers."""
+        return self.proxy is not None and self.proxy.freeze()
+
+    def resume_proxy(self) -> bool:
+        if self.proxy is None or not self.proxy.frozen or self.suspended:
+            return False
+        self.proxy.thaw()
+        return True
+
+    def pause_backend(self) -> bool:
+        """SIGSTOP of a session's process concerns its client alone, and is not modelled."""
+        return False
+
+    def resume_backend(self) -> bool:
+        return False
 
     def pause_host(self) -> bool:
         """SIGSTOP of everything; clocks go on."""

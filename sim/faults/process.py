@@ -35,18 +35,24 @@ _KILL: Mapping[str, Verb] = {
     "guard": lambda node: node.kill_guard(),
     "postgres": lambda node: node.kill_postgres(),
     "proxy": lambda node: node.kill_proxy(),
+    "backend": lambda node: node.kill_backend(),
+    "receiver": lambda node: node.kill_receiver(),
 }
 _PAUSE: Mapping[str, Verb] = {
     "host": lambda node: node.pause_host(),
     "agent": lambda node: node.pause_agent(),
     "guard": lambda node: node.pause_guard(),
     "postgres": lambda node: node.pause_postgres(),
+    "proxy": lambda node: node.pause_proxy(),
+    "backend": lambda node: node.pause_backend(),
 }
 _RESUME: Mapping[str, Verb] = {
     "host": lambda node: node.resume_host(),
     "agent": lambda node: node.resume_agent(),
     "guard": lambda node: node.resume_guard(),
     "postgres": lambda node: node.resume_postgres(),
+    "proxy": lambda node: node.resume_proxy(),
+    "backend": lambda node: node.resume_backend(),
 }
 RESTARTED = ("host", "agent")
 """Parts that nobody but the operator starts again."""

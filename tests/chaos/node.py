@@ -41,6 +41,11 @@ _POSTGRES = (Kind.POSTMASTER, Kind.POSTGRES, Kind.TOOL)
 _PROCESSES_OF = {"receive_stalled": "walreceiver", "replay_paused": "startup"}
 
 
+def _is_session(title: str) -> bool:
+    """Return whether a process of PostgreSQL, by its title, serves an application."""
+    return "(" in title and "walsender" not in title
+
+
 class RealClock:
     """The clocks of a node: the machine's, but for the wall clock that it is shown."""
 
@@ -278,6 +283,18 @@ class RealNode:
     def kill_proxy(self) -> bool:
         return self._signal(signal.SIGKILL, Kind.WORKER)
 
+    def kill_backend(self) -> bool:
+        """SIGKILL a session's process, whichever comes first."""
+        return self._kill_one(_is_session)
+
+    def kill_receiver(self) -> bool:
+        return self._kill_one(lambda title: "walreceiver" in title)
+
+    def _kill_one(self, is_meant: Callable[[str], bool]) -> bool:
+        found = [p for p in self._of(Kind.POSTGRES) if is_meant(" ".join(p.argv))]
+        send(found[:1], signal.SIGKILL)
+        return bool(found)
+
     def kill_postgres(self) -> bool:
         pid = postmaster_pid(self.layout)
         if pid is None:
@@ -314,6 +331,21 @@ class RealNode:
 
     def resume_guard(self) -> bool:
         return self._resume(Kind.GUARD)
+
+    def pause_proxy(self) -> bool:
+        return self._pause(Kind.WORKER)
+
+    def resume_proxy(self) -> bool:
+        return self._resume(Kind.WORKER)
+
+    def pause_backend(self) -> bool:
+        """SIGSTOP a session's process, whichever comes first."""
+        found = [p for p in self._of(Kind.POSTGRES) if _is_session(" ".join(p.argv))]
+        send(found[:1], signal.SIGSTOP)
+        return bool(found)
+
+    def resume_backend(self) -> bool:
+        return self._resume(Kind.POSTGRES)
 
     def pause_postgres(self) -> bool:
         self.server.frozen = True

@@ -15,6 +15,8 @@ from sim.streams import stream
 
 VERBS = (
     *("kill_host", "kill_agent", "kill_guard", "kill_postgres", "kill_proxy", "stop", "wake"),
+    *("kill_backend", "kill_receiver", "pause_proxy", "resume_proxy"),
+    *("pause_backend", "resume_backend"),
     *("pause_host", "pause_agent", "pause_guard", "pause_postgres"),
     *("resume_host", "resume_agent", "resume_guard", "resume_postgres"),
     *(
