@@ -114,9 +114,9 @@ class Core:
         known = self.hard.document
         if known is not None and known.cluster_id != document.cluster_id:
             return False
-        before = self.standing_in(known)
+        before = self.standing_as
         self.record(self.hard.with_document(document))
-        now = self.standing_in(document)
+        now = self.standing_as
         if now is before:
             return True
         if now is Standing.LOST:
@@ -146,12 +146,17 @@ class Core:
         return Standing.LOST if self.node in document.members() else Standing.STRANGER
 
     @property
-    def voting(self) -> bool:
-        """Return whether nothing that is known speaks against this node's standing and voting."""
+    def standing_as(self) -> Standing:
+        """Return what this node is by the newest document that it has seen."""
         judged, document = self._judged, self.hard.document
         if judged is None or judged[0] is not document:
             judged = self._judged = (document, self.standing_in(document))
-        return judged[1] is Standing.COUNTS
+        return judged[1]
+
+    @property
+    def voting(self) -> bool:
+        """Return whether nothing that is known speaks against this node's standing and voting."""
+        return self.standing_as is Standing.COUNTS
 
     @property
     def may_vote(self) -> bool:
@@ -165,7 +170,7 @@ class Core:
     @property
     def removed(self) -> bool:
         """Return whether this node is no member by the newest document that it has seen."""
-        return not self.voting and self.standing_in(self.document) is Standing.STRANGER
+        return self.standing_as is Standing.STRANGER
 
     @property
     def document(self) -> ClusterDocument | None:

@@ -6,12 +6,12 @@ again, because its answer was lost, is not done again. It does not know what an 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from metako.election.handover import Handover
 from metako.election.members import MemberChanges
 from metako.model.instant import Instant
-from metako.model.orders import Order, OrderAnswer, OrderKind
+from metako.model.orders import Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -36,11 +36,20 @@ class Decisions:
         known = self._answers.get(order.order_id)
         if known is not None:
             return known
-        about_members = order.kind in (OrderKind.ADD_MEMBER, OrderKind.REMOVE_MEMBER)
-        judge = self._members.judge if about_members else self._handover.judge
-        answer = judge(now, order, leader)
+        answer = self._judge(now, order, leader)
         if answer is not None:
             self._answers[order.order_id] = answer
             while len(self._answers) > ANSWERS_REMEMBERED_MAX:
                 del self._answers[next(iter(self._answers))]
         return answer
+
+    def _judge(self, now: Instant, order: Order, leader: Leader) -> OrderAnswer | None:
+        match order.kind:
+            case OrderKind.SWITCHOVER | OrderKind.CANCEL_SWITCHOVER:
+                return self._handover.judge(now, order, leader)
+            case OrderKind.ADD_MEMBER | OrderKind.REMOVE_MEMBER:
+                return self._members.judge(now, order, leader)
+            case OrderKind.FAILOVER:
+                return refused(order, "it is for the node that is to lead, and is not carried")
+            case _:
+                assert_never(order.kind)

@@ -249,14 +249,7 @@ class MemberChanges:
             if voter and (not leader.lease.settled or self._needed(document, node)):
                 continue
             self._tell(node, "it is no member any more")
-            return _next(
-                document,
-                voters=_without(document.voters, node),
-                learners=_without(document.learners, node),
-                witnesses=_without(document.witnesses, node),
-                records=tuple(r for r in document.records if r.node != node),
-                leaving=_without(document.leaving, node),
-            )
+            return _next(document.without((node,)))
         return None
 
     def _record_learners(self, document: ClusterDocument) -> ClusterDocument | None:

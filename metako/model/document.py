@@ -179,10 +179,7 @@ class ClusterDocument:
 
         Before the version that took its record in it may be the answer of another record.
         """
-        for record in self.records:
-            if record.node == node:
-                return held >= record.since
-        return True
+        return held >= self.record_of(node).since
 
     def admits(self, node: NodeId, record_id: RecordId) -> bool:
         """Return whether a node with that durable record is a member and counts as one."""

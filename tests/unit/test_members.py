@@ -220,19 +220,42 @@ def test_no_vote_is_given_while_the_new_voters_do_not_renew_the_lease():
     assert E in made.document.voters
 
 
-def test_a_change_of_voters_is_committed_by_majorities_of_the_old_and_the_new():
-    made = office(replace(RECORDED, learners=(D,)))
-    made.know(known(D))
-    made.answering |= {D}
+def test_a_vote_that_is_given_takes_a_majority_of_those_that_there_are_then():
+    made = office(replace(RECORDED, learners=(D,)), answering=(A, B, C, D))
     ask(made, add(D))
+    made.run(600)  # d has the newest document, and does not stream
+    made.answering.clear()
     with_streaming(made, B, C, D)
-    made.answering -= {C, D}
-    made.run(100)
+    proposal = made.leader.proposal
+    assert proposal is not None
+    assert proposal.voters == (A, B, C, D)
+    made.receive(B, DocumentAck(Term(4), proposal.ref))  # two of four
+    assert made.leader.proposal is proposal
+    made.receive(D, DocumentAck(Term(4), proposal.ref))
+    assert made.document == proposal
+
+
+def test_a_vote_that_is_taken_takes_a_majority_of_those_that_there_were():
+    made = office(replace(RECORDED, voters=(A, B, C, D), sync=SyncSet()))
+    made.answering.clear()
+    made.give(remove(D))
+    for node in (B, C):
+        made.receive(node, DocumentAck(Term(4), made.leader.proposal.ref))
+    proposal = made.leader.proposal
+    assert proposal.voters == (A, B, C)
+    made.receive(B, DocumentAck(Term(4), proposal.ref))  # two of three, and of four
+    assert made.leader.proposal is proposal
+    made.receive(C, DocumentAck(Term(4), proposal.ref))
+    assert made.document == proposal
+
+
+def test_a_failover_is_no_order_for_a_leader():
+    made = office()
+    order = Order("f", OrderKind.FAILOVER)
+    answer = made.leader.answer(made.now, order)
+    assert not answer.accepted
+    assert "the node that is to lead" in answer.reason
     assert made.leader.proposal is None
-    made.answering |= {D}
-    made.run(300)
-    # a, b and d are three of the four; a and b are two of the three.
-    assert D in made.document.voters
 
 
 def test_answers_by_an_older_document_than_its_record_do_not_count():
