@@ -7,9 +7,10 @@ loses power leaves what was durable; a suspended host leaves everything, later.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metako.cluster.ready import StopRequested
-from metako.model.ids import NodeId
-from metako.model.orders import Order, OrderKind
+from metako.model.orders import Order
 from metako.model.postgres import ProcessState
 from metako.wire.slots import SLOT_BYTES, SLOTS
 from sim.heap import NS_PER_MS, NS_PER_S
@@ -126,20 +127,12 @@ class SimNode(Processes):
         self.agent.give(StopRequested())
         return True
 
-    def order(
-        self,
-        kind: OrderKind,
-        target: NodeId | None,
-        timeout_ms: int,
-        *,
-        voter: bool = True,
-        lost: tuple[NodeId, ...] = (),
-    ) -> bool:
-        """Give the agent an operator's order."""
+    def order(self, order: Order) -> bool:
+        """Give the agent an operator's order, under an id of this node's."""
         if self.agent is None or not self.agent.alive:
             return False
         self.orders += 1
-        order = Order(f"{self.name}-{self.orders}", kind, target, timeout_ms, voter, lost)
+        order = replace(order, order_id=f"{self.name}-{self.orders}")
         self.world.watch.ordered(self, order)
         self.agent.give(order)
         return True

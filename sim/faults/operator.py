@@ -5,10 +5,8 @@ No disturbance by itself. A refused order changes nothing, and nobody waits here
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from metako.model.ids import NodeId
-from metako.model.orders import OrderKind
+from metako.model.orders import Order, OrderKind
 from sim.faults.arguments import Argument, Type
 from sim.faults.fault import Fault
 from sim.faults.kind import Family, FaultKind, Skipped, Undo, names
@@ -29,22 +27,23 @@ def _switchover(site: Site, fault: Fault) -> Undo | Skipped | None:
     timeout = fault.get("timeout")
     assert isinstance(timeout, int)
     target = NodeId(wanted[0]) if wanted else None
-    return _give(site, fault, OrderKind.SWITCHOVER, target, timeout // 1_000_000)
+    return _give(site, fault, Order("", OrderKind.SWITCHOVER, target, timeout // 1_000_000))
 
 
 def _cancel(site: Site, fault: Fault) -> Undo | Skipped | None:
-    return _give(site, fault, OrderKind.CANCEL_SWITCHOVER, None, 0)
+    return _give(site, fault, Order("", OrderKind.CANCEL_SWITCHOVER))
 
 
 def _fail_over(site: Site, fault: Fault) -> Undo | Skipped | None:
     lost = names(fault, "lost") if fault.get("lost") is not None else ()
-    return _give(site, fault, OrderKind.FAILOVER, None, 0, lost=lost)
+    return _give(site, fault, Order("", OrderKind.FAILOVER, lost=tuple(map(NodeId, lost))))
 
 
 def _add(site: Site, fault: Fault) -> Undo | Skipped | None:
     (member,) = names(fault, "member")
     voter = fault.get("learner") is not True
-    skipped = _give(site, fault, OrderKind.ADD_MEMBER, NodeId(member), 0, voter=voter)
+    order = Order("", OrderKind.ADD_MEMBER, NodeId(member), voter=voter)
+    skipped = _give(site, fault, order)
     if skipped is None:
         # From now on it may count by the record that it has, if it has lost another one.
         site.node(member).invited = True
@@ -53,24 +52,13 @@ def _add(site: Site, fault: Fault) -> Undo | Skipped | None:
 
 def _remove(site: Site, fault: Fault) -> Undo | Skipped | None:
     (member,) = names(fault, "member")
-    return _give(site, fault, OrderKind.REMOVE_MEMBER, NodeId(member), 0)
+    return _give(site, fault, Order("", OrderKind.REMOVE_MEMBER, NodeId(member)))
 
 
-def _give(
-    site: Site,
-    fault: Fault,
-    kind: OrderKind,
-    target: NodeId | None,
-    timeout_ms: int,
-    *,
-    voter: bool = True,
-    lost: Sequence[str] = (),
-) -> Skipped | None:
+def _give(site: Site, fault: Fault, order: Order) -> Skipped | None:
+    """Give an order to whom a fault names; the node gives it an id."""
     (asked,) = names(fault, "node")
-    given_up = tuple(map(NodeId, lost))
-    if not site.node(asked).order(kind, target, timeout_ms, voter=voter, lost=given_up):
-        return Skipped("no agent runs there")
-    return None
+    return None if site.node(asked).order(order) else Skipped("no agent runs there")
 
 
 KINDS: tuple[FaultKind, ...] = (

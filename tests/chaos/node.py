@@ -31,8 +31,7 @@ from metako.demo.processes import (
     send,
 )
 from metako.demo.view import NodeView, is_active_primary
-from metako.model.ids import NodeId
-from metako.model.orders import OrderKind
+from metako.model.orders import Order, OrderKind
 
 SWEEPS_MAX = 200
 SWEEP_PAUSE_S = 0.005
@@ -230,27 +229,22 @@ class RealNode:
         """SIGTERM to the agent: the clean way down."""
         return self._signal(signal.SIGTERM, Kind.AGENT)
 
-    def order(
-        self,
-        kind: OrderKind,
-        target: NodeId | None,
-        timeout_ms: int,
-        *,
-        voter: bool = True,
-        lost: tuple[NodeId, ...] = (),
-    ) -> bool:
+    def order(self, order: Order) -> bool:
         """Give the agent an order by its socket; whatever it answers is not waited for."""
         asks: dict[OrderKind, tuple[str, object]] = {
             OrderKind.SWITCHOVER: (
                 "POST /switchover",
-                {"to": target, "timeout_s": max(1, timeout_ms // 1000)},
+                {"to": order.target, "timeout_s": max(1, order.timeout_ms // 1000)},
             ),
             OrderKind.CANCEL_SWITCHOVER: ("DELETE /switchover", None),
-            OrderKind.FAILOVER: ("POST /failover", {"accept_loss": True, "lost": lost}),
-            OrderKind.ADD_MEMBER: ("POST /members", {"node": target, "learner": not voter}),
-            OrderKind.REMOVE_MEMBER: (f"DELETE /members/{target}", None),
+            OrderKind.FAILOVER: ("POST /failover", {"accept_loss": True, "lost": order.lost}),
+            OrderKind.ADD_MEMBER: (
+                "POST /members",
+                {"node": order.target, "learner": not order.voter},
+            ),
+            OrderKind.REMOVE_MEMBER: (f"DELETE /members/{order.target}", None),
         }
-        line, body = asks[kind]
+        line, body = asks[order.kind]
         text = "" if body is None else json.dumps(body)
         head = f"{line} HTTP/1.1\r\nHost: metako\r\n"
         try:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, Term
-from metako.model.orders import OrderKind
+from metako.model.orders import Order
 from sim.faults import Fault
 from sim.heap import Heap
 from sim.network import Network
@@ -100,17 +100,9 @@ class FakeNode:
     def slow_agent(self, step_ms: float) -> bool:
         return self._do("slow_agent", step_ms)
 
-    def order(
-        self,
-        kind: OrderKind,
-        target: NodeId | None,
-        timeout_ms: int,
-        *,
-        voter: bool = True,
-        lost: tuple[NodeId, ...] = (),
-    ) -> bool:
-        learner = () if voter else ("learner",)
-        return self._do("order", kind, target, *learner, *lost)
+    def order(self, order: Order) -> bool:
+        learner = () if order.voter else ("learner",)
+        return self._do("order", order.kind, order.target, *learner, *order.lost)
 
     def set_clock_rate(self, ppm: int) -> bool:
         self.clock.rate_ppm = ppm

@@ -54,7 +54,7 @@ def listen(world: Stage) -> list[OrderAnswer]:
 
 
 def fail_over(world: Stage, node: NodeId) -> None:
-    assert world.nodes[node].order(OrderKind.FAILOVER, None, 0)
+    assert world.nodes[node].order(Order("", OrderKind.FAILOVER))
 
 
 def detached_standby() -> PostgresObserved:

@@ -15,7 +15,7 @@ from metako.cluster.ready import Tick
 from metako.model.document import Durability, SyncSet
 from metako.model.events import EventName
 from metako.model.ids import NodeId
-from metako.model.orders import OrderAnswer, OrderKind
+from metako.model.orders import Order, OrderAnswer, OrderKind
 from metako.postgres.steps import ApplySettings, Detach, Start, Stop
 from metako.wire.messages import OrderReply, PreVoteRequest, Release
 from sim.heap import NS_PER_S
@@ -83,11 +83,11 @@ def watched(world: Stage) -> Notes:
 
 
 def order(world: Stage, at: NodeId, to: NodeId | None = None, timeout_ms: int = 3000) -> None:
-    assert world.nodes[at].order(OrderKind.SWITCHOVER, to, timeout_ms)
+    assert world.nodes[at].order(Order("", OrderKind.SWITCHOVER, to, timeout_ms))
 
 
 def cancel(world: Stage, at: NodeId) -> None:
-    assert world.nodes[at].order(OrderKind.CANCEL_SWITCHOVER, None, 0)
+    assert world.nodes[at].order(Order("", OrderKind.CANCEL_SWITCHOVER))
 
 
 def switch(world: Stage, at: NodeId, to: NodeId | None = None) -> float:
