@@ -1,45 +1,21 @@
-"""An operator has a node lead that may lack commits, in a cluster of two servers and a witness."""
+"""Failovers that may lose commits: by an operator's order, and with durability `async`."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 import trio
 from harness import end_writer, run_metako, wait_writes
+from own_cluster import TIMEOUT_S, blocked, eventually, own_cluster, status
 from writer import steady_writer
 
-from metako.api.client import fetch_status
 from metako.demo.cluster import LocalCluster
-from metako.demo.layout import plan_layout
-from metako.demo.prepare import ensure_os_user, make_directory
+from metako.demo.processes import postmaster_pid
+from metako.demo.view import active_primary, streaming_standbys
 from metako.demo.writer import rows_on
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-TIMEOUT_S = 60.0
-
-
-@pytest.fixture
-async def cluster(test_bindir, keep_directories) -> AsyncIterator[LocalCluster]:
-    os_user = ensure_os_user(print)
-    layout = plan_layout(make_directory(), nodes=3, bindir=test_bindir, os_user=os_user)
-    nodes = (*layout.nodes[:2], replace(layout.nodes[2], witness=True))
-    pair = LocalCluster(replace(layout, nodes=nodes), say=print)
-    try:
-        await pair.start()
-        yield pair
-    except BaseException:
-        sys.stderr.write(pair.describe_logs(60))
-        raise
-    finally:
-        with trio.CancelScope(shield=True):
-            await pair.stop()
-        if not keep_directories:
-            pair.remove_directory()
 
 
 async def failover(cluster, name, *options):
@@ -51,11 +27,28 @@ async def failover(cluster, name, *options):
     return result.returncode, told, result.stderr.decode()
 
 
-async def status(cluster, name):
-    return await trio.to_thread.run_sync(fetch_status, cluster.node(name).api_url, 3.0)
+async def nobody_leads(cluster, name, seconds):
+    """Wait until a node shows that there is no primary, and that none comes for a while."""
+
+    async def waits():
+        return "no primary" in await blocked(cluster, name)
+
+    await eventually(waits, f"{name} shows that nobody leads")
+    with trio.move_on_after(seconds):
+        while True:
+            assert (await status(cluster, name))["primary"] is None
+            await trio.sleep(0.2)
 
 
-async def test_a_standby_that_was_away_leads_when_told_and_not_before(cluster):
+async def test_a_standby_that_was_away_leads_when_told_and_not_before(
+    test_bindir, keep_directories
+):
+    shape = {"nodes": 3, "last_is_witness": True}
+    async with own_cluster(test_bindir, keep=keep_directories, **shape) as cluster:
+        await led_by_order(cluster)
+
+
+async def led_by_order(cluster):
     primary = await cluster.wait_healthy(timeout_s=TIMEOUT_S)
     (standby,) = primary.sync
     async with steady_writer(cluster, "by_order") as writer:
@@ -70,12 +63,8 @@ async def test_a_standby_that_was_away_leads_when_told_and_not_before(cluster):
         await wait_writes(writer, timeout_s=20, rows=100)
         await cluster.kill_host(primary.node)
         cluster.start_agent(standby)
-        with trio.move_on_after(8):
-            while True:
-                await trio.sleep(0.2)
-                assert not writer.record.count_after(0) < 0
+        await nobody_leads(cluster, standby, 5)
         shown = await status(cluster, standby)
-        assert shown["primary"] is None
         assert f"the promise of {primary.node}" in shown["blocked"]
 
         code, told, said = await failover(cluster, standby, "--accept-loss")
@@ -93,3 +82,87 @@ async def test_a_standby_that_was_away_leads_when_told_and_not_before(cluster):
         assert aside
         view = await status(cluster, primary.node)
         assert view["document"]["timelines"][-1]["reason"] == "failover by order"
+
+
+async def test_the_last_of_three_goes_on_without_the_others(test_bindir, keep_directories):
+    async with own_cluster(test_bindir, keep=keep_directories, nodes=3) as cluster:
+        primary = await cluster.wait_healthy(timeout_s=TIMEOUT_S)
+        last, other = sorted(primary.sync)
+        async with steady_writer(cluster, "without") as writer:
+            await wait_writes(writer, timeout_s=15)
+            code, told, _ = await failover(cluster, last, "--accept-loss", "--lost", other)
+            assert (code, "leads" in told["reason"]) == (1, True)
+            await cluster.kill_host(primary.node)
+            await cluster.kill_host(other)
+            await nobody_leads(cluster, last, 1)
+            lost = ("--lost", primary.node, "--lost", other)
+            await until_dead(cluster, last, primary.node, other)
+            code, told, said = await failover(cluster, last, "--accept-loss", *lost)
+            assert code == 0, (told, said)
+            await wait_writes(writer, timeout_s=20)
+            await end_writer(writer)
+        document = (await status(cluster, last))["document"]
+        assert document["voters"] == [last]
+        assert document["timelines"][-1]["reason"].startswith("failover by order, without ")
+        rows = await rows_on(cluster.layout, cluster.node(last), writer.table, timeout_s=10)
+        assert writer.record.acknowledged
+        # Every commit waited for one of two, and this may have been the other one.
+        assert len(set(writer.record.acknowledged) - set(rows)) < 20
+        # One that is switched on again is nobody.
+        cluster.start_agent(other)
+
+        async def knows():
+            return "no member" in await blocked(cluster, other)
+
+        await eventually(knows, f"{other} knows that it is no member")
+        assert postmaster_pid(cluster.node(other)) is None
+
+
+async def test_async_fails_over_to_a_standby_that_is_hardly_behind(test_bindir, keep_directories):
+    async with own_cluster(
+        test_bindir, keep=keep_directories, nodes=3, durability="async", make=Unlisted
+    ) as cluster:
+        primary = await cluster.wait_primary(timeout_s=TIMEOUT_S)
+        async with steady_writer(cluster, "unlisted") as writer:
+            await wait_writes(writer, timeout_s=15, rows=50)
+            await cluster.kill_host(primary.node)
+            second = await cluster.wait_primary(timeout_s=TIMEOUT_S, other_than=primary.node)
+            await wait_writes(writer, timeout_s=20)
+            cluster.start_agent(primary.node)
+            await cluster.start_streaming()
+            await end_writer(writer)
+        assert second.sync == ()
+        rows = await rows_on(cluster.layout, cluster.node(second.node), writer.table, timeout_s=10)
+        # What was on its way is lost, and nothing that was there a second before.
+        assert len(set(writer.record.acknowledged) - set(rows)) < 100
+        assert len(set(rows)) > 50
+
+
+class Unlisted(LocalCluster):
+    """One of which no standby is listed: it is whole when they stream."""
+
+    async def start(self, *, timeout_s=TIMEOUT_S):
+        self.write_files()
+        for node in self.nodes:
+            self.start_agent(node.name)
+        return await self.start_streaming(timeout_s=timeout_s)
+
+    async def start_streaming(self, *, timeout_s=TIMEOUT_S):
+        """Wait until all others stream from the primary."""
+
+        def streams(views):
+            found = active_primary(views)
+            others = len(self.nodes) - 1
+            return found if found and len(streaming_standbys(found)) == others else None
+
+        return await self.wait_until(streams, "standbys that stream", timeout_s=timeout_s)
+
+
+async def until_dead(cluster, asked, *names):
+    """Wait until a node holds others for dead: before that they may be alive to it."""
+
+    async def dead():
+        members = (await status(cluster, asked))["members"]
+        return all(m["state"] == "dead" for m in members if m["node"] in names)
+
+    await eventually(dead, f"{asked} holds {', '.join(names)} for dead")

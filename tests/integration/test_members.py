@@ -6,27 +6,21 @@ import json
 import os
 import shutil
 import signal
-import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-import trio
 from harness import assert_rows_exactly_once, run_metako, wait_writes
+from own_cluster import TIMEOUT_S, blocked, eventually, own_cluster, status
 
-from metako.api.client import fetch_status
 from metako.demo.cluster import LocalCluster, _write_private
-from metako.demo.layout import node_config_text, plan_layout
-from metako.demo.prepare import ensure_os_user, make_directory
+from metako.demo.layout import node_config_text
 from metako.demo.processes import Kind, node_by_kind, postmaster_pid
 from metako.demo.view import active_primary, streaming_standbys
-from metako.model.errors import UnreachableError
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FIRST = ("n1", "n2", "n3")
-TIMEOUT_S = 60.0
 COMMAND_TIMEOUT_S = 90.0
 WRITES_TIMEOUT_S = 15.0
 
@@ -60,21 +54,9 @@ class GrowingCluster(LocalCluster):
 
 @pytest.fixture
 async def cluster(test_bindir, keep_directories) -> AsyncIterator[GrowingCluster]:
-    os_user = ensure_os_user(print)
-    layout = plan_layout(make_directory(), nodes=5, bindir=test_bindir, os_user=os_user)
-    nodes = (*layout.nodes[:4], replace(layout.nodes[4], witness=True))
-    growing = GrowingCluster(replace(layout, nodes=nodes), say=print)
-    try:
-        await growing.start()
+    shape = {"nodes": 5, "last_is_witness": True, "make": GrowingCluster}
+    async with own_cluster(test_bindir, keep=keep_directories, **shape) as growing:
         yield growing
-    except BaseException:
-        sys.stderr.write(growing.describe_logs(60))
-        raise
-    finally:
-        with trio.CancelScope(shield=True):
-            await growing.stop()
-        if not keep_directories:
-            growing.remove_directory()
 
 
 async def members(cluster, asked, *arguments):
@@ -97,24 +79,7 @@ async def done(cluster, asked, *arguments):
 
 
 async def document(cluster, name):
-    status = await trio.to_thread.run_sync(fetch_status, cluster.node(name).api_url, 3.0)
-    return status["document"]
-
-
-async def blocked(cluster, name):
-    status = await trio.to_thread.run_sync(fetch_status, cluster.node(name).api_url, 3.0)
-    return status.get("blocked") or ""
-
-
-async def eventually(check, what, *, timeout_s=TIMEOUT_S):
-    with trio.move_on_after(timeout_s):
-        while True:
-            with suppress(UnreachableError):  # its agent has yet to listen
-                found = await check()
-                if found:
-                    return found
-            await trio.sleep(0.1)
-    raise AssertionError(f"not within {timeout_s:g} s: {what}")
+    return (await status(cluster, name))["document"]
 
 
 async def stop_agent(cluster, name):
@@ -143,6 +108,9 @@ async def test_a_cluster_grows_loses_a_host_for_good_and_shrinks(cluster, writer
 
     await eventually(stranger_says, "n4 knows that it is no member")
     assert postmaster_pid(cluster.node("n4")) is None
+    told = await done(cluster, "n2", "add", "n4", "--learner")
+    assert told["membership"] == "learner"
+    assert (await document(cluster, "n2"))["voters"] == list(FIRST)
     told = await done(cluster, "n2", "add", "n4")
     assert told["membership"] == "voter"
 
