@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from metako import __version__
 from metako.cli.failure import reported
 from metako.cli.members_app import build_members_app
-from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen
+from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen, timeout_option
 from metako.cli.output import write_json, write_line
 from metako.cli.target import agent_socket, api_url, load_config, psql_url
 from metako.model.errors import UsageError
@@ -138,12 +138,10 @@ def _switchover(
     ] = None,
     timeout: Annotated[
         float,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            min=TIMEOUT_MIN_S,
-            max=TIMEOUT_MAX_S,
-            help="Give up unless the target is ready to take over by then.",
+        timeout_option(
+            "Give up unless the target is ready to take over by then.",
+            low=TIMEOUT_MIN_S,
+            high=TIMEOUT_MAX_S,
         ),
     ] = float(TIMEOUT_DEFAULT_S),
     cancel: Annotated[
@@ -181,13 +179,7 @@ def _failover(
     ] = False,
     timeout: Annotated[
         float,
-        typer.Option(
-            "--timeout",
-            metavar="SECONDS",
-            min=TIMEOUT_MIN_S,
-            max=TIMEOUT_MAX_S,
-            help="Stop watching after so long.",
-        ),
+        timeout_option("Stop watching after so long.", low=TIMEOUT_MIN_S, high=TIMEOUT_MAX_S),
     ] = float(TIMEOUT_DEFAULT_S),
     as_json: Json = False,
 ) -> int:

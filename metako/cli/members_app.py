@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from metako.cli.failure import reported
-from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen
+from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen, timeout_option
 from metako.cli.target import agent_socket, api_url
 from metako.model.errors import UsageError
 
@@ -19,12 +19,8 @@ FOLLOW_TIMEOUT_MAX_S = 604_800.0
 Node = Annotated[str, typer.Argument(metavar="NODE", show_default=False, help="Its name.")]
 Follow = Annotated[
     float,
-    typer.Option(
-        "--timeout",
-        metavar="SECONDS",
-        min=1,
-        max=FOLLOW_TIMEOUT_MAX_S,
-        help="Stop watching after so long; the change itself goes on.",
+    timeout_option(
+        "Stop watching after so long; the change itself goes on.", low=1, high=FOLLOW_TIMEOUT_MAX_S
     ),
 ]
 NoWait = Annotated[

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from metako.cli.target import DEFAULT_CONFIG
 
@@ -31,6 +32,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, max=60, help="Seconds to wait for the agent.")
 ]
+
+
+def timeout_option(text: str, *, low: float, high: float) -> OptionInfo:
+    """Return the option `--timeout` of a command that follows what it has ordered."""
+    option: OptionInfo = typer.Option("--timeout", metavar="SECONDS", min=low, max=high, help=text)
+    return option
 
 
 def chosen(ctx: typer.Context, config: Path | None, api: str | None = None) -> Path | None:

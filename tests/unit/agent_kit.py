@@ -7,6 +7,8 @@ import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+from program_kit import run_python
+
 from metako.cli import follow
 
 
@@ -75,3 +77,19 @@ def node_with_agent(short_directory, monkeypatch):
     return SimpleNamespace(
         file=file, socket=short_directory / "state/run/agent.sock", time=fake, clock=clock
     )
+
+
+def assert_asks_without_heavy_modules(node, *command):
+    """Run a command where no agent answers, as a program: it has to fail fast, and fail well."""
+    argv = ["metako", *command, "-c", str(node.file)]
+    code = (
+        f"import sys; sys.argv = {argv!r}\n"
+        "from metako.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert e.code == 11, e.code\n"
+        "heavy = {'trio', 'asyncpg', 'cryptography', 'loguru', 'starlette', 'msgpack'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    result = run_python(code)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+    assert result.stderr.startswith("metako: no answer from ")

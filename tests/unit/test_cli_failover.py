@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from agent_kit import node_with_agent, scripted_agent
+from agent_kit import assert_asks_without_heavy_modules, node_with_agent, scripted_agent
 from typer.testing import CliRunner
 
 from metako.api.orders import failover_order
@@ -130,3 +130,8 @@ def test_members_that_are_lost_are_named_and_what_that_means(node):
     assert result.exit_code == 0, result.output
     assert "Members no longer: n1, n2." in result.output.splitlines()[0]
     assert orders == [("POST", "/failover", '{"accept_loss": true, "lost": ["n1", "n2"]}')]
+
+
+@pytest.mark.slow
+def test_it_loads_no_driver_and_no_cryptography(node):
+    assert_asks_without_heavy_modules(node, "failover", "--accept-loss")

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from agent_kit import node_with_agent, scripted_agent
-from program_kit import run_python
+from agent_kit import assert_asks_without_heavy_modules, node_with_agent, scripted_agent
 from typer.testing import CliRunner
 
 from metako.cli import follow, switchover
@@ -259,14 +258,4 @@ def test_the_status_command_shows_what_is_under_way():
 
 @pytest.mark.slow
 def test_it_loads_no_driver_and_no_cryptography(node):
-    code = (
-        f"import sys; sys.argv = ['metako', 'switchover', '-c', {str(node.file)!r}]\n"
-        "from metako.cli.main import main\n"
-        "try: main()\n"
-        "except SystemExit as e: assert e.code == 11, e.code\n"
-        "heavy = {'trio', 'asyncpg', 'cryptography', 'loguru', 'starlette', 'msgpack'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-    )
-    result = run_python(code)
-    assert (result.returncode, result.stdout) == (0, ""), result.stderr
-    assert result.stderr.startswith("metako: no answer from ")
+    assert_asks_without_heavy_modules(node, "switchover")
