@@ -249,7 +249,8 @@ class MemberChanges:
             if voter and (not leader.lease.settled or self._needed(document, node)):
                 continue
             self._tell(node, "it is no member any more")
-            return _next(document.without((node,)))
+            gone = document.without((node,))
+            return _next(gone, sync=document.sync)  # which never shrinks but by its own rules
         return None
 
     def _record_learners(self, document: ClusterDocument) -> ClusterDocument | None:
