@@ -117,8 +117,9 @@ if [ "$mode" = fast ]; then
     note "passed (without integration tests)"
     exit 0
 fi
+# On every core: the simulator's tests are half of the time, and none of these measures time.
 step "unit, property, golden and driver tests" run_pytest tests --ignore=tests/integration \
-    --ignore=tests/e2e
+    --ignore=tests/e2e -n auto
 last=(tests/integration)
 if [ -d tests/e2e ]; then last+=(tests/e2e); fi
 explore
