@@ -93,7 +93,7 @@ class SimProxy:
 
     def replicas(self) -> tuple[NodeId, ...]:
         """Return the servers that reads may go to."""
-        return tuple(r.node for r in self.table.replicas) if self.table is not None else ()
+        return tuple(replica.node for replica in self._routes.replicas)
 
     def primary(self) -> NodeId | None:
         """Return whom a new session would be led to now."""

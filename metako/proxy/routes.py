@@ -5,8 +5,9 @@ where a new session may go, and whether a session that exists may stay.
 
 Three rules, and the reason for each:
 
-* A table of a lower term than the latest is ignored. It comes from an agent that knows less than
-  its predecessor did, and following it could mean writing to a deposed server.
+* Of a table of a lower term than the latest only the list of replicas is taken. It comes from an
+  agent that knows less than its predecessor did, as one that has lost its record: following it
+  could mean writing to a deposed server. Which standbys are fit to serve reads it does know.
 * A session belongs to `(term, node)`. It ends as soon as a higher term or another node is known,
   also when the same node leads again: its server was restarted or promoted in between. It does
   not end because a table says "no primary" in the same term, or because tables stop coming: a
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.instant import NS_PER_S
-from metako.model.routing import RoutingTable
+from metako.model.routing import RouteTarget, RoutingTable
 
 # A table without a primary is valid for no time at all, and the agent may just be restarting.
 AGENT_AWAY_MIN_NS = 2 * NS_PER_S
@@ -56,13 +57,15 @@ class Routes:
         # The newest primary of the newest term, also when a later table says "none": sessions to
         # it may still exist. None before the first, and after a higher term without a primary.
         self._last: Route | None = None
+        self.replicas: tuple[RouteTarget, ...] = ()  # that serve reads, as last heard
 
     @property
     def term(self) -> Term:
         return Term(0) if self._table is None else self._table.term
 
     def receive(self, table: RoutingTable, now_ns: int) -> bool:
-        """Replace the table; return False if `table` is of a lower term and was ignored."""
+        """Replace the table; return False if `table` is of a lower term: only its replicas count."""
+        self.replicas = table.replicas
         if self._table is not None and table.term < self._table.term:
             return False
         if table.term > self.term:

@@ -47,6 +47,16 @@ def test_lower_term_is_ignored() -> None:
     assert routes.current(1) == route(5, "b")
 
 
+def test_replicas_are_taken_from_a_table_of_a_lower_term() -> None:
+    # An agent that lost its record knows no term, but sees that the server follows nobody.
+    replica = RouteTarget(NodeId("c"), Address("127.0.0.1", 5432))
+    routes = Routes()
+    routes.receive(RoutingTable(Term(5), None, (replica,), 0), 0)
+    assert routes.replicas == (replica,)
+    assert not routes.receive(table(0, None), 0)
+    assert routes.replicas == ()
+
+
 def test_no_primary_in_the_same_term_keeps_sessions_and_admits_none() -> None:
     routes = Routes()
     routes.receive(table(5, "a"), 0)
