@@ -163,6 +163,8 @@ class SimAgent:
         self._busy = False
         if self.alive and not self.paused:
             self._drain()
+            if not self._busy:
+                self._arm()  # a deadline that came meanwhile was let pass
 
     def _drain(self) -> None:
         while self._inbox and self.alive and not self._busy and not self.paused:
