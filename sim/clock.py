@@ -1,9 +1,9 @@
 """The clocks of one host as functions of true time, in integer nanoseconds.
 
-In: the true time of the simulation. Out: `Instant` (CLOCK_MONOTONIC and CLOCK_BOOTTIME) and wall
-time. Between two changes (`set_rate`, `suspend`, `resume`) each clock is a straight line that
-starts where it stood at the change: a clock never jumps and never goes back, whatever is done to
-its rate. Wall time follows BOOTTIME, and alone can be set to anything.
+In: the true time of the simulation. Out: `Instant` (CLOCK_MONOTONIC, CLOCK_BOOTTIME, wall time).
+Between two changes (`set_rate`, `suspend`, `resume`) each clock is a straight line that starts
+where it stood at the change: a clock never jumps and never goes back, whatever is done to its rate.
+Wall time follows BOOTTIME, and alone can be set to anything.
 
 The way back is exact: `true_at_mono` and `true_at_boot` give the *first* nanosecond of true time at
 which the clock shows at least what is wanted, so that a timer set for it is neither early nor late.
@@ -57,7 +57,7 @@ class NodeClock:
         self._last = Instant(0, 0)
 
     def instant(self, true_ns: int) -> Instant:
-        """Return what both clocks show."""
+        """Return what the clocks show."""
         if true_ns != self._last_ns:
             # Asked for with nearly every event, hence the tuple without a call of its own.
             gone = true_ns - self._since_ns
@@ -67,12 +67,13 @@ class NodeClock:
             mono = self._mono_from if self._mono_stands else self._mono_from + gone
             boot = self._boot_from if self._boot_stands else self._boot_from + gone
             self._last_ns = true_ns
-            self._last = tuple.__new__(Instant, (mono, boot))
+            wall_ms = (boot + self._wall_ahead) // NS_PER_MS
+            self._last = tuple.__new__(Instant, (mono, boot, wall_ms))
         return self._last
 
     def wall_ms(self, true_ns: int) -> int:
         """Return wall time in milliseconds since 1970."""
-        return (self.instant(true_ns).boot_ns + self._wall_ahead) // NS_PER_MS
+        return self.instant(true_ns).wall_ms
 
     @property
     def suspended(self) -> bool:
@@ -88,6 +89,7 @@ class NodeClock:
     def jump_wall(self, seconds: float) -> None:
         """Set wall time forward, or back if negative; the other clocks know nothing of it."""
         self._wall_ahead += round(seconds * NS_PER_S)
+        self._last_ns = -1
 
     def suspend(self, true_ns: int, *, hidden: bool = False) -> None:
         """Stop MONOTONIC; hidden: BOOTTIME too, as in a virtual machine paused by its host."""

@@ -97,6 +97,7 @@ def _can_be_replaced(
     listed = document.sync.nodes() & set(standbys)
     return (
         document.durability is not Durability.ASYNC
+        and not document.paused
         and has_majority(world, document, others)
         and any(name in document.voters for name in standbys)
         and bool(listed)

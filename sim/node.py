@@ -128,11 +128,15 @@ class SimNode(Processes):
         return True
 
     def order(self, order: Order) -> bool:
-        """Give the agent an operator's order, under an id of this node's."""
+        """Give the agent an operator's order, under an id of this node's.
+
+        What it is to be begun at counts from now.
+        """
         if self.agent is None or not self.agent.alive:
             return False
         self.orders += 1
-        order = replace(order, order_id=f"{self.name}-{self.orders}")
+        at_ms = order.at_ms and self.clock.wall_ms(self.heap.now_ns) + order.at_ms
+        order = replace(order, order_id=f"{self.name}-{self.orders}", at_ms=at_ms)
         self.world.watch.ordered(self, order)
         self.agent.give(order)
         return True

@@ -16,6 +16,7 @@ from metako.cluster.engine import Engine
 from metako.model.document import Durability, SyncMember
 from metako.model.ids import NodeId
 from metako.model.member import Member, MemberState, only_measures_differ
+from metako.model.orders import Order, OrderKind
 from metako.model.postgres import ProcessState
 from sim.checkers.durability import Durable
 from sim.core import choose_core, qualifies
@@ -29,6 +30,8 @@ from sim.watch import ViolationError
 from sim.world import World
 
 LASTS_S = 2.0
+ASK_AGAIN_NS = 3 * NS_PER_S
+"""An operator who ends a pause gives a node so long to do it."""
 ONLY_A_CORE = 1 / 3
 """Of the runs with random faults that would heal everybody, the part that heals a core alone."""
 
@@ -122,6 +125,8 @@ class Peace:
         self._durable = durable
         self._core = core
         self._since_ns: int | None = None  # whole since; None: it is not
+        self._asked = 0  # times that an operator had somebody end a pause
+        self._ask_at_ns = 0  # again
         self._before = 0  # commits acknowledged by then
         # One that lives on a host outside of the core is down with it.
         self._writing = any(
@@ -134,6 +139,7 @@ class Peace:
         now = self._world.heap.now_ns
         for name in self._core:
             self._world.nodes[name].start()  # one that was still stopping when peace was made
+        self._end_pause(now)
         if not _whole(self._world, self._core):
             self._since_ns = None
             return False
@@ -141,6 +147,15 @@ class Peace:
             self._since_ns, self._before = now, len(self._durable.commits)
         long = now - self._since_ns >= LASTS_S * NS_PER_S
         return long and (not self._writing or len(self._durable.commits) > self._before)
+
+    def _end_pause(self, now_ns: int) -> None:
+        """End a pause that is left, as its operator would: at one node after the other."""
+        document = self._world.document()
+        if document is None or not document.paused or now_ns < self._ask_at_ns:
+            return
+        asked = self._core[self._asked % len(self._core)]
+        self._world.nodes[asked].order(Order("", OrderKind.RESUME))
+        self._asked, self._ask_at_ns = self._asked + 1, now_ns + ASK_AGAIN_NS
 
 
 def _restore(world: World, core: Sequence[NodeId]) -> None:

@@ -34,6 +34,7 @@ from sim.scenario import (
     Plan,
     RandomFaults,
     RandomMembers,
+    RandomUpkeep,
     Replay,
     Scenario,
     Script,
@@ -213,6 +214,7 @@ def _play(
         if extra_faults:
             scripts.append(RandomFaults(scenario, seed))
             scripts.append(RandomMembers(scenario, seed))
+            scripts.append(RandomUpkeep(scenario, seed))
     world.watch.add(Prompter(scripts))
     world.watch.phase("faults")
     for script in scripts:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.postgres import (
+    Following,
     PostgresObserved,
     PostgresTarget,
     ProcessState,
@@ -62,7 +63,8 @@ def server_events(
 
 def _ended(before: PostgresObserved, target: PostgresTarget | None) -> Event:
     role = "primary" if before.in_recovery is False else "standby"
-    if isinstance(target, Stopped):
+    in_turn = isinstance(target, Following) and target.restart != ""
+    if isinstance(target, Stopped) or in_turn:
         return event(EventName.POSTGRES_STOPPED, f"PostgreSQL stopped ({role})", role=role)
     return event(
         EventName.POSTGRES_CRASHED,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from operator import attrgetter
 
-from metako.model.document import DocumentRef
+from metako.model.document import NO_DOCUMENT, ClusterDocument
 from metako.model.lsn import Lsn
 from metako.model.member import Member, MemberMeta, ServerRole, ServerState, only_measures_differ
 from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
@@ -40,7 +40,7 @@ def server_state(observed: PostgresObserved) -> ServerState:
 
 
 def project(
-    observed: PostgresObserved, base: MemberMeta, document_ref: DocumentRef, sessions: int
+    observed: PostgresObserved, base: MemberMeta, document: ClusterDocument | None, sessions: int
 ) -> MemberMeta:
     """Return the metadata to gossip: `base` holds what never changes while the node runs."""
     standby = observed.in_recovery is True
@@ -55,7 +55,7 @@ def project(
         lag_ms=observed.lag_ms if standby else -1,
         data_id=observed.data_id,
         system_id=observed.system_id,
-        document_ref=document_ref,
+        document_ref=document.ref if document is not None else NO_DOCUMENT,
         postgres_address=base.postgres_address,
         api_address=base.api_address,
         proxy_address=base.proxy_address,
@@ -65,6 +65,8 @@ def project(
         agent_version=base.agent_version,
         proxy_sessions=sessions,
         record_id=base.record_id,
+        # Told as long as somebody waits for it, and no byte more for ever after.
+        restarted=observed.restarted if document is not None and document.restarts else "",
     )
 
 

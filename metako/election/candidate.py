@@ -14,7 +14,9 @@ import enum
 from dataclasses import replace
 
 from metako.election.core import Core
+from metako.election.errand import NO_ERRAND
 from metako.election.lossy import excused
+from metako.election.pausing import barred
 from metako.election.quorum import Promise, Verdict, judge
 from metako.model.document import DocumentRef, Phase
 from metako.model.events import EventName, Severity
@@ -52,9 +54,7 @@ class Candidate:
         self.stage = Stage.IDLE
         self.term = Term(0)  # stood in, or asked about in the pre-vote
         self.incumbent = False  # a leader that stands again without stopping its server
-        self.forced = False  # by an operator, for whom losing commits is better than waiting
-        self.forced_until_ns = 0  # CLOCK_MONOTONIC
-        self.lost: tuple[NodeId, ...] = ()  # whose votes an operator's order does without
+        self.errand = NO_ERRAND  # an operator's order to stand that is in force
         self.stand_at_ns = 0  # CLOCK_MONOTONIC; valid while WAITING
         self.verdict: Verdict | None = None  # newest; None before the first in this candidacy
         self.refusals: dict[NodeId, Refusal] = {}
@@ -213,9 +213,10 @@ class Candidate:
             )
         self.stage, self.incumbent, self._released = Stage.IDLE, False, False
 
-    def unforce(self) -> None:
-        """Take note that an operator's order has lapsed, or that somebody leads."""
-        self.forced, self.lost = False, ()
+    @property
+    def barred(self) -> bool:
+        """Whether the cluster is paused, and no operator has this node stand."""
+        return self.errand is NO_ERRAND and barred(self.core.document, self.core.node)
 
     def stop(self) -> None:
         """Forget any candidacy: somebody leads."""
@@ -330,10 +331,13 @@ class Candidate:
             own = document.primary == core.node
             self.verdict = Verdict(control, data=own, better=None, missing="votes")
         else:
-            if self.lost:
-                document = document.without(self.lost)
+            if self.barred:
+                self.lose("the cluster is paused")
+                return None
+            if self.errand.lost:
+                document = document.without(self.errand.lost)
             verdict = judge(document, core.node, promises, min_votes=core.cluster.min_votes)
-            self.verdict = excused(core, document, verdict, promises, forced=self.forced)
+            self.verdict = excused(core, document, verdict, promises, forced=self.errand.forced)
         return self.verdict
 
     def promises(self) -> dict[NodeId, Promise]:

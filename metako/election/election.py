@@ -23,11 +23,13 @@ from metako.election.candidate import TERM_MAX, Candidate, Stage
 from metako.election.core import Core
 from metako.election.dispatch import dispatch
 from metako.election.ends import STOP, End
+from metako.election.errand import NO_ERRAND
 from metako.election.leader import Leader
 from metako.election.lossy import by_order, ordered
 from metako.election.office import Mandate, tell_won
 from metako.election.orderdesk import OrderDesk
 from metako.election.output import ROLES, ElectionOutput, Role
+from metako.election.pausing import nobody_resumes, resume_alone
 from metako.election.releasing import Releasing
 from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -115,6 +117,8 @@ class Election:
         """Take an order of an operator of this node; it is answered in one of the outputs."""
         if order.kind is OrderKind.FAILOVER:
             self.orders.settle(ordered(self, now, order))
+        elif order.kind is OrderKind.RESUME and nobody_resumes(self, now):
+            self.orders.settle(resume_alone(self, now, order))
         else:
             self.orders.give(now, order)
         self._advance(now)
@@ -177,7 +181,7 @@ class Election:
         if self.leader is not None:
             self._step_down(now, f"{sender} leads term {beat.term}")
         self.candidate.stop()
-        self.candidate.unforce()
+        self.candidate.errand = NO_ERRAND
         self._was_holding = True
 
     def heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
@@ -211,6 +215,8 @@ class Election:
         """Stand at once, without a pre-vote: a candidate with both quorums sent us."""
         if self.leader is not None or self.stopping or self.voter.hold.active(now):
             return
+        if self.candidate.barred:
+            return  # whoever sent us stands before us, or an operator decides
         if message.term >= self.core.hard.promised_term:
             self.candidate.stand_at_once(now)
 
@@ -297,13 +303,13 @@ class Election:
         assert document is not None
         incumbent = self.leader if candidate.incumbent else None
         planned = document.switchover is not None and document.switchover.target == core.node
-        forced = candidate.forced
-        reason = "switchover" if planned else by_order(candidate.lost) if forced else "election"
-        why = Mandate(reason, candidate.lost)
+        errand, forced = candidate.errand, candidate.errand.forced
+        by = by_order(errand.lost) if forced else "election"
+        why = Mandate("switchover" if planned else by, errand.lost, errand.resumes)
         promises = candidate.promises()
         was = candidate.incumbent
         tell_won(core, document, candidate.term, promises, incumbent=was, forced=forced)
-        candidate.unforce()
+        candidate.errand = NO_ERRAND
         leader = self.leader = Leader(core, now, candidate.term, incumbent=incumbent)
         candidate.stop()
         self._was_holding = False

@@ -6,7 +6,8 @@ import enum
 
 STOP = "stop"  # the node was told to: its server may finish what it is at
 HANDOVER = "switchover"  # the same, and the node goes on as a standby
-PLANNED = (STOP, HANDOVER)
+RESTART = "restart"  # the same, where nobody else has data
+PLANNED = (STOP, HANDOVER, RESTART)
 
 
 class End(enum.StrEnum):

@@ -51,4 +51,4 @@ def waiting(election: Election) -> tuple[tuple[NodeId, str], ...]:
     leader = election.leader
     if leader is None or leader.committed is None:
         return ()
-    return leader.members.waiting(leader, leader.committed)
+    return leader.decisions.members.waiting(leader, leader.committed)

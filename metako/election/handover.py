@@ -114,24 +114,54 @@ class Handover:
     def _begin(
         self, now: Instant, order: Order, leader: Leader, document: ClusterDocument
     ) -> OrderAnswer | None:
-        heirs = self.heirs
-        target = order.target or heirs.best(document, planned=True)
-        if target is None:
-            return refused(order, f"nobody can take over: {heirs.why_nobody(document)}")
-        if why := heirs.obstacle(document, target):
-            return refused(order, f"{target} cannot take over: {why}")
+        target = order.target or self.heirs.best(document, planned=True)
+        if why := self._why_not(document, target):
+            return refused(order, why)
         if leader.proposal is not None:
             return None
-        wish = Switchover(order.order_id, target, order.timeout_ms)
+        assert target is not None
+        self.begin(now, order.order_id, target, order.timeout_ms, leader, document)
+        return _accepted(order, target)
+
+    def begin(
+        self,
+        now: Instant,
+        order_id: str,
+        target: NodeId | None,
+        timeout_ms: int,
+        leader: Leader,
+        document: ClusterDocument,
+    ) -> str:
+        """Put a switchover into the next version of the document; return why not, "" if it is.
+
+        Args:
+            now: the time of this step.
+            order_id: of the order that asked for it.
+            target: None for whoever is best.
+            timeout_ms: as of `Switchover`.
+            leader: whose last version is committed.
+            document: that version, but for what the next one changes besides.
+        """
+        target = target or self.heirs.best(document, planned=True)
+        if why := self._why_not(document, target):
+            return why
+        assert target is not None
         self._core.emit(
             EventName.SWITCHOVER_ACCEPTED,
             f"switchover to {target} was asked for",
             target=target,
-            order=order.order_id,
+            order=order_id,
             term=leader.term,
         )
+        wish = Switchover(order_id, target, timeout_ms)
         leader.propose(now, replace(document, version=document.version + 1, switchover=wish))
-        return _accepted(order, target)
+        return ""
+
+    def _why_not(self, document: ClusterDocument, target: NodeId | None) -> str:
+        if target is None:
+            return f"nobody can take over: {self.heirs.why_nobody(document)}"
+        why = self.heirs.obstacle(document, target)
+        return f"{target} cannot take over: {why}" if why else ""
 
     # ------------------------------------------------------------ going on
 
@@ -144,7 +174,9 @@ class Handover:
     def stop(self, now: Instant, leader: Leader) -> None:
         """Hand over because this node stops: at once if there is nobody to hand over to."""
         serving = leader.committed if leader.active else None
-        if serving is None or self.heirs.best(serving, planned=True) is None:
+        # In a paused cluster nobody else leads because this node is to stop for a while.
+        alone = serving is None or serving.paused
+        if serving is None or alone or self.heirs.best(serving, planned=True) is None:
             leader.end_server(STOP)
             return
         limit_ms = self._core.settings.stop_timeout_ms // STOP_CHECKPOINT_PART
@@ -206,7 +238,7 @@ class Handover:
         planned = leader.ending in PLANNED
         if wish is not None and planned and not self.heirs.obstacle(document, wish.target):
             return wish.target
-        return self.heirs.best(document, planned=planned)
+        return None if document.paused else self.heirs.best(document, planned=planned)
 
     def waits_for(self, node: NodeId) -> bool:
         """Return whether an answer of that node to a round may be what is missing."""

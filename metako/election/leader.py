@@ -20,7 +20,6 @@ from metako.election.decisions import Decisions
 from metako.election.ends import HANDOVER, PLANNED, STOP, End
 from metako.election.handover import SHUTDOWN_MS, Handover
 from metako.election.lease import Lease
-from metako.election.members import MemberChanges
 from metako.election.office import (
     Mandate,
     activated_document,
@@ -71,8 +70,7 @@ class Leader:
         self.ending: str = ""  # why the server is being stopped; "" while it is not
         self.sync = SyncSetKeeper(core)
         self.handover = Handover(core)
-        self.members = MemberChanges(core)
-        self._decisions = Decisions(self.handover, self.members)
+        self.decisions = Decisions(core, self.handover)
         self.refs: dict[NodeId, DocumentRef] = {}  # newest document known at each member
         self._beat_at_ns = 0
         self._retry_at_ns = 0
@@ -91,7 +89,7 @@ class Leader:
             self.committed = incumbent.committed
             self.sync.adopt(incumbent.sync)
             self.handover.adopt(incumbent.handover)
-            self._decisions.adopt(incumbent._decisions)
+            self.decisions.adopt(incumbent.decisions)
 
     # ------------------------------------------------------------ taking office
 
@@ -119,7 +117,7 @@ class Leader:
         won, hold_ms, serving = promises.values(), self._hold_ms, self.attachable
         first = first_document(core, base, self.term, won, why, hold_ms, serving=serving)
         if first.phase is not Phase.INITIALIZING and not serving:
-            self.handover.succeeded(base)
+            self.decisions.succeeded(base)
         self.propose(now, first)
         self.beat(now)
 
@@ -168,8 +166,9 @@ class Leader:
             due.append(self._retry_at_ns)
         sync = self.sync.wakeup() if self._settled() else None
         handover = self.handover.wakeup(self._handing_over())
+        restarts = self.decisions.restarts.wakeup()
         ends = self._end_by_ns if self.ending == HANDOVER else None
-        due.extend(at for at in (sync, handover, ends) if at is not None)
+        due.extend(at for at in (sync, handover, restarts, ends) if at is not None)
         return min(due)
 
     def server_changed(self, now: Instant) -> None:
@@ -240,7 +239,7 @@ class Leader:
 
     def answer(self, now: Instant, order: Order) -> OrderAnswer | None:
         """Take an operator's order or refuse it; None while it has to wait."""
-        return self._decisions.answer(now, order, self)
+        return self.decisions.answer(now, order, self)
 
     def stop(self, now: Instant) -> None:
         """Have the server stopped because the node is to stop, handing over if there is an heir."""
@@ -322,7 +321,7 @@ class Leader:
         if self.proposal is None and self.committed is not None:
             behind = [n for n in core.others() if self.refs.get(n, committed) < committed]
             core.broadcast(behind, DocumentOffer(self.term, self.committed))
-            self.members.tell_strangers(self.committed, self.refs)
+            self.decisions.members.tell_strangers(self.committed, self.refs)
         self._renew(now)
         return round_
 
@@ -384,7 +383,9 @@ class Leader:
         self._hand_over(now)
         document = self._handing_over()
         if document is not None and self._in_office():
-            self.members.advance(now, self, document)
+            self.decisions.advance(now, self, document)
+            if self.ending:
+                self.beat(now)
 
     def _change_sync_set(self, now: Instant) -> None:
         if self.committed is None or not self._settled():

@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from metako.election.core import Core
+from metako.election.errand import STAND_S, Errand
 from metako.election.quorum import Promise, Verdict
 from metako.model.document import ClusterDocument, Durability
 from metako.model.ids import NodeId
@@ -25,9 +26,6 @@ from metako.model.orders import Order, OrderAnswer, refused
 
 if TYPE_CHECKING:
     from metako.election.election import Election
-
-FAILOVER_S = 20.0
-"""For so long an operator's order has this node stand again."""
 
 
 def lag_bytes(core: Core, document: ClusterDocument, own: Lsn) -> int | None:
@@ -127,7 +125,7 @@ def ordered(election: Election, now: Instant, order: Order) -> OrderAnswer:
         return refused(
             order, "this node cannot lead: it takes a vote, priority above 0 and a running standby"
         )
-    candidate.forced, candidate.forced_until_ns = True, now.mono_ns + seconds(FAILOVER_S)
-    candidate.lost = order.lost
+    until_ns = now.mono_ns + seconds(STAND_S)
+    candidate.errand = Errand(until_ns, forced=True, lost=order.lost)
     candidate.stand_at_once(now)
     return OrderAnswer(order.order_id, True, "stands for election", core.node)

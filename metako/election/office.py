@@ -16,6 +16,7 @@ from metako.election.core import Core
 from metako.election.lossy import grounds
 from metako.election.quorum import Promise, data_grounds, data_quorum, successor_sync_set
 from metako.election.reserve import confirm, first_entry, reserve
+from metako.election.restarts import left_after
 from metako.model.document import ClusterDocument, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
@@ -28,6 +29,7 @@ class Mandate(NamedTuple):
 
     reason: str  # for people
     lost: tuple[NodeId, ...] = ()
+    resumes: bool = False  # an operator has ended the pause by it
 
 
 def winners_document(
@@ -66,6 +68,8 @@ def winners_document(
         sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
         timelines=_reserved(core, base, highest, term, reason),
         switchover=None,  # this promotion is what came of it
+        scheduled=base.scheduled if base.primary == core.node else None,
+        restarts=left_after(core, base),
     )
 
 
@@ -93,6 +97,8 @@ def first_document(
     if base.phase is Phase.INITIALIZING or serving:
         return replace(base, term=term, version=base.version + 1, hold_ms=hold_ms)
     document = winners_document(core, base, term, promises, why.reason, hold_ms)
+    if why.resumes:
+        document = replace(document, paused=False)
     return document.without(why.lost) if why.lost else document
 
 

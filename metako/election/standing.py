@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from metako.election.candidate import Candidate, Stage
+from metako.election.errand import NO_ERRAND
 from metako.model.document import Phase
 from metako.model.instant import Instant
 
@@ -19,15 +20,15 @@ def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
         holding: the voter of the same node holds for somebody; then it does not begin to stand.
     """
     core = candidate.core
-    if candidate.forced and now.mono_ns >= candidate.forced_until_ns:
-        candidate.unforce()
+    if candidate.errand is not NO_ERRAND and now.mono_ns >= candidate.errand.until_ns:
+        candidate.errand = NO_ERRAND
     if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
         candidate.stage = Stage.IDLE
         if holding:
             return False
-        if candidate.may_stand() and candidate.forced:
+        if candidate.may_stand() and candidate.errand is not NO_ERRAND:
             candidate.begin_vote(now, candidate.next_term())
-        elif candidate.may_stand():
+        elif candidate.may_stand() and not candidate.barred:
             candidate.begin_pre_vote(now)
         else:
             candidate.ask_for_document()

@@ -22,6 +22,7 @@ def following(core: Core, document: ClusterDocument) -> Following | None:
     known = core.following
     if known is not None and known[0] is document and known[1].upstream.address == address:
         return known[1]
+    due = document.restarts[0] if document.restarts else None
     upstream = Upstream(
         node=document.primary,
         address=address,
@@ -30,6 +31,7 @@ def following(core: Core, document: ClusterDocument) -> Following | None:
         tip=document.timelines[-1].tli,
         system_id=document.system_id,
     )
-    wish = Following(upstream)
+    restart = due.order_id if due is not None and due.node == core.node else ""
+    wish = Following(upstream, restart)
     core.following = (document, wish)
     return wish

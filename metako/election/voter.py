@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from metako.election.core import Core
 from metako.election.lease import Hold
+from metako.election.pausing import barred
 from metako.model.events import EventName
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -179,6 +180,7 @@ class Voter:
             and core.observed.in_recovery is True
             and core.cluster.priority > 0
             and not core.is_witness
+            and not barred(core.document, core.node)
             and (request.position is None or own > request.position)
         ):
             refusal = Refusal.WAL

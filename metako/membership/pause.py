@@ -24,7 +24,7 @@ class PauseDetector:
 
     def notice(self, now: Instant) -> int | None:
         """Return by how many nanoseconds a paused process is late; None if it was not paused."""
-        mono_ns, boot_ns = now
+        mono_ns, boot_ns, _wall_ms = now
         suspended_ns = boot_ns - mono_ns
         before, self._suspended_ns = self._suspended_ns, suspended_ns
         late_ns = 0 if self.due_ns is None or self.due_ns > mono_ns else mono_ns - self.due_ns

@@ -106,6 +106,24 @@ class Switchover:
 
 
 @dataclass(frozen=True, slots=True)
+class Scheduled:
+    """A switchover that an operator has asked for by the clock, and that has not begun."""
+
+    order_id: str  # of the order that asked for it
+    target: NodeId | None  # None: whoever is fit then
+    timeout_ms: int  # as of `Switchover`
+    at_ms: int  # by the wall clock of the primary, in milliseconds since 1970, UTC
+
+
+class Restart(NamedTuple):
+    """A server that is to be restarted."""
+
+    node: NodeId
+    order_id: str  # of the order that asked for it
+    timeout_ms: int  # all that are left are given up if it is not back by then
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterDocument:
     """Everything that the voters agree on. See the module's docstring for how it changes."""
 
@@ -124,11 +142,13 @@ class ClusterDocument:
     durability: Durability
     timelines: tuple[TimelineEntry, ...]
     hold_ms: int  # Lv: how long a voter holds after a heartbeat
-    paused: bool = False
+    paused: bool = False  # nobody but `primary` stands for election by itself
     switchover: Switchover | None = None  # dropped by whoever leads next
     records: tuple[MemberRecord, ...] = ()  # in order of names; who is not in it has ""
     joining: tuple[NodeId, ...] = ()  # members that are to vote, by a new record or once caught up
     leaving: tuple[NodeId, ...] = ()  # members that leave once commits do not wait for them
+    scheduled: Scheduled | None = None  # dropped when another node leads
+    restarts: tuple[Restart, ...] = ()  # whose servers are restarted, one by one, in this order
 
     @property
     def ref(self) -> DocumentRef:

@@ -50,6 +50,12 @@ class EventName(enum.StrEnum):
     NOT_A_MEMBER = "not_a_member"  # of this node: the cluster has removed it
     MEMBERS_CHANGING = "members_changing"  # an operator's order was taken
     MEMBERS_CHANGED = "members_changed"  # the document that says so is on its way
+    PAUSED = "paused"  # an operator's order was taken, as with the next
+    RESUMED = "resumed"
+    RESTART_ACCEPTED = "restart_accepted"
+    RESTARTED = "restarted"  # one server of those
+    RESTART_FAILED = "restart_failed"  # given up; some servers were not restarted
+    SWITCHOVER_SCHEDULED = "switchover_scheduled"
     SWITCHOVER_ACCEPTED = "switchover_accepted"
     SWITCHOVER_BEGUN = "switchover_begun"  # the old primary is being stopped for it
     SWITCHOVER_COMPLETED = "switchover_completed"

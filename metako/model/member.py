@@ -68,6 +68,7 @@ class MemberMeta:
     agent_version: str = ""
     proxy_sessions: int = 0
     record_id: RecordId = RecordId("")  # of its durable record
+    restarted: str = ""  # the order by which its server was restarted last; told while any waits
 
 
 MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions", "document_ref"})

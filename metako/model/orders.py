@@ -17,16 +17,24 @@ TIMEOUT_MIN_S = 1
 TIMEOUT_MAX_S = 3600
 TIMEOUT_DEFAULT_S = 30
 """What a switchover may wait for its target, before anything is stopped."""
+RESTART_TIMEOUT_DEFAULT_S = 60
+"""What a restart may wait for each server to be back."""
+SCHEDULE_MAX_S = 366 * 24 * 3600
+"""How far ahead a switchover may be scheduled; more is a mistake in the date."""
 
 
 class OrderKind(enum.StrEnum):
     """What is asked for."""
 
     SWITCHOVER = "switchover"  # another primary, without losing anything
-    CANCEL_SWITCHOVER = "cancel-switchover"  # for as long as the primary still runs
+    CANCEL_SWITCHOVER = "cancel-switchover"  # for as long as the primary still runs, or a later one
     FAILOVER = "failover"  # of the node where it is given: it leads, whatever it may lack
     ADD_MEMBER = "add-member"  # also one that is a member by another record, or without a vote
     REMOVE_MEMBER = "remove-member"
+    PAUSE = "pause"  # nobody but the present primary leads, until an operator says so
+    RESUME = "resume"
+    RESTART = "restart"  # of PostgreSQL on some nodes or all, one after the other
+    CANCEL_RESTART = "cancel-restart"  # of those that have not begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,8 @@ class Order:
     timeout_ms: int = TIMEOUT_DEFAULT_S * 1000  # for the target, before anything is stopped
     voter: bool = True  # of a member to be added: it gets a vote once it has caught up
     lost: tuple[NodeId, ...] = ()  # of a failover: members that are off for good, and leave
+    at_ms: int = 0  # of a switchover: when, in milliseconds since 1970, UTC; 0: at once
+    nodes: tuple[NodeId, ...] = ()  # of a restart: whose servers; none named: all of them
 
 
 REASON_MAX = 250

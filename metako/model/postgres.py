@@ -104,6 +104,7 @@ class PostgresObserved:
     rewind_failed: bool = False  # pg_rewind was tried in vain since the last clone or start
     commit_blocked: bool = False  # the last commit probe did not return in time
     checkpointed: str = ""  # the handover for which a checkpoint was written last
+    restarted: str = ""  # the order by which the server was stopped, to be started again, last
     silent: bool = False  # it runs, and said nothing when it was asked
     # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an
     # older target says little about now: whoever follows the target may have acted since.
@@ -158,6 +159,7 @@ class Following:
     """Run as a standby of `upstream`; rewind or clone first if that is what it takes."""
 
     upstream: Upstream
+    restart: str = ""  # the order by which the server is to be restarted; "" for none
 
 
 @value

@@ -203,7 +203,7 @@ class Executor:
             self._files.log,
         )
 
-    async def stop(self, *, fast: bool, successor: NodeId | None = None) -> None:
+    async def stop(self, *, fast: bool, successor: NodeId | None = None, restart: str = "") -> None:
         """Stop the server; when this returns, every one of its processes is gone.
 
         If cancelled, it goes on stopping by itself.
@@ -211,6 +211,7 @@ class Executor:
         Args:
             fast: with a shutdown checkpoint, which every connected standby has to confirm.
             successor: whose confirmation alone is waited for after a moment; None for everybody's.
+            restart: the order for a restart that is done by it.
         """
         if fast and not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
@@ -225,6 +226,7 @@ class Executor:
         if not self._guard.status.gone:
             await self._guard.kill_all()  # a stopped (SIGSTOP) server reacts to nothing less
         self._facts.server_stopped()
+        self._facts.restarted = restart or self._facts.restarted
 
     async def _end_senders_later(self, successor: NodeId) -> None:
         """Let a shutdown go on without standbys that confirm nothing."""

@@ -221,6 +221,7 @@ class Observer:
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked,
             checkpointed=facts.checkpointed,
+            restarted=facts.restarted,
         )
 
     async def _connected(self, postmaster: int) -> sql.Session:

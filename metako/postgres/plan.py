@@ -94,6 +94,8 @@ def plan(
         case Detached():
             return _detached(observed, here, target)
         case Following(upstream=upstream):
+            if _is_to_restart(observed, target):
+                return Stop(fast=True, restart=target.restart)
             return _following(observed, here, upstream)
         case Leading():
             return _leading(observed, here, target)
@@ -202,6 +204,12 @@ def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream
     if renamed or moved or not observed.admitting or local.settings_stale:
         return ApplySettings(ServerConfig(wanted))
     return None
+
+
+def _is_to_restart(observed: PostgresObserved, target: Following) -> bool:
+    """Return whether a standby has yet to be stopped by the order for its restart."""
+    standby = observed.process is ProcessState.RUNNING and observed.in_recovery is True
+    return standby and bool(target.restart) and observed.restarted != target.restart
 
 
 def _follow_from_stopped(

@@ -68,6 +68,7 @@ class Stop:
 
     fast: bool  # with a shutdown checkpoint; else immediately, and killed if it lingers
     successor: NodeId | None = None  # after a moment only this standby is waited for; None: all
+    restart: str = ""  # the order for a restart that is done by it, as it is started again
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,8 +356,8 @@ class PostgresSupervisor:
                 await rebuild.rewind(rewind_to)
             case steps.Start(config=config):
                 await execute.start(config)
-            case steps.Stop(fast=fast, successor=successor):
-                await execute.stop(fast=fast, successor=successor)
+            case steps.Stop(fast=fast, successor=successor, restart=order):
+                await execute.stop(fast=fast, successor=successor, restart=order)
             case steps.ApplySettings(config=config):
                 if (before := execute.unprotected(config)) is not None:
                     await commit.make_commits_wait(execute, before)

@@ -64,7 +64,7 @@ class Routes:
         return Term(0) if self._table is None else self._table.term
 
     def receive(self, table: RoutingTable, now_ns: int) -> bool:
-        """Replace the table; return False if `table` is of a lower term: only its replicas count."""
+        """Replace the table; False if it is of a lower term, of which only the replicas count."""
         self.replicas = table.replicas
         if self._table is not None and table.term < self._table.term:
             return False

@@ -1,6 +1,6 @@
-"""The two clocks of `Instant`, read together, and waiting for a time on the first of them.
+"""The clocks of `Instant`, read together, and waiting for a time on the first of them.
 
-The only place of the runtime where a clock is read for the engine. Wall time is not among them.
+The only place of the runtime where a clock is read for the engine.
 """
 
 from __future__ import annotations
@@ -8,22 +8,23 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from metako.model.instant import NS_PER_S, Instant
+from metako.model.instant import NS_PER_MS, NS_PER_S, Instant
 
 
 class Clock(Protocol):
     """Where the engine's driver gets the time from."""
 
     def now(self) -> Instant:
-        """Return both clocks, read one right after the other."""
+        """Return the clocks, read one right after the other."""
         ...
 
 
 class SystemClock:
-    """CLOCK_MONOTONIC and CLOCK_BOOTTIME of this machine."""
+    """CLOCK_MONOTONIC, CLOCK_BOOTTIME and the wall clock of this machine."""
 
     def now(self) -> Instant:
-        return Instant(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME))
+        boot_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return Instant(time.monotonic_ns(), boot_ns, time.time_ns() // NS_PER_MS)
 
 
 def seconds_until(now: Instant, mono_ns: int, *, longest_s: float) -> float:

@@ -20,6 +20,8 @@ from metako.model.document import (
     ClusterDocument,
     DocumentRef,
     MemberRecord,
+    Restart,
+    Scheduled,
     Switchover,
     SyncMember,
     SyncSet,
@@ -75,12 +77,14 @@ KEYS: Mapping[type, str] = MappingProxyType(
         SyncSet: "m=members q=k",
         MemberRecord: "n=node r=record_id f=since a=address",
         Switchover: "o=order_id n=target m=timeout_ms",
-        Order: "o=order_id w=kind n=target m=timeout_ms v=voter l=lost",
+        Scheduled: "o=order_id n=target m=timeout_ms a=at_ms",
+        Restart: "n=node o=order_id m=timeout_ms",
+        Order: "o=order_id w=kind n=target m=timeout_ms v=voter l=lost a=at_ms ns=nodes",
         OrderAnswer: "o=order_id a=accepted r=reason n=target",
         TimelineEntry: "t=term i=tli p=parent_tli l=begin_lsn n=node r=reason c=confirmed",
         MemberMeta: "r=role s=state t=timeline l=lsn y=replay_lsn g=lag_ms d=data_id i=system_id"
         " f=document_ref pa=postgres_address aa=api_address xa=proxy_address o=priority w=witness"
-        " sv=server_version av=agent_version c=proxy_sessions ri=record_id",
+        " sv=server_version av=agent_version c=proxy_sessions ri=record_id rs=restarted",
         messages.MemberUpdate: "n=node b=boot_epoch i=incarnation s=state a=address m=meta"
         " u=accuser",
         # ------------------------------------------------------------ gossip
@@ -114,7 +118,8 @@ KEYS: Mapping[type, str] = MappingProxyType(
         # ------------------------------------------------------------ records
         ClusterDocument: "id=cluster_id name=cluster_name sys=system_id t=term n=version p=primary"
         " d=primary_data_id ph=phase vo=voters le=learners wi=witnesses s=sync du=durability"
-        " tl=timelines h=hold_ms pause=paused sw=switchover rec=records join=joining go=leaving",
+        " tl=timelines h=hold_ms pause=paused sw=switchover rec=records join=joining go=leaving"
+        " at=scheduled rst=restarts",
         HardState: "node=node_id boot=boot_epoch t=term vote=voted_for prom=promised_term"
         " rel=released_term hold=max_hold_ms doc=document asked=asked id=record_id",
     }

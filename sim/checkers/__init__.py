@@ -26,6 +26,7 @@ from sim.checkers.promises import Promises
 from sim.checkers.refusals import Refusals
 from sim.checkers.routes import Routes
 from sim.checkers.single import Single
+from sim.checkers.upkeep import Upkeep
 from sim.versions import Versions
 from sim.watch import Watcher
 
@@ -69,6 +70,8 @@ CHECKS = {
     "slow_switchover": "a planned change of the primary comes to its end soon",
     "switchover_failed": "a planned change leads to its target while all are sound",
     "switchover_rewound": "the old primary of a planned change follows with the data that it has",
+    "usurped": "in a paused cluster nobody takes over but by an operator's order",
+    "not_restarted": "a server that is told to have been restarted was",
     "order_twice": "an operator's order is answered once and done once",
     "order_unanswered": "a sound agent answers an operator's order in time",
     "stale_listing": "who is dead, no member, or has other data, leaves the sync set in time",
@@ -112,6 +115,7 @@ def all_checkers(world: World) -> tuple[Watcher, ...]:
         Noticed(world, monitor),
         Handover(world, monitor),
         Orders(world, monitor),
+        Upkeep(world, versions),
         Fenced(world, monitor, versions),
         Changes(world, versions),
         Members(world, monitor, versions),

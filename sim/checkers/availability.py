@@ -162,7 +162,18 @@ class Availability(Watcher):
             return None
         if not self._has_quorum(document, group):
             return None
+        if document.paused and not self._may_stand(document, group):
+            return None
         return document if self._could_serve(document, group) else None
+
+    def _may_stand(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:
+        """Return whether in a paused cluster the one that may stand by itself could win."""
+        name = document.primary
+        if name not in group:
+            return False
+        data = self._world.nodes[name].server.data
+        newest = self._last is None or (data is not None and data.holds(self._last.record))
+        return newest and self._usable(self._world.nodes[name])
 
     def _could_serve(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:
         """Return whether a primary among a group could begin: strictly, only with k standbys."""

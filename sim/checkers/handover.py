@@ -166,6 +166,8 @@ class Handover(Watcher):
         document = world.document()
         if document is None or document.phase is not Phase.ACTIVE or by != document.primary:
             return False
+        if document.paused:
+            return False  # nobody else stands
         # One that was cloned since it was listed counts for no election, and neither does one that
         # has yet to be rewound: a former primary is listed with its data as it left them.
         led = world.nodes[by].server.data

@@ -19,6 +19,8 @@ TIMEOUT = Argument(
 )
 
 LOST = Argument("lost", Type.NODES, "members that are off for good: it does without their votes")
+DELAY = Argument("delay", Type.DURATION, "how much later it is to begin, by the clock", low=1)
+WHOSE = Argument("servers", Type.NODES, "whose servers; all, if missing")
 MEMBER = Argument("member", Type.NODE, "whom it is about", required=True)
 
 
@@ -27,7 +29,10 @@ def _switchover(site: Site, fault: Fault) -> Undo | Skipped | None:
     timeout = fault.get("timeout")
     assert isinstance(timeout, int)
     target = NodeId(wanted[0]) if wanted else None
-    return _give(site, fault, Order("", OrderKind.SWITCHOVER, target, timeout // 1_000_000))
+    delay = fault.get("delay")
+    at_ms = delay // 1_000_000 if isinstance(delay, int) else 0
+    order = Order("", OrderKind.SWITCHOVER, target, timeout // 1_000_000, at_ms=at_ms)
+    return _give(site, fault, order)
 
 
 def _cancel(site: Site, fault: Fault) -> Undo | Skipped | None:
@@ -55,6 +60,31 @@ def _remove(site: Site, fault: Fault) -> Undo | Skipped | None:
     return _give(site, fault, Order("", OrderKind.REMOVE_MEMBER, NodeId(member)))
 
 
+def _pause(site: Site, fault: Fault) -> Undo | Skipped | None:
+    return _give(site, fault, Order("", OrderKind.PAUSE))
+
+
+def _resume(site: Site, fault: Fault) -> Undo | Skipped | None:
+    return _give(site, fault, Order("", OrderKind.RESUME))
+
+
+def _restart(site: Site, fault: Fault) -> Undo | Skipped | None:
+    nodes = names(fault, "servers") if fault.get("servers") is not None else ()
+    timeout = fault.get("timeout")
+    assert isinstance(timeout, int)
+    order = Order(
+        "",
+        OrderKind.RESTART,
+        timeout_ms=timeout // 1_000_000,
+        nodes=tuple(map(NodeId, nodes)),
+    )
+    return _give(site, fault, order)
+
+
+def _cancel_restart(site: Site, fault: Fault) -> Undo | Skipped | None:
+    return _give(site, fault, Order("", OrderKind.CANCEL_RESTART))
+
+
 def _give(site: Site, fault: Fault, order: Order) -> Skipped | None:
     """Give an order to whom a fault names; the node gives it an id."""
     (asked,) = names(fault, "node")
@@ -65,8 +95,8 @@ KINDS: tuple[FaultKind, ...] = (
     FaultKind(
         "switchover",
         Family.OPERATOR,
-        "Order a planned change of the primary.",
-        (ASKED, TARGET, TIMEOUT),
+        "Order a planned change of the primary, now or later.",
+        (ASKED, TARGET, TIMEOUT, DELAY),
         _switchover,
     ),
     FaultKind(
@@ -100,5 +130,33 @@ KINDS: tuple[FaultKind, ...] = (
         "Order that a member be removed.",
         (ASKED, MEMBER),
         _remove,
+    ),
+    FaultKind(
+        "pause_cluster",
+        Family.OPERATOR,
+        "Order that nobody take over from the present primary.",
+        (ASKED,),
+        _pause,
+    ),
+    FaultKind(
+        "resume_cluster",
+        Family.OPERATOR,
+        "Order that another node take over again if need be.",
+        (ASKED,),
+        _resume,
+    ),
+    FaultKind(
+        "restart_servers",
+        Family.OPERATOR,
+        "Order that servers be restarted, one by one.",
+        (ASKED, WHOSE, TIMEOUT),
+        _restart,
+    ),
+    FaultKind(
+        "cancel_restart",
+        Family.OPERATOR,
+        "Give up the restarts that have not begun.",
+        (ASKED,),
+        _cancel_restart,
     ),
 )

@@ -190,6 +190,7 @@ class Observer:
             standbys=standbys,
             marker_term=facts.marker_term,
             checkpointed=facts.checkpointed,
+            restarted=facts.restarted,
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked if blocked is None else blocked,
             silent=silent,

@@ -222,7 +222,7 @@ class Executor:
                 raise StepError("the guard does not answer")
             yield WAIT_POLL_NS
 
-    def stop(self, fast: bool, successor: NodeId | None = None) -> Steps:
+    def stop(self, fast: bool, successor: NodeId | None = None, restart: str = "") -> Steps:
         """Stop the server; at the end every one of its processes is gone."""
         server = self.server
         if fast and not self.observer.gone:
@@ -241,6 +241,7 @@ class Executor:
             if not self.observer.gone:
                 raise StepError("PostgreSQL's processes are not all gone")
         self.facts.server_stopped()
+        self.facts.restarted = restart or self.facts.restarted
 
     # ------------------------------------------------------------ promise
 

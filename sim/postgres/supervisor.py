@@ -307,8 +307,8 @@ class SimSupervisor:
                 return rebuild.rewind(rewind_to)
             case steps.Start(config=config):
                 return execute.start(config)
-            case steps.Stop(fast=fast, successor=successor):
-                return execute.stop(fast, successor)
+            case steps.Stop(fast=fast, successor=successor, restart=order):
+                return execute.stop(fast, successor, order)
             case steps.ApplySettings(config=config):
                 return execute.apply_settings(config)
             case steps.Detach(promise=promise):

@@ -17,6 +17,7 @@ from sim.scenario.model import (
 from sim.scenario.plan import Plan, Script
 from sim.scenario.random_faults import RandomFaults
 from sim.scenario.random_members import RandomMembers
+from sim.scenario.random_upkeep import RandomUpkeep
 from sim.scenario.replay import Replay
 from sim.scenario.saved import SavedRun, load_run, save_run
 from sim.scenario.selectors import SELECTORS
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "RandomFaults",
     "RandomMembers",
+    "RandomUpkeep",
     "Replay",
     "SavedRun",
     "Scenario",

@@ -111,6 +111,7 @@ class Office:
     ) -> None:
         """Take office with everything committed and, unless told otherwise, the server seen."""
         self.ms = 100_000.0
+        self.wall_ahead_ms = 0  # of the other clocks
         self.answering = set(answering) - {A}
         self.events: list[Event] = []
         self.answers: list[OrderAnswer] = []
@@ -138,7 +139,9 @@ class Office:
 
     @property
     def now(self) -> Instant:
-        return Instant(milliseconds(self.ms), milliseconds(self.ms))
+        return Instant(
+            milliseconds(self.ms), milliseconds(self.ms), int(self.ms + self.wall_ahead_ms)
+        )
 
     @property
     def leader(self) -> Leader:

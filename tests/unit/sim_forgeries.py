@@ -27,6 +27,7 @@ from sim.checkers.availability import FLAPPING_MAX
 from sim.checkers.bounds import MESSAGES_PER_SECOND_MAX
 from sim.checkers.durability import Durable
 from sim.checkers.single import Single
+from sim.checkers.upkeep import Upkeep
 from sim.exam import TAKEN, take_exam
 from sim.mutations import planted
 from sim.mutations.base import Patch
@@ -39,7 +40,7 @@ from sim.postgres.slots import Slot
 from sim.postgres.upkeep import slot_of
 from sim.postgres.wal import Record, RecordKind
 from sim.scenario import read_scenario
-from sim.settled import Stage, document, others, outage, primary, settled
+from sim.settled import Stage, document, others, outage, primary, settled, until
 from sim.streams import stream
 from sim.watch import ViolationError
 
@@ -445,6 +446,24 @@ def switchover_that_was_given_up_without_need() -> None:
 @breaks("switchover_rewound")
 def old_primary_rewound_after_a_switchover() -> None:
     ordered().watch.noted(A, "rewind_used", "")
+
+
+@breaks("usurped")
+def a_standby_takes_over_in_a_pause() -> None:
+    world = settled()
+    world.nodes[A].order(Order("", OrderKind.PAUSE))
+    until(world, lambda: document(world).paused, limit_s=3)
+    won = event(EventName.ELECTION_WON, "won", term=9, document=str(document(world).ref))
+    world.checker(Upkeep).happened(world.nodes[B], (won,))
+
+
+@breaks("not_restarted")
+def a_server_is_said_to_have_been_restarted_and_runs_on() -> None:
+    world = settled()
+    accepted = event(EventName.RESTART_ACCEPTED, "", order="x")
+    world.watch.happened(world.nodes[A], (accepted,))
+    restarted = event(EventName.RESTARTED, "", node="b", order="x")
+    world.watch.happened(world.nodes[A], (restarted,))
 
 
 @breaks("order_twice")

@@ -190,8 +190,8 @@ def test_only_so_many_answers_are_remembered() -> None:
     office = Office()
     for number in range(ANSWERS_REMEMBERED_MAX + 8):
         office.give(cancel(f"c{number}"))
-    assert len(office.leader._decisions._answers) == ANSWERS_REMEMBERED_MAX
-    assert "c0" not in office.leader._decisions._answers
+    assert len(office.leader.decisions._answers) == ANSWERS_REMEMBERED_MAX
+    assert "c0" not in office.leader.decisions._answers
 
 
 def test_a_cancellation_ends_what_is_under_way_and_says_so() -> None:

@@ -450,7 +450,7 @@ def test_what_a_change_waits_for_is_told():
     made.know(known(D))
     ask(made, add(D))
     ask(made, remove(C, "o2"))
-    changes, document = made.leader.members, made.document
+    changes, document = made.leader.decisions.members, made.document
     assert dict(changes.waiting(made.leader, document)) == {
         D: "its agent does not answer",
         C: "commits may still wait for it",

@@ -83,35 +83,36 @@ def test_a_time_that_has_passed_is_now(ppm, now, wanted):
 def test_a_rate_is_counted_in_parts_per_million():
     clock = NodeClock(origin_ns=7, wall_ns=0)
     clock.set_rate(0, 500)
-    assert clock.instant(1000 * S) == Instant(1000 * S + S // 2 + 7, 1000 * S + S // 2 + 7)
+    shown = 1000 * S + S // 2 + 7
+    assert clock.instant(1000 * S) == Instant(shown, shown, 1_000_500)
 
 
 def test_a_suspend_stops_monotonic_and_not_boottime():
     clock = NodeClock(origin_ns=0)
     clock.suspend(10 * S)
-    assert clock.instant(15 * S) == Instant(10 * S, 15 * S)
+    assert clock.instant(15 * S)[:2] == (10 * S, 15 * S)
     assert clock.true_at_mono(10 * S + 1, 15 * S) == NEVER
     assert clock.true_at_mono(10 * S, 15 * S) == 15 * S
     assert clock.true_at_boot(16 * S, 15 * S) == 16 * S
     clock.resume(15 * S)
-    assert clock.instant(16 * S) == Instant(11 * S, 16 * S)
+    assert clock.instant(16 * S)[:2] == (11 * S, 16 * S)
 
 
 def test_a_hidden_pause_stops_everything():
     clock = NodeClock(origin_ns=0, wall_ns=0)
     clock.suspend(10 * S, hidden=True)
-    assert clock.instant(15 * S) == Instant(10 * S, 10 * S)
+    assert clock.instant(15 * S)[:2] == (10 * S, 10 * S)
     assert clock.wall_ms(15 * S) == 10_000
     assert clock.true_at_boot(10 * S + 1, 15 * S) == NEVER
     clock.resume(15 * S)
-    assert clock.instant(16 * S) == Instant(11 * S, 11 * S)
+    assert clock.instant(16 * S)[:2] == (11 * S, 11 * S)
 
 
 def test_a_jump_moves_wall_time_alone():
     clock = NodeClock(origin_ns=0, wall_ns=100 * S)
     before = clock.instant(S)
     clock.jump_wall(-30.5)
-    assert clock.instant(S) == before
+    assert clock.instant(S)[:2] == before[:2]
     assert clock.wall_ms(S) == 70_500
 
 
@@ -119,7 +120,7 @@ def test_a_reboot_begins_anew_and_keeps_wall_time():
     clock = NodeClock(origin_ns=50 * S, wall_ns=100 * S)
     clock.suspend(S)
     clock.reboot(2 * S, origin_ns=3)
-    assert clock.instant(2 * S) == Instant(3, 3)
+    assert clock.instant(2 * S)[:2] == (3, 3)
     assert clock.wall_ms(2 * S) == 102_000
 
 
