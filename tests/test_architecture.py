@@ -53,6 +53,7 @@ PURE_PACKAGES = ("model", "wire", "membership", "election", "cluster", "pgwire",
 PURE_MODULES = (
     "metako.ports",
     "metako.guard.fence",
+    "metako.guard.orphan",
     "metako.proxy.routes",
     "metako.config.schema",
     "metako.config.units",

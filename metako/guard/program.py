@@ -29,7 +29,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -37,21 +36,17 @@ from dataclasses import dataclass
 from typing import Any, assert_never
 
 from metako.guard import linux, packets, spawn
+from metako.guard.agent import Agent, agent_of, peer_of
 from metako.guard.fence import Fence
+from metako.guard.orphan import Due, Orphan
 from metako.guard.server import Exited, Gone, Server
 
 NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
 TICK_ARMED_MS = 50
 TICK_IDLE_MS = 10_000
-IDLE_EXIT_S = 5.0
-"""How long a guard with nothing to watch waits for an agent."""
-ORPHAN_FAST_STOP_S = 30.0
-"""What a fast shutdown may take when no agent is there to decide; then it is ended."""
 PACKETS_PER_TURN_MAX = 64
 NOTES_MAX = 50
 BACKLOG = 8
-_PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +60,6 @@ class Options:
     memory_locked: bool
 
 
-@dataclass(slots=True)
-class Agent:
-    """The one connected agent."""
-
-    connection: socket.socket
-    pid: int
-    pidfd: int | None  # None if the process cannot be seen from here
-
-
 class Program:
     """The guard. `run` returns when it has nothing left to do."""
 
@@ -83,9 +69,7 @@ class Program:
         self._fence = Fence()
         self._server = Server()
         self._agent: Agent | None = None
-        self._alone_since_ns: int | None = time.monotonic_ns()  # None while an agent is connected
-        self._fenced_alone = False  # the deadline passed while no agent was connected
-        self._orphan_stop_ns: int | None = None  # when the orphaned server was asked to stop
+        self._orphan = Orphan(options.orphan_timeout_s, time.monotonic_ns())
         self._fencing: int | None = None  # term whose fence is under way
         self._starting: tuple[int, int] | None = None  # request id, descriptor of the outcome
         self._notes: deque[str] = deque(maxlen=NOTES_MAX)  # for the next agent, oldest first
@@ -137,10 +121,18 @@ class Program:
             limits += [TICK_ARMED_MS, (deadline_ns - linux.boottime_ns()) / NS_PER_MS]
         limits += [
             (moment_ns - now_ns) / NS_PER_MS
-            for moment_ns in (self._server.wakeup_ns(), self._orphan_wakeup_ns())
+            for moment_ns in (self._server.wakeup_ns(), self._orphan.wakeup_ns(**self._state()))
             if moment_ns is not None
         ]
         return max(0.0, min(limits))  # poll rounds up, so it never wakes too early and spins
+
+    def _state(self) -> dict[str, bool]:
+        """Return what the rules of an orphan go by."""
+        return {
+            "armed": bool(self._fence.armed_term),
+            "gone": self._server.gone,
+            "ending": self._server.wakeup_ns() is not None,
+        }
 
     def _drain_signals(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -149,7 +141,7 @@ class Program:
     def _turn(self) -> None:
         if self._fence.is_due(linux.boottime_ns()):
             self._fencing = self._fence.fire()
-            self._fenced_alone = self._agent is None
+            self._orphan.fenced = self._agent is None
             # First the deed, then the words.
             self._server.end()
             self._note(f"term {self._fencing}: the lease has ended")
@@ -171,37 +163,16 @@ class Program:
             self._send({"event": "fenced", "term": term, "reason": reason})
         self._orphan_turn()
 
-    # ------------------------------------------------------------ without an agent
-
-    def _exit_delay_s(self) -> float:
-        timeout_s = self._options.orphan_timeout_s
-        return timeout_s if self._fenced_alone else min(timeout_s, IDLE_EXIT_S)
-
-    def _orphan_wakeup_ns(self) -> int | None:
-        if self._alone_since_ns is None or (self._fence.armed_term and not self._server.gone):
-            return None
-        if self._server.gone:
-            return self._alone_since_ns + round(self._exit_delay_s() * NS_PER_S)
-        if self._orphan_stop_ns is None:
-            return self._alone_since_ns + round(self._options.orphan_timeout_s * NS_PER_S)
-        if self._server.wakeup_ns() is not None:
-            return None  # being ended already
-        return self._orphan_stop_ns + round(ORPHAN_FAST_STOP_S * NS_PER_S)
-
     def _orphan_turn(self) -> None:
-        wakeup_ns = self._orphan_wakeup_ns()
-        now_ns = time.monotonic_ns()
-        if wakeup_ns is None or now_ns < wakeup_ns:
-            return
-        if self._server.gone:
-            self._exit = True
-        elif self._orphan_stop_ns is None:
-            self._orphan_stop_ns = now_ns
-            self._note("no agent came back: stopping PostgreSQL")
-            self._server.signal(signal.SIGINT)
-        else:
-            self._note("PostgreSQL did not stop in time: ending it")
-            self._server.end()
+        match self._orphan.due(time.monotonic_ns(), **self._state()):
+            case Due.EXIT:
+                self._exit = True
+            case Due.STOP:
+                self._note("no agent came back: stopping PostgreSQL")
+                self._server.signal(signal.SIGINT)
+            case Due.END:
+                self._note("PostgreSQL did not stop in time: ending it")
+                self._server.end()
 
     # ------------------------------------------------------------ the agent
 
@@ -213,13 +184,11 @@ class Program:
         # The former connection may have been closed just before this one was made.
         self._receive()
         connection.setblocking(False)
-        pid, uid, _gid = _PEER.unpack(
-            connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-        )
+        pid, uid = peer_of(connection)
         refusal = ""
         if uid not in (0, os.getuid(), self._options.agent_uid):
             refusal = f"user {uid} may not use this guard"
-        elif self._agent is not None and self._agent_is_alive():
+        elif self._agent is not None and self._agent.is_alive:
             refusal = f"the agent with pid {self._agent.pid} is connected and alive"
         if refusal:
             with contextlib.suppress(OSError):
@@ -227,15 +196,11 @@ class Program:
             connection.close()
             return
         self._disconnect()
-        pidfd = None
-        with contextlib.suppress(OSError):
-            pidfd = os.pidfd_open(pid)
-        self._agent = Agent(connection, pid, pidfd)
-        self._alone_since_ns = self._orphan_stop_ns = None
-        self._fenced_alone = False
+        agent = self._agent = agent_of(connection, pid)
+        self._orphan.adopted()
         self._watch(connection.fileno(), self._receive)
-        if pidfd is not None:
-            self._watch(pidfd, self._disconnect)
+        if agent.pidfd is not None:
+            self._watch(agent.pidfd, self._disconnect)
         self._greet()
 
     def _greet(self) -> None:
@@ -246,12 +211,6 @@ class Program:
         self._send({"protocol": packets.PROTOCOL, "notes": notes}, descriptors)
         os.close(own)
 
-    def _agent_is_alive(self) -> bool:
-        assert self._agent is not None
-        if self._agent.pidfd is None:
-            return True  # its connection is the only sign of life there is
-        return not select.select([self._agent.pidfd], [], [], 0)[0]
-
     def _disconnect(self) -> None:
         if self._agent is None:
             return
@@ -261,7 +220,7 @@ class Program:
         if agent.pidfd is not None:
             self._unwatch(agent.pidfd)
             os.close(agent.pidfd)
-        self._alone_since_ns = time.monotonic_ns()
+        self._orphan.since_ns = time.monotonic_ns()
         self._note(f"agent {agent.pid} has gone")
 
     def _send(self, packet: dict[str, Any], descriptors: list[int] | None = None) -> None:
