@@ -54,6 +54,7 @@ PURE_MODULES = (
     "metako.ports",
     "metako.guard.fence",
     "metako.guard.orphan",
+    "metako.guard.watchdog",
     "metako.proxy.routes",
     "metako.config.schema",
     "metako.config.units",

@@ -1,9 +1,9 @@
 """Start of the guard: `python -I -S <this directory> --run-dir=… --data-dir=… …`.
 
 Takes `--key=value` arguments: run-dir, data-dir, uid, gid, groups (comma separated), agent-uid,
-orphan-timeout-s. Descriptor 3 is a pipe to the starter, which gets one line: `ready`, `busy`, or
-what went wrong. The order matters: all imports, then what only root may do, then the change of
-user, then the lock, the socket, and the loop.
+orphan-timeout-s, and those of `watchdog.Wish` if there is one. Descriptor 3 is a pipe to the
+starter, which gets one line: `ready`, `busy`, or what went wrong. The order matters: all imports,
+then what only root may do, then the change of user, then the lock, the socket, and the loop.
 
 Invariant: of two guards for one run directory only the one that holds the lock listens.
 """
@@ -22,7 +22,9 @@ if __package__ in (None, ""):
     sys.path[0:1] = []
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from metako.guard import linux, packets, program
+from metako.guard import device, linux, packets, program
+from metako.guard.keeper import Keeper, open_keeper
+from metako.guard.watchdog import Wish, wish_of
 
 READY_FD = 3
 NICE_GAIN = 10
@@ -71,6 +73,17 @@ def _listen(directory: int) -> socket.socket | None:
         os.chdir("/")
 
 
+def _open_watchdog(kernel: device.Kernel, wish: Wish | None, data_dir: str) -> Keeper:
+    """Return the keeper of the watchdog.
+
+    To open it is to take it over from a guard that was killed, and to stop it. A server which that
+    guard has left, and which may be writable, is what it must go on counting for.
+    """
+    if wish is not None and linux.server_runs_in(data_dir):
+        return Keeper(why=f"a PostgreSQL that no guard watches runs in {data_dir}")
+    return open_keeper(kernel, wish)
+
+
 def _warm_up() -> None:
     """Use once what might import something at its first use, while that is still possible."""
     own = os.getpid()
@@ -82,7 +95,8 @@ def _warm_up() -> None:
         socket.send_fds(one, [b"x"], [READY_FD])
 
 
-def _main() -> int:
+def main(kernel: device.Kernel) -> int:
+    """Run the guard that the arguments describe; return its exit code."""
     options = _options(sys.argv[1:])
     uid, gid = int(options["uid"]), int(options["gid"])
     groups = [int(group) for group in options["groups"].split(",") if group]
@@ -101,6 +115,8 @@ def _main() -> int:
     with contextlib.suppress(OSError):  # needs root; only makes the fence more punctual
         os.setpriority(os.PRIO_PROCESS, 0, nice - NICE_GAIN)
     memory_locked = linux.lock_memory()
+    wish = wish_of(options)
+    keeper = _open_watchdog(kernel, wish, options["data-dir"])
     _warm_up()
     if os.getuid() != uid:
         linux.drop_privileges(uid, gid, groups)
@@ -108,6 +124,7 @@ def _main() -> int:
 
     listener = _listen(directory)
     if listener is None:
+        keeper.close(in_good_order=True)
         _tell(packets.BUSY)
         return 0
     watch = program.Program(
@@ -118,7 +135,9 @@ def _main() -> int:
             orphan_timeout_s=float(options["orphan-timeout-s"]),
             nice=nice,
             memory_locked=memory_locked,
+            watchdog_required=wish is not None and wish.required,
         ),
+        keeper,
     )
     _tell(packets.READY)
     os.close(READY_FD)
@@ -133,7 +152,7 @@ def _main() -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(_main())
+        sys.exit(main(device.Linux()))
     except Exception as error:
         _tell(f"{type(error).__name__}: {error}")
         raise

@@ -32,15 +32,25 @@ class Fence:
         A deadline in the past is accepted here: it makes the fence due at once. A refused request
         changes nothing.
         """
+        if refusal := self.refusal(term):
+            return refusal
+        self.floor_term = term
+        self.deadline_boot_ns = deadline_boot_ns
+        return ""
+
+    def refusal(self, term: int) -> str:
+        """Return why `term` cannot be armed, "" if it can."""
         if term <= 0:
             return f"term {term} is not a term"
         if term < self.floor_term:
             return f"term {term} is lower than term {self.floor_term}, which was armed before"
         if term <= self.fenced_term:
             return f"term {term} was fenced; only a higher term can be armed"
-        self.floor_term = term
-        self.deadline_boot_ns = deadline_boot_ns
         return ""
+
+    def prolongs(self, deadline_boot_ns: int) -> bool:
+        """Return whether a deadline lets the server be writable for longer than now."""
+        return self.deadline_boot_ns is None or deadline_boot_ns > self.deadline_boot_ns
 
     def disarm(self, term: int) -> str:
         """Withdraw the deadline of `term`; return "" or the refusal, which changes nothing.

@@ -128,6 +128,19 @@ def children_of(pid: int) -> list[int]:
     return result
 
 
+def server_runs_in(directory: str) -> bool:
+    """Return whether a PostgreSQL that can be seen has its data directory there."""
+    real = os.path.realpath(directory)
+    for entry in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if entry.isdecimal() and os.readlink(f"/proc/{entry}/cwd") == real:
+                program = os.path.basename(os.readlink(f"/proc/{entry}/exe"))
+                # A shell that somebody left there is none.
+                if program.startswith(("postgres", "postmaster")):
+                    return True
+    return False
+
+
 def descendants_of(pid: int) -> Iterator[int]:
     """Yield every process below `pid`, parents before their children.
 

@@ -50,6 +50,10 @@ class GuardStatus:
     last_fence_ms: float | None = None  # first SIGQUIT or SIGKILL → last process reaped
     last_stop_ms: float | None = None  # any stop: the first signal or the exit → last one reaped
     memory_locked: bool = False
+    watchdog: str = "off"  # off | idle | armed | failed; see `keeper`
+    watchdog_why: str = ""  # why it is not armed; "" unless it failed
+    watchdog_timeout_s: int = 0  # 0 while it is not known
+    watchdog_identity: str = ""  # what its driver calls itself
     adopted: bool = False  # set by the client: the guard was there before this agent
 
 

@@ -2,7 +2,7 @@
 
 The guard is single-threaded and waits in one poll() for: its listening socket, the agent's
 connection, the agent's pidfd, SIGCHLD, and the outcome of an exec. Then it takes a *turn*: reap,
-fence if the deadline has passed, sweep, orphan rules. While armed it wakes at least every
+fence if the deadline has passed, sweep, watchdog, orphan rules. While armed it wakes at least every
 `TICK_ARMED_MS` and compares CLOCK_BOOTTIME itself, because poll() counts CLOCK_MONOTONIC and sleeps
 through a suspend. At rest it wakes every `TICK_IDLE_MS` only.
 
@@ -38,6 +38,7 @@ from typing import Any, assert_never
 from metako.guard import linux, packets, spawn
 from metako.guard.agent import Agent, agent_of, peer_of
 from metako.guard.fence import Fence
+from metako.guard.keeper import Keeper
 from metako.guard.orphan import Due, Orphan
 from metako.guard.server import Exited, Gone, Server
 
@@ -58,16 +59,20 @@ class Options:
     orphan_timeout_s: float
     nice: int  # priority for PostgreSQL
     memory_locked: bool
+    watchdog_required: bool = False  # what the watchdog does not guard is not armed either
 
 
 class Program:
     """The guard. `run` returns when it has nothing left to do."""
 
-    def __init__(self, listener: socket.socket, options: Options) -> None:
+    def __init__(
+        self, listener: socket.socket, options: Options, keeper: Keeper | None = None
+    ) -> None:
         self._listener = listener
         self._options = options
         self._fence = Fence()
         self._server = Server()
+        self._keeper = keeper or Keeper()
         self._agent: Agent | None = None
         self._orphan = Orphan(options.orphan_timeout_s, time.monotonic_ns())
         self._fencing: int | None = None  # term whose fence is under way
@@ -102,6 +107,7 @@ class Program:
                 self._turn()
         finally:
             self._server.kill()
+            self._keeper.close(in_good_order=self._server.gone)
         return list(self._notes)
 
     def _watch(self, descriptor: int, handler: Callable[[], None]) -> None:
@@ -114,11 +120,18 @@ class Program:
         self._unwatched = True
 
     def _timeout_ms(self) -> float:
-        now_ns = time.monotonic_ns()
+        now_ns, now_boot_ns = time.monotonic_ns(), linux.boottime_ns()
         limits = [float(TICK_IDLE_MS)]
-        deadline_ns = self._fence.deadline_boot_ns
-        if deadline_ns is not None:
-            limits += [TICK_ARMED_MS, (deadline_ns - linux.boottime_ns()) / NS_PER_MS]
+        if self._fence.deadline_boot_ns is not None:
+            limits.append(TICK_ARMED_MS)
+        limits += [
+            (moment_ns - now_boot_ns) / NS_PER_MS
+            for moment_ns in (
+                self._fence.deadline_boot_ns,
+                self._keeper.wakeup_boot_ns(now_boot_ns),
+            )
+            if moment_ns is not None
+        ]
         limits += [
             (moment_ns - now_ns) / NS_PER_MS
             for moment_ns in (self._server.wakeup_ns(), self._orphan.wakeup_ns(**self._state()))
@@ -146,6 +159,7 @@ class Program:
             self._server.end()
             self._note(f"term {self._fencing}: the lease has ended")
         self._server.turn()
+        self._watchdog_turn()  # before anything is sent: every packet says how it is
         for notice in self._server.take_notices():
             match notice:
                 case Exited(pid, status):
@@ -162,6 +176,13 @@ class Program:
             self._note(f"term {term}: {reason}")
             self._send({"event": "fenced", "term": term, "reason": reason})
         self._orphan_turn()
+
+    def _watchdog_turn(self) -> None:
+        ending = self._fencing is not None and not self._server.gone
+        armed = self._fence.deadline_boot_ns is not None
+        self._keeper.turn(linux.boottime_ns(), protecting=armed or ending)
+        for note in self._keeper.take_notes():
+            self._note(note)
 
     def _orphan_turn(self) -> None:
         match self._orphan.due(time.monotonic_ns(), **self._state()):
@@ -251,6 +272,10 @@ class Program:
             last_fence_ms=server.last_fence_ms,
             last_stop_ms=server.last_stop_ms,
             memory_locked=self._options.memory_locked,
+            watchdog=self._keeper.state,
+            watchdog_why=self._keeper.why,
+            watchdog_timeout_s=self._keeper.timeout_s,
+            watchdog_identity=self._keeper.identity,
         )
 
     def _note(self, text: str) -> None:
@@ -296,7 +321,9 @@ class Program:
             case "arm":
                 return self._arm(packet)
             case "disarm":
-                return self._fence.disarm(packets.integer(packet, "term"))
+                refusal = self._fence.disarm(packets.integer(packet, "term"))
+                self._watchdog_turn()  # before the answer, which says how it is
+                return refusal
             case "start":
                 return self._start(packet, request_id)
             case "note_signal":
@@ -317,6 +344,14 @@ class Program:
     def _arm(self, packet: dict[str, Any]) -> str:
         term = packets.integer(packet, "term")
         deadline_ns = packets.integer(packet, "deadline_boot_ns")
+        lease_ns = deadline_ns  # of an agent that does not say when the lease itself ends
+        if "lease_boot_ns" in packet:
+            lease_ns = packets.integer(packet, "lease_boot_ns")
+        if self._fence.refusal(term) == "" and deadline_ns > linux.boottime_ns():
+            why = self._keeper.renew(linux.boottime_ns(), lease_ns)
+            # What takes away from the right to be writable is never refused.
+            if why and self._options.watchdog_required and self._fence.prolongs(deadline_ns):
+                return f"guard.watchdog is required and not armed: {why}"
         refusal = self._fence.arm(term, deadline_ns)
         if not refusal and self._fence.is_due(linux.boottime_ns()):
             refusal = f"the deadline of term {term} has passed: fenced"

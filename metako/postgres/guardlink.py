@@ -25,6 +25,7 @@ import trio
 
 import metako.guard
 from metako.guard import packets
+from metako.guard.watchdog import Wish
 from metako.model.errors import MetakoError
 from metako.postgres.osuser import OsUser, make_dir
 
@@ -34,6 +35,7 @@ RETRY_S = 0.05
 LOG_BYTES_MAX = 1 << 20
 DESCRIPTORS_MAX = 4
 _PEER = struct.Struct("3i")  # struct ucred: pid, uid, gid
+GUARD_PROGRAM = os.path.dirname(os.path.abspath(metako.guard.__file__))
 _READY_FD = 3  # where the guard expects the pipe to its starter
 
 
@@ -47,6 +49,14 @@ class GuardUnresponsiveError(GuardLostError):
 
 class GuardRefusedError(MetakoError):
     """The guard refused. Nothing was changed."""
+
+
+class Reply:
+    """A request that waits for its answer."""
+
+    def __init__(self) -> None:
+        self.arrived = trio.Event()
+        self.packet: dict[str, Any] | None = None  # None: the guard was lost
 
 
 @dataclass(slots=True)
@@ -77,7 +87,12 @@ async def receive(connection: trio.socket.SocketType) -> tuple[bytes, list[int]]
 
 
 async def connect_or_start(
-    *, run_dir: Path, user: OsUser, data_dir: Path, orphan_timeout_s: float
+    *,
+    run_dir: Path,
+    user: OsUser,
+    data_dir: Path,
+    orphan_timeout_s: float,
+    watchdog: Wish | None = None,
 ) -> Link:
     """Return a link to the guard of `run_dir`, which is made if it is missing.
 
@@ -89,6 +104,20 @@ async def connect_or_start(
     """
     make_dir(run_dir, user)
     run_dir = Path(os.path.realpath(run_dir))  # noqa: ASYNC240 - local metadata, as in make_dir
+    argv = [
+        sys.executable,
+        "-I",
+        "-S",
+        GUARD_PROGRAM,
+        f"--run-dir={run_dir}",
+        f"--data-dir={os.path.abspath(data_dir)}",  # noqa: ASYNC240 - looks at no disk
+        f"--uid={user.uid}",
+        f"--gid={user.gid}",
+        f"--groups={','.join(map(str, user.groups))}",
+        f"--agent-uid={os.geteuid()}",
+        f"--orphan-timeout-s={orphan_timeout_s}",
+        *(watchdog.arguments() if watchdog is not None else ()),
+    ]
     directory = os.open(run_dir, os.O_PATH | os.O_DIRECTORY)
     adopted = True
     try:
@@ -99,7 +128,7 @@ async def connect_or_start(
                     link = await _greet(connection, adopted=adopted)
                     if link is not None:
                         return link
-                elif await _start(run_dir, user, data_dir, orphan_timeout_s):
+                elif await _start(run_dir, argv):
                     adopted = False
                     continue
                 await trio.sleep(RETRY_S)  # another guard is starting up or going away
@@ -162,14 +191,14 @@ async def _greet(connection: trio.socket.SocketType, *, adopted: bool) -> Link |
         raise
 
 
-async def _start(run_dir: Path, user: OsUser, data_dir: Path, orphan_timeout_s: float) -> bool:
+async def _start(run_dir: Path, argv: list[str]) -> bool:
     """Start a guard and wait until it listens; return False if another one was faster.
 
     Raises:
         GuardLostError: it ended; the text has its own words.
     """
     with _pipe() as (reader, writer):
-        pid = _spawn(run_dir, user, data_dir, orphan_timeout_s, writer.pop())
+        pid = _spawn(run_dir, argv, writer.pop())
         try:
             await trio.lowlevel.wait_readable(reader)
             said = os.read(reader, 4096).decode("utf-8", "replace")
@@ -200,23 +229,8 @@ def _pipe() -> Iterator[tuple[int, list[int]]]:
             os.close(descriptor)
 
 
-def _spawn(
-    run_dir: Path, user: OsUser, data_dir: Path, orphan_timeout_s: float, writer: int
-) -> int:
+def _spawn(run_dir: Path, argv: list[str], writer: int) -> int:
     """Start the guard's process in its own session; return its pid. Closes `writer`."""
-    argv = [
-        sys.executable,
-        "-I",
-        "-S",
-        os.path.dirname(os.path.abspath(metako.guard.__file__)),
-        f"--run-dir={run_dir}",
-        f"--data-dir={os.path.abspath(data_dir)}",
-        f"--uid={user.uid}",
-        f"--gid={user.gid}",
-        f"--groups={','.join(map(str, user.groups))}",
-        f"--agent-uid={os.geteuid()}",
-        f"--orphan-timeout-s={orphan_timeout_s}",
-    ]
     log = run_dir / packets.LOG_NAME
     try:
         if log.stat().st_size > LOG_BYTES_MAX:

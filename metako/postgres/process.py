@@ -23,12 +23,15 @@ import trio
 
 from metako.guard import packets
 from metako.guard.packets import GuardStatus
-from metako.model.errors import DataDirectoryError, MetakoError
+from metako.guard.watchdog import Wish
+from metako.model.errors import DataDirectoryError
+from metako.model.watchdog import WatchdogSeen
 from metako.postgres import guardlink
 from metako.postgres.guardevents import Exited, Fenced, Gone, GuardEvent, GuardLost
 from metako.postgres.guardlink import GuardLostError, GuardRefusedError, GuardUnresponsiveError
 from metako.postgres.osuser import OsUser
-from metako.postgres.sweep import kill_server_processes, server_processes
+from metako.postgres.sweep import ServerNotGoneError, kill_server_processes, server_processes
+from metako.postgres.watchdog import watchdog_seen
 
 __all__ = [
     "Exited",
@@ -53,31 +56,20 @@ START_TIMEOUT_S = 10.0  # the forked child opens its log on a disk that may be s
 KILL_TIMEOUT_S = 5.0
 
 
-class ServerNotGoneError(MetakoError):
-    """Processes of the server are left, and may still be writing."""
-
-
-class _Reply:
-    """A request that waits for its answer."""
-
-    def __init__(self) -> None:
-        self.arrived = trio.Event()
-        self.packet: dict[str, Any] | None = None  # None: the guard was lost
-
-
 class Guard:
     """One connection to the guard process. Methods raise GuardLostError when it is gone."""
 
-    def __init__(self, link: guardlink.Link) -> None:
+    def __init__(self, link: guardlink.Link, wish: Wish | None = None) -> None:
         self.status = packets.status_from_json(link.greeting.get("status"), adopted=link.adopted)
         self.notes: tuple[str, ...] = tuple(map(str, link.greeting.get("notes", ())))
         """What the guard did while no agent was there, oldest first, for the log."""
         self.events_dropped = 0  # because nobody read them
         self._link = link
+        self._wish = wish
         self._lost = False  # no more answers come: the guard ended, or the connection did
         self._guard_ended = trio.Event()
         self._numbers = itertools.count(1)
-        self._replies: dict[int, _Reply] = {}
+        self._replies: dict[int, guardlink.Reply] = {}
         self._changed = trio.Event()  # set and replaced with every status
         self._sender, self._receiver = trio.open_memory_channel[GuardEvent](EVENTS_MAX)
         self._nursery: trio.Nursery | None = None
@@ -90,6 +82,11 @@ class Guard:
     def lost(self) -> bool:
         """Return whether the guard is gone for this connection."""
         return self._lost
+
+    @property
+    def watchdog(self) -> WatchdogSeen:
+        """Return how the watchdog is, as of the guard's newest packet."""
+        return watchdog_seen(self.status, self._wish, lost=self._lost)
 
     def events(self) -> trio.MemoryReceiveChannel[GuardEvent]:
         """Return the one channel of events. When EVENTS_MAX wait in it, later ones are dropped."""
@@ -147,16 +144,21 @@ class Guard:
         await self._request("kill_all")
         await self.wait_gone(KILL_TIMEOUT_S)
 
-    async def arm(self, term: int, deadline_boot_ns: int) -> None:
+    async def arm(self, term: int, deadline_boot_ns: int, lease_boot_ns: int | None = None) -> None:
         """Set or move the deadline (CLOCK_BOOTTIME) at which the guard ends the server.
 
-        Returns when the guard has confirmed. If cancelled, the deadline may be set or not.
+        A watchdog resets the machine by `lease_boot_ns`, by default the deadline. Returns when the
+        guard has confirmed. If cancelled, the deadline may be set or not.
 
         Raises:
-            GuardRefusedError: a lower term than one armed before, a fenced term, or a deadline in
-                the past, in which case the server is being fenced now.
+            GuardRefusedError: a lower term than one armed before, a fenced term, a watchdog that
+                is required and not armed, or a deadline in the past, in which case the server is
+                being fenced now.
         """
-        await self._request("arm", term=int(term), deadline_boot_ns=int(deadline_boot_ns))
+        lease_ns = deadline_boot_ns if lease_boot_ns is None else lease_boot_ns
+        await self._request(
+            "arm", term=term, deadline_boot_ns=deadline_boot_ns, lease_boot_ns=lease_ns
+        )
 
     async def disarm(self, term: int) -> None:
         """Withdraw the deadline. Nothing then ends a server that is writable.
@@ -223,7 +225,7 @@ class Guard:
     ) -> dict[str, Any]:
         self._raise_if_lost()
         number = next(self._numbers)
-        reply = self._replies[number] = _Reply()
+        reply = self._replies[number] = guardlink.Reply()
         try:
             with trio.move_on_after(timeout_s):
                 try:
@@ -344,7 +346,12 @@ class Guard:
 
 @asynccontextmanager
 async def open_guard(
-    *, run_dir: Path, user: OsUser, data_dir: Path, orphan_timeout_s: float
+    *,
+    run_dir: Path,
+    user: OsUser,
+    data_dir: Path,
+    orphan_timeout_s: float,
+    watchdog: Wish | None = None,
 ) -> AsyncIterator[Guard]:
     """Connect to the guard that listens in `run_dir`, or start one.
 
@@ -356,6 +363,7 @@ async def open_guard(
         user: who PostgreSQL and, once started, the guard run as.
         data_dir: the server's; the postmaster is started in it.
         orphan_timeout_s: how long a server without lease runs on when no agent comes back.
+        watchdog: what resets the machine when the guard fails; None: nothing does.
 
     Raises:
         DataDirectoryError: the running guard watches another data directory.
@@ -363,9 +371,13 @@ async def open_guard(
         GuardLostError: it could not be started, or does not answer.
     """
     link = await guardlink.connect_or_start(
-        run_dir=run_dir, user=user, data_dir=data_dir, orphan_timeout_s=orphan_timeout_s
+        run_dir=run_dir,
+        user=user,
+        data_dir=data_dir,
+        orphan_timeout_s=orphan_timeout_s,
+        watchdog=watchdog,
     )
-    guard = Guard(link)
+    guard = Guard(link, watchdog)
     failure: Exception | None = None
     try:
         wanted = os.path.abspath(data_dir)  # noqa: ASYNC240 - looks at no disk

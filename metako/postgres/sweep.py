@@ -17,10 +17,16 @@ import signal
 
 import trio
 
+from metako.model.errors import MetakoError
+
 _PROGRAMS = ("postgres", "postmaster")
 _DELETED = " (deleted)"
 SWEEP_INTERVAL_S = 0.005
 REAP_WAIT_S = 2.0
+
+
+class ServerNotGoneError(MetakoError):
+    """Processes of the server are left, and may still be writing."""
 
 
 def server_processes(data_dir: str | os.PathLike[str]) -> list[int]:

@@ -25,8 +25,10 @@ LOST_GRACE_S = 0.5
 class FenceKeeper:
     """Tells one guard the newest deadline."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, margin_ns: int) -> None:
+        """Tell `guard`, whose deadlines are `margin_ns` before the end of the lease itself."""
         self._guard = guard
+        self._margin_ns = margin_ns
         self._wanted: GuardDeadline | None = None  # newest; None once it was told
         self._changed = trio.Event()
 
@@ -60,7 +62,8 @@ class FenceKeeper:
                 if wanted.deadline_boot_ns is None:
                     await self._guard.disarm(wanted.term)
                 else:
-                    await self._guard.arm(wanted.term, wanted.deadline_boot_ns)
+                    deadline_ns = wanted.deadline_boot_ns
+                    await self._guard.arm(wanted.term, deadline_ns, deadline_ns + self._margin_ns)
             except GuardRefusedError as error:
                 # It has fenced this term or armed a higher one: either way nothing is writable
                 # that should not be, and the engine will see the server gone.

@@ -31,6 +31,7 @@ from metako.model.durable import HardState
 from metako.model.errors import FencedError, MetakoError
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.ids import Term
+from metako.model.instant import milliseconds
 from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import PostgresObserved
 from metako.model.status import NodeStatus
@@ -222,7 +223,8 @@ class Node:
 
     async def _run_cluster(self, parts: Parts, hard: HardState) -> None:
         postgres, guard = parts.postgres, parts.guard
-        fence = FenceKeeper(guard) if guard is not None else None
+        margin_ns = milliseconds(self._config.timing.fence_margin_ms)
+        fence = FenceKeeper(guard, margin_ns) if guard is not None else None
         if hard.document is not None:
             postgres.set_members(hard.document.data_members())
         effects = NodeEffects(

@@ -240,6 +240,9 @@ async def test_real_engine_bootstraps_its_cluster_and_stops(
 # ---------------------------------------------------------------- fence
 
 
+MARGIN_NS = 150
+
+
 @dataclass
 class FakeGuard:
     """Takes `round_trip_s` for every answer; refuses or is lost on demand."""
@@ -257,7 +260,8 @@ class FakeGuard:
         self.ended += 1
         self.gone.set()
 
-    async def arm(self, term: int, deadline_boot_ns: int) -> None:
+    async def arm(self, term: int, deadline_boot_ns: int, lease_boot_ns: int) -> None:
+        assert lease_boot_ns == deadline_boot_ns + MARGIN_NS
         await self._answer("arm", term, deadline_boot_ns)
 
     async def disarm(self, term: int) -> None:
@@ -271,7 +275,7 @@ class FakeGuard:
 
 
 def keeper_of(guard: FakeGuard) -> FenceKeeper:
-    return FenceKeeper(cast("Guard", guard))
+    return FenceKeeper(cast("Guard", guard), MARGIN_NS)
 
 
 def deadline(ns: int | None, term: int = 3) -> GuardDeadline:
