@@ -18,6 +18,7 @@ from metako.model.lsn import format_lsn
 from metako.model.member import Member, MemberState, ServerRole, ServerState
 from metako.model.postgres import PostgresObserved, ProcessState, ReceiverState, SyncSetting
 from metako.model.status import NodeStatus
+from metako.model.watchdog import WatchdogSeen
 
 JsonObject = dict[str, object]
 
@@ -40,6 +41,7 @@ def status_view(status: NodeStatus) -> JsonObject:
         "document": _document(status.document, status.committed) if status.document else None,
         "members": [_member(member, status) for member in status.members],
         "postgres": _postgres(status.postgres),
+        "watchdog": _watchdog(status.postgres.watchdog),
     }
 
 
@@ -264,6 +266,15 @@ def _postgres(observed: PostgresObserved) -> JsonObject:
             }
             for standby in observed.standbys
         ],
+    }
+
+
+def _watchdog(watchdog: WatchdogSeen) -> JsonObject:
+    return {
+        "state": watchdog.state.value,
+        "why": watchdog.why or None,
+        "timeout_s": watchdog.timeout_s or None,
+        "identity": watchdog.identity or None,
     }
 
 

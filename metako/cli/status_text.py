@@ -84,6 +84,7 @@ def picture(data: Data) -> Picture:
         ("document", _document_line(document)),
         ("durability", _durability_line(document)),
         ("asked", f"{text_at(data, 'node')}, {_election_line(data)}"),
+        *_watchdog_facts(data),
     ]
     rows = tuple(_status_row(member, data) for member in members)
     return Picture(tuple(facts), rows, _trouble(data))
@@ -132,6 +133,18 @@ def _switchover_facts(document: Data | None) -> list[tuple[str, str]]:
     if switchover is None:
         return []  # the rule, which needs no line
     return [("switchover", f"to {text_at(switchover, 'to')} is under way")]
+
+
+def _watchdog_facts(data: Data) -> list[tuple[str, str]]:
+    """Return how the watchdog of the asked node is, if it has one."""
+    watchdog = object_at(data, "watchdog") or {}
+    state = text_at(watchdog, "state")
+    if state in (UNKNOWN, "off"):
+        return []
+    if state == "failed":
+        return [("watchdog", f"NOT ARMED: {text_at(watchdog, 'why')}")]
+    driver = text_at(watchdog, "identity")
+    return [("watchdog", f"{state}, {driver}, {text_at(watchdog, 'timeout_s')} s")]
 
 
 def _change_facts(data: Data) -> list[tuple[str, str]]:

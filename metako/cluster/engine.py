@@ -287,7 +287,13 @@ class Engine:
         if moved and not due:
             self._withheld = True  # whatever it is, it has to wait
             return
-        meta = project(core.observed, self._meta_base, core.document, self._sessions)
+        meta = project(
+            core.observed,
+            self._meta_base,
+            core.document,
+            self._sessions,
+            unwatched=bool(core.unwatched),
+        )
         self._withheld = meta != self._meta
         if self._withheld and (due or not only_measures_differ(self._meta, meta)):
             self._meta, self._meta_at_ns, self._withheld = meta, now.mono_ns, False

@@ -6,6 +6,8 @@ server ended, when it came back, and when it streamed again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.postgres import (
     Following,
@@ -15,6 +17,7 @@ from metako.model.postgres import (
     ReceiverState,
     Stopped,
 )
+from metako.model.watchdog import WatchdogSeen, WatchdogState
 
 _ENDED = (ProcessState.STOPPED, ProcessState.DYING)
 _UP = (ProcessState.RUNNING, ProcessState.STARTING, ProcessState.STOPPING)
@@ -58,7 +61,33 @@ def server_events(
     serves = after.in_recovery is False and not isinstance(target, Stopped)
     if serves and after.commit_blocked != before.commit_blocked:
         told.append(_blocked(after))
+    if after.watchdog is not before.watchdog and after.watchdog != before.watchdog:
+        told.extend(_watchdog(before.watchdog, after.watchdog))
     return tuple(told)
+
+
+def _watchdog(before: WatchdogSeen, after: WatchdogSeen) -> Iterator[Event]:
+    match after.state:
+        case WatchdogState.FAILED if (before.state, before.why) != (after.state, after.why):
+            yield event(
+                EventName.WATCHDOG,
+                f"guard.watchdog: not armed: {after.why}",
+                severity=Severity.ERROR,
+                state=after.state.value,
+            )
+        case WatchdogState.ARMED if before.state is not WatchdogState.ARMED:
+            yield event(
+                EventName.WATCHDOG,
+                "guard.watchdog: armed: the machine is reset if the lease ends and PostgreSQL "
+                "does not",
+                state=after.state.value,
+                timeout_s=after.timeout_s,
+                identity=after.identity,
+            )
+        case WatchdogState.IDLE if before.state is WatchdogState.ARMED:
+            yield event(EventName.WATCHDOG, "guard.watchdog: disarmed", state=after.state.value)
+        case _:
+            pass
 
 
 def _ended(before: PostgresObserved, target: PostgresTarget | None) -> Event:

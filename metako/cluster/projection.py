@@ -40,9 +40,18 @@ def server_state(observed: PostgresObserved) -> ServerState:
 
 
 def project(
-    observed: PostgresObserved, base: MemberMeta, document: ClusterDocument | None, sessions: int
+    observed: PostgresObserved,
+    base: MemberMeta,
+    document: ClusterDocument | None,
+    sessions: int,
+    *,
+    unwatched: bool = False,
 ) -> MemberMeta:
-    """Return the metadata to gossip: `base` holds what never changes while the node runs."""
+    """Return the metadata to gossip: `base` holds what never changes while the node runs.
+
+    A node that must not lead, because its watchdog is required and cannot be armed (`unwatched`),
+    is one of priority 0 to the others: nobody hands over to it.
+    """
     standby = observed.in_recovery is True
     # Field by field: `dataclasses.replace` takes several times as long, and this is done whenever
     # the server's WAL has grown.
@@ -59,7 +68,7 @@ def project(
         postgres_address=base.postgres_address,
         api_address=base.api_address,
         proxy_address=base.proxy_address,
-        priority=base.priority,
+        priority=0 if unwatched else base.priority,
         witness=base.witness,
         server_version=observed.server_version,
         agent_version=base.agent_version,

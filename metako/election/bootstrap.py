@@ -49,6 +49,8 @@ class Bootstrap:
 
     def why_not(self) -> str:
         """Return in plain words what keeps this node from creating the cluster."""
+        if self._core.unwatched:
+            return f"not creating a cluster: {self._core.unwatched}"
         if self.refused:
             who, what = next(iter(sorted(self.refused.items())))
             return f"not creating a cluster: {who} already has {what}"
@@ -59,8 +61,10 @@ class Bootstrap:
         return self._ask_at_ns if self.wanted() and self._ready() else None
 
     def _ready(self) -> bool:
-        """Return whether the local server is known, and not running something of its own."""
+        """Return whether this node could lead, its server known and not running on its own."""
         observed = self._core.observed
+        if self._core.unwatched:
+            return False
         known = observed.data in (DataState.EMPTY, DataState.PRESENT)
         return known and observed.process is ProcessState.STOPPED
 

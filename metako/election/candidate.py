@@ -127,6 +127,8 @@ class Candidate:
         document = core.document
         if document is None or not core.voting or core.node not in document.voters:
             return False
+        if core.unwatched:
+            return False
         if document.phase is Phase.INITIALIZING:
             return document.primary == core.node
         return (

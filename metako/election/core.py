@@ -263,6 +263,19 @@ class Core:
             return False
         return observed.position is not None and observed.detached_for >= term
 
+    @property
+    def unwatched(self) -> str:
+        """Return why this node must not lead: nothing would reset its machine. "" if it may.
+
+        It is the guard that refuses to be armed then. To be elected all the same would keep the
+        cluster waiting for a promotion that never comes.
+        """
+        watchdog = self.observed.watchdog
+        if not self.cluster.watchdog_required or watchdog.usable:
+            return ""
+        why = watchdog.why or "its state is not known yet"
+        return f"this node's watchdog is required and not armed: {why}"
+
     def can_lead(self, term: Term) -> bool:
         """Return whether this node could be promoted now under its promise of `term`."""
         observed, document = self.observed, self.document
@@ -271,6 +284,7 @@ class Core:
             and document is not None
             and self.node in document.voters
             and self.cluster.priority > 0
+            and not self.unwatched
             and observed.process is ProcessState.RUNNING
             and observed.in_recovery is True
             and self.detached(term)

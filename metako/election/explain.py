@@ -32,6 +32,8 @@ def blocked(election: Election, now: Instant) -> str:
         )
     if election.leader is not None or election.voter.hold.active(now):
         return ""
+    if core.unwatched:
+        return f"no primary: {core.unwatched}"
     verdict = election.candidate.verdict
     if verdict is not None and verdict.missing:
         return f"no primary: missing {verdict.missing}"

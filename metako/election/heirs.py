@@ -84,7 +84,7 @@ class Heirs:
         if member is None or member.meta is None or member.state is not MemberState.ALIVE:
             return "it is not alive"
         if member.meta.priority == 0:
-            return "its priority is 0"
+            return "its priority is 0, or its watchdog is required and cannot be armed"
         if node in document.leaving:
             return "it is being removed"
         if document.sync.members and self._streams(node):

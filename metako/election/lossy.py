@@ -123,7 +123,9 @@ def ordered(election: Election, now: Instant, order: Order) -> OrderAnswer:
         return refused(order, why)
     if not candidate.may_stand():
         return refused(
-            order, "this node cannot lead: it takes a vote, priority above 0 and a running standby"
+            order,
+            "this node cannot lead: it takes a vote, priority above 0, a running standby and the "
+            "watchdog if that is required",
         )
     until_ns = now.mono_ns + seconds(STAND_S)
     candidate.errand = Errand(until_ns, forced=True, lost=order.lost)

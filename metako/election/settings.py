@@ -40,7 +40,7 @@ class ElectionSettings:
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
     """What the configuration says about the cluster; used at the first bootstrap only, except
-    for `acks`, `min_votes`, `priority` and `max_lag_bytes`."""
+    for `acks`, `min_votes`, `priority`, `max_lag_bytes` and `watchdog_required`."""
 
     name: str
     bootstrap_node: NodeId
@@ -52,3 +52,4 @@ class ClusterSettings:
     min_votes: int = 0  # least votes for a failover; never fewer than a majority
     priority: int = 100  # of this node; 0 never stands
     max_lag_bytes: int = 1 << 20  # `async` only: who is further behind is not elected
+    watchdog_required: bool = False  # this node does not lead while its watchdog cannot be armed

@@ -179,6 +179,7 @@ class Voter:
             own is not None
             and core.observed.in_recovery is True
             and core.cluster.priority > 0
+            and not core.unwatched
             and not core.is_witness
             and not barred(core.document, core.node)
             and (request.position is None or own > request.position)

@@ -69,6 +69,7 @@ class EventName(enum.StrEnum):
     STEP_FINISHED = "step_finished"
     STEP_FAILED = "step_failed"
     FENCED = "fenced"
+    WATCHDOG = "watchdog"  # armed, disarmed, or not to be had when it should be
     ROUTE_CHANGED = "route_changed"
     REJOIN = "rejoin"
     STATUS = "status"

@@ -16,6 +16,7 @@ from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.timeline import HistoryStep, TimelineEntry
 from metako.model.values import value
+from metako.model.watchdog import NO_WATCHDOG, WatchdogSeen
 
 
 class DataState(enum.StrEnum):
@@ -106,6 +107,7 @@ class PostgresObserved:
     checkpointed: str = ""  # the handover for which a checkpoint was written last
     restarted: str = ""  # the order by which the server was stopped, to be started again, last
     silent: bool = False  # it runs, and said nothing when it was asked
+    watchdog: WatchdogSeen = NO_WATCHDOG  # what resets this machine if the guard fails
     # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an
     # older target says little about now: whoever follows the target may have acted since.
     under: PostgresTarget | None = None

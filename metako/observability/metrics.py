@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from metako.model.events import Event, EventName, Severity
 from metako.model.member import MemberState, ServerRole
 from metako.model.status import NodeStatus
+from metako.model.watchdog import WatchdogState
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -101,6 +102,13 @@ def status_samples(status: NodeStatus) -> list[Sample]:
         Sample("metako_timeline", status.postgres.timeline, "Timeline of this node's server."),
         Sample("metako_boot_epoch", status.boot_epoch, "Starts of this node's agent."),
     ]
+    watchdog = status.postgres.watchdog
+    if watchdog.state is not WatchdogState.OFF:
+        armed, failed = (watchdog.state is s for s in (WatchdogState.ARMED, WatchdogState.FAILED))
+        samples += [
+            Sample("metako_watchdog_armed", armed, "1 while the watchdog guards a lease."),
+            Sample("metako_watchdog_failed", failed, "1 while it cannot be armed."),
+        ]
     if document is not None:
         samples += [
             Sample("metako_document_version", document.version, "Version within the term."),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from metako.model.lsn import Lsn
 from metako.model.member import Member, MemberState, ServerRole
 from metako.model.status import NodeStatus
+from metako.model.watchdog import WatchdogState
 
 
 def status_line(status: NodeStatus, queries: Mapping[str, int] | None = None) -> str:
@@ -38,6 +39,8 @@ def status_line(status: NodeStatus, queries: Mapping[str, int] | None = None) ->
             parts.append(f"leaving={','.join(document.leaving)}")
         if document.paused:
             parts.append("paused")
+    if status.postgres.watchdog.state is WatchdogState.FAILED:
+        parts.append("watchdog=failed")
     if queries:
         parts.append(f"queries=[{' '.join(f'{name}={n}' for name, n in queries.items())}]")
     parts.append(f"health={health(status)}")

@@ -222,6 +222,7 @@ class Observer:
             commit_blocked=facts.commit_blocked,
             checkpointed=facts.checkpointed,
             restarted=facts.restarted,
+            watchdog=self._guard.watchdog,
         )
 
     async def _connected(self, postmaster: int) -> sql.Session:
