@@ -219,6 +219,7 @@ def _logs(
 def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> int:
     """Check a configuration file without starting anything."""
     from metako.config import check_runnable
+    from metako.runtime.watchdog import check_watchdog_device
 
     node = load_config(chosen(ctx, config))
     # The remarks come first: they help whoever has to supply what is missing.
@@ -226,9 +227,13 @@ def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> 
         for note in node.notes:
             write_line(f"note: {note}")
     check_runnable(node)
+    seen = check_watchdog_device(node)
     if as_json:
-        write_json({"ok": True, "file": str(node.path), "notes": list(node.notes)})
+        notes = [*node.notes, *([seen] if seen else [])]
+        write_json({"ok": True, "file": str(node.path), "notes": notes})
         return 0
+    if seen:
+        write_line(f"note: {seen}")
     write_line(f"{node.path}: correct; node {node.node.name} of cluster {node.cluster.name}")
     return 0
 

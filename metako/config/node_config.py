@@ -22,6 +22,14 @@ class PairMode(enum.StrEnum):
     TAKEOVER = "takeover"
 
 
+class WatchdogMode(enum.StrEnum):
+    """Whether the machine is reset when the guard fails."""
+
+    OFF = "off"
+    AUTOMATIC = "automatic"  # if it can be had; the node says so where it cannot
+    REQUIRED = "required"  # the node does not lead without it
+
+
 class Balance(enum.StrEnum):
     """How reads are spread over the standbys."""
 
@@ -123,6 +131,15 @@ class DurabilityConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class WatchdogConfig:
+    """The watchdog of this node's machine."""
+
+    mode: WatchdogMode
+    device: Path  # absolute
+    timeout_s: int  # the longest that the timing allows; 0: it allows none
+
+
+@dataclass(frozen=True, slots=True)
 class BootstrapConfig:
     """What is created in a new cluster; None: nothing of that kind."""
 
@@ -216,6 +233,7 @@ class NodeConfig:
     gossip: GossipConfig
     timing: TimingConfig
     durability: DurabilityConfig
+    watchdog: WatchdogConfig
     postgresql: PostgresqlConfig
     proxy: ProxyConfig
     api: ApiConfig

@@ -16,6 +16,7 @@ from metako.config.parameters import check_hba, check_parameters
 from metako.config.problems import Problem
 from metako.config.profiles import GOSSIP_MS, HEALTH_MS, TIMING_MS, check_gossip, check_timing
 from metako.config.schema import FileSchema, TimingSection
+from metako.config.watchdog import check_watchdog, watchdog_timeout_s
 from metako.model.document import Durability
 from metako.model.ids import Address, NodeId
 
@@ -76,7 +77,8 @@ def normalize(
     problems += _check_ports(schema, members, legacy_ports=legacy_ports)
     problems += _check_durability(schema, members)
     problems += _check_rest(schema)
-    notes = []
+    wrong, notes = check_watchdog(schema.guard.watchdog, timing, witness=members.witness)
+    problems += wrong
     if asks_server:
         port = members.postgres.port
         notes.append(
@@ -103,6 +105,7 @@ def normalize(
         durability=out.DurabilityConfig(
             schema.durability.mode, schema.durability.acks, schema.durability.max_lag_on_failover
         ),
+        watchdog=_watchdog(schema, machine, timing),
         postgresql=replace(
             _postgresql(schema, machine, members),
             data_dir=data_dir,
@@ -190,6 +193,12 @@ def _hba(schema: FileSchema, members: Members) -> tuple[str, ...]:
         return tuple(" ".join(line.split()) for line in schema.postgresql.hba)
     places = ("all",) if members.off_loopback else ("127.0.0.1/32", "::1/128")
     return tuple(f"host all all {place} scram-sha-256" for place in places)
+
+
+def _watchdog(schema: FileSchema, machine: Machine, timing: out.TimingConfig) -> out.WatchdogConfig:
+    section = schema.guard.watchdog
+    mode, device = out.WatchdogMode(section.mode), machine.path(section.device)
+    return out.WatchdogConfig(mode, device, watchdog_timeout_s(timing))
 
 
 def _bindir(text: str | None, machine: Machine) -> str | None:

@@ -89,6 +89,10 @@ def _setting(value: object) -> str:
     return _one_line(value)
 
 
+def _switch(value: object) -> object:
+    return "off" if value is False else value  # YAML reads off as a truth value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 Host = Annotated[str, AfterValidator(_host)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -169,6 +173,15 @@ class DurabilitySection(Section):
     max_lag_on_failover: SizeBytes = 1 << 20
 
 
+class WatchdogSection(Section):
+    mode: Annotated[Literal["off", "automatic", "required"], BeforeValidator(_switch)] = "off"
+    device: Text = "/dev/watchdog"
+
+
+class GuardSection(Section):
+    watchdog: WatchdogSection = WatchdogSection()
+
+
 class BootstrapSection(Section):
     database: Text | None = None
     username: Text | None = None
@@ -243,6 +256,7 @@ class FileSchema(Section):
     gossip: GossipSection = GossipSection()
     timing: TimingSection = TimingSection()
     durability: DurabilitySection = DurabilitySection()
+    guard: GuardSection = GuardSection()
     postgresql: PostgresqlSection = PostgresqlSection()
     proxy: ProxySection = ProxySection()
     api: ApiSection = ApiSection()

@@ -49,7 +49,7 @@ from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
 from metako.runtime.fence import FenceKeeper
 from metako.runtime.paths import agent_socket, run_dir
-from metako.runtime.settings import node_settings, server_settings
+from metako.runtime.settings import node_settings, server_settings, watchdog_wish
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
 from metako.runtime.steplog import step_event
 from metako.runtime.store import HardStateStore, open_store
@@ -205,6 +205,7 @@ class Node:
             user=prepared.user,
             data_dir=config.postgresql.data_dir,
             orphan_timeout_s=config.postgresql.orphan_timeout_ms / 1000,
+            watchdog=watchdog_wish(config),
         ) as guard:
             supervisor = PostgresSupervisor(
                 settings=server_settings(config, prepared.user),

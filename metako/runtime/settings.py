@@ -8,7 +8,9 @@ import hmac
 import metako
 from metako.cluster.engine import NodeSettings
 from metako.config import NodeConfig
+from metako.config.node_config import WatchdogMode
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.guard.watchdog import Wish
 from metako.membership import MembershipConfig
 from metako.model.errors import ConfigError
 from metako.model.member import MemberMeta
@@ -67,6 +69,7 @@ def node_settings(config: NodeConfig) -> NodeSettings:
             min_votes=cluster.min_votes,
             priority=config.node.priority,
             max_lag_bytes=config.durability.max_lag_on_failover_bytes,
+            watchdog_required=config.watchdog.mode is WatchdogMode.REQUIRED,
         ),
         membership=MembershipConfig(
             probe_interval_ms=config.gossip.probe_interval_ms,
@@ -86,6 +89,15 @@ def node_settings(config: NodeConfig) -> NodeSettings:
             agent_version=metako.__version__,
         ),
     )
+
+
+def watchdog_wish(config: NodeConfig) -> Wish | None:
+    """Return what the guard is asked for; None: no watchdog."""
+    watchdog = config.watchdog
+    if watchdog.mode is WatchdogMode.OFF:
+        return None
+    required = watchdog.mode is WatchdogMode.REQUIRED
+    return Wish(str(watchdog.device), watchdog.timeout_s, required=required)
 
 
 def server_settings(config: NodeConfig, user: OsUser) -> ServerSettings:

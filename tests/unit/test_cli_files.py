@@ -195,3 +195,16 @@ def test_mistakes_in_the_file_exit_3_from_the_real_program(directory):
     )
     assert (result.returncode, result.stdout) == (3, "")
     assert result.stderr.startswith(f"metako: {wrong}:")
+
+
+def test_check_looks_at_the_watchdog_too(directory):
+    text = FILE + "guard: {watchdog: {mode: automatic, device: /nonexistent/watchdog}}\n"
+    watched = write(directory / "watched.yaml", text)
+    result = invoke("check", "-c", watched)
+    assert result.exit_code == 0
+    assert "will not be armed: /nonexistent/watchdog does not exist" in result.output
+    notes = json.loads(invoke("check", "-c", watched, "--json").output)["notes"]
+    assert any("/nonexistent/watchdog" in note for note in notes)
+    result = invoke("check", "-c", write(watched, text.replace("automatic", "required")))
+    assert result.exit_code == 3
+    assert "guard.watchdog.device: /nonexistent/watchdog does not exist" in result.stderr
