@@ -58,8 +58,7 @@ class Candidate:
         self.stand_at_ns = 0  # CLOCK_MONOTONIC; valid while WAITING
         self.verdict: Verdict | None = None  # newest; None before the first in this candidacy
         self.refusals: dict[NodeId, Refusal] = {}
-        self._give_up_ns = 0
-        self._retry_at_ns = 0
+        self._give_up_ns = self._retry_at_ns = 0
         self._nonce = 0
         self._granted: set[NodeId] = set()  # pre-votes
         self._promises: dict[NodeId, Promise] = {}
@@ -222,8 +221,8 @@ class Candidate:
 
     def stop(self) -> None:
         """Forget any candidacy: somebody leads."""
-        self.stage, self.incumbent, self._failures = Stage.IDLE, False, 0
-        self._released = False
+        self.stage, self.incumbent, self._released = Stage.IDLE, False, False
+        self._failures = 0
 
     def hand_over(self, to: NodeId) -> None:
         core = self.core
