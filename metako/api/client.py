@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import struct
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from socket import SO_PEERCRED, SOL_SOCKET
 
 from metako import unixsocket
 from metako.model.errors import PrivilegeError, UnreachableError, UsageError
@@ -26,6 +28,8 @@ ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """Larger than the status of a thousand members; whatever sends more is not an agent."""
 ORDER_ANSWER_TIMEOUT_S = 15.0
 """For the answer to an order; the agent itself gives up after 10 s (`runtime.orders`)."""
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of who listens; unix(7), SO_PEERCRED
 
 HINT = "is the agent running? `systemctl status metako`, or start it with `metako run -c FILE`"
 
@@ -92,6 +96,27 @@ class LocalAgent:
     def status(self, timeout_s: float) -> dict[str, object]:
         """Return the body of `GET /status`; `timeout_s` bounds the connection and each read."""
         return _status(self._connection(timeout_s), "/status", str(self._socket))
+
+    def process(self) -> int:
+        """Return the id of the agent's process.
+
+        Raises:
+            UnreachableError: it cannot be seen from here.
+        """
+        try:
+            with unixsocket.connect(self._socket) as connection:
+                told = connection.getsockopt(SOL_SOCKET, SO_PEERCRED, _CREDENTIALS.size)
+        except OSError as error:
+            raise UnreachableError(
+                f"no agent listens at {self._socket}: {error.strerror}"
+            ) from None
+        pid: int = _CREDENTIALS.unpack(told)[0]
+        if not pid:
+            raise UnreachableError(
+                f"the agent at {self._socket} runs in another PID namespace: run this in its "
+                "container"
+            )
+        return pid
 
     def order_switchover(self, to: str | None, timeout_s: float) -> AgentAnswer:
         """Ask for a switchover to the node `to`, or to whom the leader chooses."""

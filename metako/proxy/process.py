@@ -44,6 +44,9 @@ class WorkerProcess:
         if self.process is not None:
             return await self.process.wait()
         await trio.lowlevel.wait_readable(self.pidfd)
+        # A child all the same, if this process was an agent before and began anew.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG)  # noqa: ASYNC222 - this does not wait
         return None
 
     def send(self, number: int) -> None:

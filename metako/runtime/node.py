@@ -47,6 +47,7 @@ from metako.runtime.binding import bind_gossip
 from metako.runtime.clock import SystemClock
 from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
+from metako.runtime.ending import Ending, become_new_agent
 from metako.runtime.fence import FenceKeeper
 from metako.runtime.paths import agent_socket, run_dir
 from metako.runtime.settings import node_settings, server_settings, watchdog_wish
@@ -83,6 +84,8 @@ class Parts:
 def run_node(config: NodeConfig) -> int:
     """Run one node until it is told to stop; return the exit code of the process.
 
+    One that is told to make way for a new agent does not return: it begins anew.
+
     Raises:
         MetakoError: the node cannot start (nothing was changed), or failed while it ran, in which
             case PostgreSQL was fenced.
@@ -93,19 +96,23 @@ def run_node(config: NodeConfig) -> int:
     try:
         for note in config.notes:
             log(Severity.INFO, note)
-        return trio.run(_run, prepared, logs)
+        replaced = trio.run(_run, prepared, logs)
     finally:
         logs.close()
+    if replaced:
+        become_new_agent()
+    return 0
 
 
-async def _run(prepared: Prepared, logs: LogHandle) -> int:
-    stop = trio.Event()
+async def _run(prepared: Prepared, logs: LogHandle) -> bool:
+    """Run the node to its end; return whether a new agent is to take over."""
+    ending = Ending()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch_signals, stop)
+        nursery.start_soon(ending.watch_signals)
         lost = 0
         while True:
             try:
-                await Node(prepared, stop).run()
+                await Node(prepared, ending).run()
                 break
             except* GuardLostError as group:
                 lost += 1
@@ -114,21 +121,10 @@ async def _run(prepared: Prepared, logs: LogHandle) -> int:
                 await _sweep(prepared)
                 if lost >= GUARD_LOST_MAX:
                     raise FencedError(f"the guard was lost {lost} times; giving up") from None
-            if stop.is_set():
+            if ending.wanted.is_set():
                 break
         nursery.cancel_scope.cancel()
-    return 0
-
-
-async def _watch_signals(stop: trio.Event) -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if number == signal.SIGHUP:
-                log(Severity.WARNING, "SIGHUP: settings are read at the start only; restart")
-                continue
-            log(Severity.INFO, f"{name}: stopping")
-            stop.set()
+    return ending.replaced
 
 
 async def _sweep(prepared: Prepared) -> None:
@@ -147,13 +143,15 @@ async def _sweep(prepared: Prepared) -> None:
 class Node:
     """One run of a node, from the durable record to the last process. Not reusable."""
 
-    def __init__(self, prepared: Prepared, stop: trio.Event) -> None:
+    def __init__(self, prepared: Prepared, ending: Ending) -> None:
         self._prepared = prepared
         self._config = prepared.config
-        self._stop = stop
+        self._ending = ending
         self._clock = SystemClock()
         self._counter = EventCounter()
-        self._workers = ProxyWorkers(self._config, self._hear_sessions)
+        self._workers = ProxyWorkers(
+            self._config, self._hear_sessions, keep_running=lambda: ending.replaced
+        )
         self._http_in, self._http = trio.open_memory_channel[trio.SocketStream](HTTP_WAITING_MAX)
         self._driver: EngineDriver | None = None
         self._observed = PostgresObserved()
@@ -219,8 +217,9 @@ class Node:
                 with trio.CancelScope(shield=True):
                     await _end_now(guard)
                 raise
-            with contextlib.suppress(MetakoError):
-                await guard.shutdown()
+            if not self._ending.replaced:
+                with contextlib.suppress(MetakoError):
+                    await guard.shutdown()
 
     async def _run_cluster(self, parts: Parts, hard: HardState) -> None:
         postgres, guard = parts.postgres, parts.guard
@@ -253,9 +252,11 @@ class Node:
                     server.start_soon(fence.run)
                 await cluster.start(driver.run)
                 await self._serve_until_stopped(guard)
-                await self._stop_cleanly(driver)
+                if not self._ending.replaced:
+                    await self._stop_cleanly(driver)
                 server.cancel_scope.cancel()
-            await trio.sleep(FAREWELL_S)
+            if not self._ending.replaced:
+                await trio.sleep(FAREWELL_S)
             cluster.cancel_scope.cancel()
 
     async def _serve_until_stopped(self, guard: Guard | None) -> None:
@@ -268,7 +269,7 @@ class Node:
             await serving.start(self._serve_operator, api_stop)
             if config.logging.status_interval_ms:
                 serving.start_soon(self._status_lines, config.logging.status_interval_ms / 1000)
-            await self._stop.wait()
+            await self._ending.wanted.wait()
             api_stop.set()
             serving.cancel_scope.cancel()
 

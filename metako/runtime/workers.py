@@ -24,9 +24,15 @@ from metako.runtime.paths import proxy_socket
 class ProxyWorkers:
     """What the agent has of its workers. Exists also on a node whose proxy is off."""
 
-    def __init__(self, config: NodeConfig, on_sessions: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        on_sessions: Callable[[int], None],
+        keep_running: Callable[[], bool],
+    ) -> None:
         self.feed = RoutingFeed()
         self._config = config
+        self._keep_running = keep_running  # for the next agent, when this one ends
         self._on_sessions = on_sessions  # told how many sessions all workers have together
         self._sessions: dict[int, int] = {}  # sessions by worker pid
 
@@ -57,6 +63,7 @@ class ProxyWorkers:
                 queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
                 connections_max=config.proxy.max_connections,
             ),
+            keep_running=self._keep_running,
             on_event=_log_worker_event,
             task_status=task_status,
         )
