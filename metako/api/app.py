@@ -13,7 +13,7 @@ Deliberately unaware of sockets, of the engine, and of what makes a node healthy
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from starlette.applications import Starlette
@@ -40,6 +40,8 @@ from metako.api.view import JsonObject, cluster_view, local_role, status_view
 from metako.model.lsn import format_lsn
 from metako.model.status import NodeStatus
 
+HISTORY_DEFAULT = 50
+HISTORY_MAX = 10_000
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _READ = ("GET", "HEAD", "OPTIONS")
 _READ_AND_POST = (*_READ, "POST")
@@ -57,13 +59,16 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class StatusSource(Protocol):
-    """Where the API gets what it shows. Both calls return at once and never raise."""
+    """Where the API gets what it shows. The calls return at once and never raise."""
 
     def status(self) -> NodeStatus:
         """Return the node's picture of this moment."""
 
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
+
+    def history(self) -> Sequence[Mapping[str, object]]:
+        """Return what is known of the cluster's history, oldest first."""
 
 
 def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
@@ -91,6 +96,13 @@ def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
     async def cluster(_request: Request) -> Response:
         return json_answer(cluster_view(source.status()))
 
+    async def history(request: Request) -> Response:
+        status, limit = source.status(), _history_limit(request)
+        entries = list(source.history())[-limit:]
+        return json_answer(
+            {"cluster": status.cluster_name, "node": status.node, "history": entries}
+        )
+
     async def metrics(_request: Request) -> Response:
         return Response(source.metrics(), headers={"Content-Type": METRICS_TYPE})
 
@@ -109,6 +121,7 @@ def build_app(source: StatusSource, orders: OrderSink | None = None) -> ASGIApp:
         _route("/", root),
         _route("/status", full_status),
         _route("/cluster", cluster),
+        _route("/history", history),
         _route("/metrics", metrics),
         # pg-metako's nodes posted here; a monitor that still does gets the same answer.
         _route("/health", health, methods=_READ_AND_POST),
@@ -160,6 +173,13 @@ def _lag_limit(request: Request) -> LagLimit | None:
     except ValueError as error:
         # To ignore the mistake would send reads to a standby that is hours behind.
         raise HTTPException(400, str(error)) from None
+
+
+def _history_limit(request: Request) -> int:
+    text = request.query_params.get("limit", str(HISTORY_DEFAULT))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text[:9]) <= HISTORY_MAX:
+        raise HTTPException(400, f"limit must be a whole number from 1 to {HISTORY_MAX}")
+    return int(text)
 
 
 def _check_answer(status: NodeStatus, verdict: Verdict) -> Response:

@@ -62,6 +62,26 @@ def fetch_status(url: str, timeout_s: float) -> dict[str, object]:
     return _status(connection, f"{parts.path}/status", base)
 
 
+def fetch_history(url: str, timeout_s: float, limit: int) -> list[object]:
+    """Return the newest entries of the history that the node whose API is at `url` knows.
+
+    Raises:
+        UnreachableError: nobody answers there, or whoever does is no agent of this version.
+        UsageError: `url` is not an HTTP address.
+    """
+    base = base_url(url)
+    parts = urllib.parse.urlsplit(base)
+    assert parts.hostname, base
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    path = f"{parts.path}/history?limit={limit}"
+    code, answer = _exchange(connection, "GET", path, base)
+    data = _object(answer)
+    entries = data.get("history") if data is not None and code == 200 else None
+    if not isinstance(entries, list):
+        raise UnreachableError(f"{base} shows no history: is it an agent of this version?")
+    return entries
+
+
 def base_url(url: str) -> str:
     """Return `http://host:port` without a trailing slash.
 

@@ -27,6 +27,7 @@ from metako.model.orders import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TIMEOUT_MIN_S
 WATCH_INTERVAL_S = 1.0
 LOG_LINES = 20
 LOG_LINES_MAX = 1_000_000
+HISTORY_MAX = 10_000
 EXIT_USAGE = 2
 
 
@@ -56,6 +57,7 @@ def build_app() -> typer.Typer:
     app.add_typer(build_members_app(), name="members")
     app.command("switchover")(reported(_switchover))
     app.command("failover")(reported(_failover))
+    app.command("history")(reported(_history))
     app.command("restart")(reported(_restart))
     app.command("logs")(reported(_logs))
     app.command("check")(reported(_check))
@@ -197,6 +199,29 @@ def _failover(
         agent_socket(chosen(ctx, config)),
         lost=lost or (),
         accepted=accept_loss,
+        timeout_s=timeout,
+        as_json=as_json,
+    )
+
+
+def _history(
+    ctx: typer.Context,
+    config: Config = None,
+    api: Api = None,
+    count: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=HISTORY_MAX, help="Entries to show.")
+    ] = LOG_LINES,
+    elections: Annotated[bool, typer.Option("--elections", help="Elections only.")] = False,
+    as_json: Json = False,
+    timeout: Timeout = ASK_TIMEOUT_S,
+) -> int:
+    """Show what was decided: elections and how long their parts took, and every other change."""
+    from metako.cli.history import show_history
+
+    return show_history(
+        api_url(chosen(ctx, config, api), api),
+        limit=count,
+        elections_only=elections,
         timeout_s=timeout,
         as_json=as_json,
     )

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import assert_never
 
+from metako.cluster.history import Chronicle
 from metako.cluster.narrate import server_events
 from metako.cluster.projection import project, same_standing
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
@@ -120,6 +121,7 @@ class Engine:
         self._shown: tuple[PostgresObserved | None, ClusterDocument | None, int] = (None, None, 0)
         self._withheld = False
         self._router = Router(hard.node_id)
+        self._chronicle = Chronicle(hard.document)
         self._target: PostgresTarget | None = None
         self._routing: RoutingTable | None = None
         self._election_due_ns = 0  # CLOCK_MONOTONIC; agreement's own deadline as of its last step
@@ -327,6 +329,7 @@ class Engine:
     ) -> Ready:
         self._address(output.outbound, messages)
         events.extend(output.events)
+        events.extend(self._chronicle.news(self._election, now))
         wanted = output.target
         target = wanted if wanted is not self._target and wanted != self._target else None
         self._target = output.target

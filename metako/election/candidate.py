@@ -168,8 +168,8 @@ class Candidate:
         """Vote for ourselves, durably, and ask the others."""
         core = self.core
         self._begin(now, Stage.VOTE)
-        self.term, self.incumbent = term, incumbent
-        self._promises = {}
+        self.term, self.incumbent, self._promises = term, incumbent, {}
+        core.course.stands(now)
         core.promise(term, voted_for=core.node)
         core.emit(
             EventName.CANDIDACY_STARTED,

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from metako.election.awaiting import Awaited
+from metako.election.course import Course
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.model.document import ClusterDocument, DocumentRef
@@ -48,6 +49,7 @@ class Core:
     standing: object = None  # the same while no member changed in more than positions
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     heir: Awaited = field(default_factory=Awaited)  # whom our release has named
+    course: Course = field(default_factory=Course)  # of the newest election, for people
     _judged: tuple[ClusterDocument | None, Standing] | None = None  # what the newest one makes us
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)

@@ -304,8 +304,10 @@ class Election:
         incumbent = self.leader if candidate.incumbent else None
         planned = document.switchover is not None and document.switchover.target == core.node
         errand, forced = candidate.errand, candidate.errand.forced
-        by = by_order(errand.lost) if forced else "election"
-        why = Mandate("switchover" if planned else by, errand.lost, errand.resumes)
+        by = by_order(errand.lost) if forced else core.course.cause or "election"
+        reason = "switchover" if planned else by
+        why = Mandate(reason, errand.lost, errand.resumes, now.wall_ms)
+        core.course.won(now)
         promises = candidate.promises()
         was = candidate.incumbent
         tell_won(core, document, candidate.term, promises, incumbent=was, forced=forced)
@@ -320,9 +322,11 @@ class Election:
         self._was_holding = False
         if self.leader is not None or self.core.document is None:
             return
+        who, heard = self.voter.leader or "a leader", self.voter.heartbeat_at or now
+        self.core.course.nobody_leads(now, f"{who} fell silent", now.mono_ns - heard.mono_ns)
         self.core.emit(
             EventName.HOLD_EXPIRED,
-            f"heard nothing of {self.voter.leader or 'a leader'} for a whole hold",
+            f"heard nothing of {who} for a whole hold",
             Severity.WARNING,
             leader=self.voter.leader,
         )
@@ -334,8 +338,10 @@ class Election:
         """Stand, at once if the old leader names us; else after whoever it has named."""
         self._was_holding = False
         candidate = self.candidate
-        if self.leader is not None or self.core.document is None or self.stopping:
+        document = self.core.document
+        if self.leader is not None or document is None or self.stopping:
             return
+        self.core.course.nobody_leads(now, f"{document.primary} gave its lease up")
         if successor == self.core.node and candidate.stand_at_once(now):
             return
         candidate.stop()
@@ -349,6 +355,7 @@ class Election:
         leader = self.leader
         assert leader is not None
         self.leader = None
+        self.core.course.nobody_leads(now, f"{self.core.node}: {why}")
         self.candidate.stop()
         self.core.emit(
             EventName.STEPPED_DOWN,

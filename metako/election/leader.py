@@ -184,7 +184,7 @@ class Leader:
         if document is None or self.proposal is not None or self.ending:
             return
         if document.phase is Phase.INITIALIZING:
-            founded = founders_document(self._core, document, self.term)
+            founded = founders_document(self._core, document, self.term, now)
             if founded is not None:
                 self.propose(now, founded)
             return
@@ -193,11 +193,12 @@ class Leader:
         primary = observed.in_recovery is False and observed.timeline == reserved.tli
         if primary and not self.attachable:
             self.attachable = True
+            self._core.course.promoted(now)
             tell_promoted(self._core, self.term, reserved.tli)
             self.sync.begin(now)
             self.beat(now)
         if document.phase is Phase.PROMOTING and primary and observed.marker_term >= self.term:
-            self.propose(now, activated_document(self._core, document))
+            self.propose(now, activated_document(self._core, document, now))
         elif document.phase is Phase.ACTIVE and observed.admitting and not self.active:
             self.active = True
             tell_active(self._core, self.term, reserved.tli)
@@ -365,6 +366,7 @@ class Leader:
         if self.committed is not None and self.committed.voters != proposal.voters:
             self.lease.voters_changed()
         self.proposal, self.committed = None, proposal
+        core.course.committed(now)
         core.emit(
             EventName.DOCUMENT_COMMITTED,
             f"document {proposal.ref} is on a majority",

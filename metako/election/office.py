@@ -20,6 +20,7 @@ from metako.election.restarts import left_after
 from metako.model.document import ClusterDocument, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.instant import Instant
 from metako.model.lsn import format_lsn
 from metako.model.timeline import TimelineEntry
 
@@ -30,6 +31,7 @@ class Mandate(NamedTuple):
     reason: str  # for people
     lost: tuple[NodeId, ...] = ()
     resumes: bool = False  # an operator has ended the pause by it
+    when_ms: int = 0  # it was won, by the wall clock, since 1970
 
 
 def winners_document(
@@ -39,6 +41,7 @@ def winners_document(
     promises: Collection[Promise],
     reason: str,
     hold_ms: int,
+    when_ms: int,
 ) -> ClusterDocument:
     """Return the first document of a term whose winner has yet to be promoted.
 
@@ -49,6 +52,7 @@ def winners_document(
         promises: that it was won with; the new timeline gets a number above all of theirs.
         reason: of the promotion, for people.
         hold_ms: that the winner's heartbeats ask for.
+        when_ms: now, by the wall clock.
     """
     observed = core.observed
     assert observed.position is not None
@@ -66,7 +70,7 @@ def winners_document(
         primary_data_id=observed.data_id,
         phase=Phase.PROMOTING,
         sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
-        timelines=_reserved(core, base, highest, term, reason),
+        timelines=_reserved(core, base, highest, term, reason, when_ms),
         switchover=None,  # this promotion is what came of it
         scheduled=base.scheduled if base.primary == core.node else None,
         restarts=left_after(core, base),
@@ -96,23 +100,25 @@ def first_document(
     """
     if base.phase is Phase.INITIALIZING or serving:
         return replace(base, term=term, version=base.version + 1, hold_ms=hold_ms)
-    document = winners_document(core, base, term, promises, why.reason, hold_ms)
+    document = winners_document(core, base, term, promises, why.reason, hold_ms, why.when_ms)
     if why.resumes:
         document = replace(document, paused=False)
     return document.without(why.lost) if why.lost else document
 
 
-def activated_document(core: Core, document: ClusterDocument) -> ClusterDocument:
+def activated_document(core: Core, document: ClusterDocument, now: Instant) -> ClusterDocument:
     """Return the document by which a promoted primary, whose marker is out, serves applications."""
     return replace(
         document,
         version=document.version + 1,
         phase=Phase.ACTIVE,
-        timelines=confirm(document.timelines, core.observed.history),
+        timelines=confirm(document.timelines, core.observed.history, core.course.took(now)),
     )
 
 
-def founders_document(core: Core, document: ClusterDocument, term: Term) -> ClusterDocument | None:
+def founders_document(
+    core: Core, document: ClusterDocument, term: Term, now: Instant
+) -> ClusterDocument | None:
     """Return the document that promotes the first database; None while there is none yet."""
     observed = core.observed
     if observed.position is None or not observed.system_id or not observed.data_id:
@@ -129,7 +135,7 @@ def founders_document(core: Core, document: ClusterDocument, term: Term) -> Clus
         base,
         version=document.version + 1,
         phase=Phase.PROMOTING,
-        timelines=_reserved(core, base, highest, term, "bootstrap"),
+        timelines=_reserved(core, base, highest, term, "bootstrap", now.wall_ms),
     )
 
 
@@ -172,7 +178,7 @@ def tell_active(core: Core, term: Term, timeline: TimelineId) -> None:
 
 
 def _reserved(
-    core: Core, base: ClusterDocument, highest: int, term: Term, reason: str
+    core: Core, base: ClusterDocument, highest: int, term: Term, reason: str, when_ms: int
 ) -> tuple[TimelineEntry, ...]:
     entries = reserve(
         base.timelines,
@@ -181,6 +187,7 @@ def _reserved(
         node=core.node,
         observed=core.observed,
         reason=reason,
+        when_ms=when_ms,
     )
     entry = entries[-1]
     core.emit(

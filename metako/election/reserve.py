@@ -17,6 +17,7 @@ from metako.model.timeline import (
     TIMELINES_MAX,
     HistoryStep,
     TimelineEntry,
+    Took,
     owner_of,
     tip_of,
 )
@@ -45,6 +46,7 @@ def reserve(
     node: NodeId,
     observed: PostgresObserved,
     reason: str,
+    when_ms: int = 0,
 ) -> tuple[TimelineEntry, ...]:
     """Return the entries with a new timeline for a promotion at the observed position.
 
@@ -55,6 +57,7 @@ def reserve(
         node: of the leader.
         observed: its server, detached and with its position known.
         reason: for people.
+        when_ms: now, by the wall clock; for people.
     """
     assert observed.position is not None
     tli = TimelineId(max([highest, *(entry.tli for entry in entries)]) + 1)
@@ -65,10 +68,11 @@ def reserve(
         begin_lsn=observed.position.lsn,
         node=node,
         reason=reason,
+        when_ms=when_ms,
     )
     both = _bounded((*entries, entry))
     old, recent = both[:-TIMELINES_IN_FULL_MAX], both[-TIMELINES_IN_FULL_MAX:]
-    return (*(replace(e, node=None, reason="") for e in old), *recent)
+    return (*(replace(e, node=None, reason="", when_ms=0, took=None) for e in old), *recent)
 
 
 def _bounded(entries: tuple[TimelineEntry, ...]) -> tuple[TimelineEntry, ...]:
@@ -84,7 +88,7 @@ def _bounded(entries: tuple[TimelineEntry, ...]) -> tuple[TimelineEntry, ...]:
 
 
 def confirm(
-    entries: Sequence[TimelineEntry], history: Sequence[HistoryStep]
+    entries: Sequence[TimelineEntry], history: Sequence[HistoryStep], took: Took | None = None
 ) -> tuple[TimelineEntry, ...]:
     """Return the entries with the newest one as PostgreSQL's own history file has it."""
     last = entries[-1]
@@ -94,5 +98,5 @@ def confirm(
     parent = last.parent_tli
     if before:
         parent = before[-1].tli if before[-1].tli in known else owner_of(before, begin)
-    confirmed = replace(last, begin_lsn=begin, parent_tli=parent, confirmed=True)
+    confirmed = replace(last, begin_lsn=begin, parent_tli=parent, confirmed=True, took=took)
     return (*entries[:-1], confirmed)

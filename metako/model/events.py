@@ -72,6 +72,7 @@ class EventName(enum.StrEnum):
     WATCHDOG = "watchdog"  # armed, disarmed, or not to be had when it should be
     ROUTE_CHANGED = "route_changed"
     REJOIN = "rejoin"
+    HISTORY = "history"  # a committed change of the document; `kind` says of what
     STATUS = "status"
 
 

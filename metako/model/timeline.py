@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, RankedPosition, WalPosition
@@ -20,6 +21,21 @@ TIMELINES_IN_FULL_MAX = 64
 
 TIMELINES_MAX = 256
 """Entries of the document; older ones are dropped, and who has no newer WAL than that is cloned."""
+
+
+class Took(NamedTuple):
+    """How long the parts of an election took, in ms, as its winner saw them. For people."""
+
+    silence: int  # until the former leader's hold had ended; 0 if it gave its lease up
+    delay: int  # until the winner stood, its pre-vote included
+    votes: int  # with the promises that they take
+    document: int  # until the first version was on a majority
+    promotion: int  # of PostgreSQL
+    commit: int  # until a commit was acknowledged by the standbys
+
+    @property
+    def total(self) -> int:
+        return sum(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,8 @@ class TimelineEntry:
     node: NodeId | None = None  # None once shortened
     reason: str = ""
     confirmed: bool = False  # True once the promotion was seen to have happened
+    when_ms: int = 0  # of the reservation, by the wall clock there, since 1970; 0: not known
+    took: Took | None = None  # None until it was confirmed, and where that is not known
 
 
 @dataclass(frozen=True, slots=True)

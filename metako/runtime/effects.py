@@ -9,7 +9,7 @@ from __future__ import annotations
 from metako.election.wants import GuardDeadline
 from metako.model.durable import HardState
 from metako.model.errors import FencedError, StateError
-from metako.model.events import Event
+from metako.model.events import Event, EventName
 from metako.model.postgres import PostgresTarget
 from metako.model.routing import RoutingTable
 from metako.observability.logs import log_event
@@ -17,6 +17,7 @@ from metako.observability.metrics import EventCounter
 from metako.ports import PostgresPort
 from metako.proxy.control import RoutingFeed
 from metako.runtime.fence import FenceKeeper
+from metako.runtime.history import HistoryBook
 from metako.runtime.store import HardStateStore
 from metako.runtime.transport import Transport
 from metako.wire.messages import Outbound
@@ -34,6 +35,7 @@ class NodeEffects:
         fence: FenceKeeper | None,
         feed: RoutingFeed,
         counter: EventCounter,
+        history: HistoryBook,
     ) -> None:
         self._store = store
         self._transport = transport
@@ -41,6 +43,7 @@ class NodeEffects:
         self._fence = fence  # None on a witness: there is nothing to fence
         self._feed = feed
         self._counter = counter
+        self._history = history
 
     async def persist(self, hard: HardState) -> None:
         """Make the record durable. If cancelled, it is durable before this returns.
@@ -74,4 +77,6 @@ class NodeEffects:
 
     def report(self, event: Event) -> None:
         self._counter.count(event)
+        if event.name is EventName.HISTORY:
+            self._history.add(event)
         log_event(event)

@@ -15,7 +15,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -49,6 +49,7 @@ from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
 from metako.runtime.ending import Ending, become_new_agent
 from metako.runtime.fence import FenceKeeper
+from metako.runtime.history import HistoryBook
 from metako.runtime.paths import agent_socket, run_dir
 from metako.runtime.settings import node_settings, server_settings, watchdog_wish
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
@@ -79,6 +80,7 @@ class Parts:
     received: trio.MemoryReceiveChannel[Received]
     postgres: PostgresPort
     guard: Guard | None  # None on a witness
+    history: HistoryBook
 
 
 def run_node(config: NodeConfig) -> int:
@@ -154,6 +156,7 @@ class Node:
         )
         self._http_in, self._http = trio.open_memory_channel[trio.SocketStream](HTTP_WAITING_MAX)
         self._driver: EngineDriver | None = None
+        self._history: HistoryBook | None = None
         self._observed = PostgresObserved()
 
     async def run(self) -> None:
@@ -167,6 +170,8 @@ class Node:
             if loaded.note:
                 log(Severity.WARNING, loaded.note)
             hard = begin_record(loaded.record, config)
+            history = self._history = HistoryBook(config.node.state_dir)
+            stack.callback(history.close)
             inbox, received = trio.open_memory_channel[Received](1024)
             transport = Transport(
                 sockets,
@@ -188,7 +193,7 @@ class Node:
                 await greet(transport, config)
                 await store.persist(hard)
                 async with self._postgres() as (postgres, guard):
-                    parts = Parts(store, transport, received, postgres, guard)
+                    parts = Parts(store, transport, received, postgres, guard, history)
                     await self._run_cluster(parts, hard)
                 network.cancel_scope.cancel()
 
@@ -234,6 +239,7 @@ class Node:
             fence=fence,
             feed=self._workers.feed,
             counter=self._counter,
+            history=parts.history,
         )
         engine = Engine(
             settings=node_settings(self._config),
@@ -336,6 +342,11 @@ class Node:
             events=self._counter,
             status=self.status(),
         )
+
+    def history(self) -> Sequence[Mapping[str, object]]:
+        """Return what is known of the cluster's history, oldest first."""
+        assert self._history is not None
+        return self._history.entries(self.status().document)
 
     async def order(self, order: Order) -> OrderAnswer:
         """Give an order to the cluster; see `EngineDriver.order`."""

@@ -31,7 +31,7 @@ from metako.model.ids import Address, DataId, NodeId, RecordId, TimelineId
 from metako.model.lsn import Lsn, RankedPosition
 from metako.model.member import MemberMeta
 from metako.model.orders import Order, OrderAnswer
-from metako.model.timeline import TimelineEntry
+from metako.model.timeline import TimelineEntry, Took
 from metako.wire import limits, messages
 
 KINDS: Mapping[str, type] = MappingProxyType(
@@ -81,7 +81,9 @@ KEYS: Mapping[type, str] = MappingProxyType(
         Restart: "n=node o=order_id m=timeout_ms",
         Order: "o=order_id w=kind n=target m=timeout_ms v=voter l=lost a=at_ms ns=nodes",
         OrderAnswer: "o=order_id a=accepted r=reason n=target",
-        TimelineEntry: "t=term i=tli p=parent_tli l=begin_lsn n=node r=reason c=confirmed",
+        TimelineEntry: "t=term i=tli p=parent_tli l=begin_lsn n=node r=reason c=confirmed"
+        " w=when_ms d=took",
+        Took: "s=silence d=delay v=votes o=document p=promotion c=commit",
         MemberMeta: "r=role s=state t=timeline l=lsn y=replay_lsn g=lag_ms d=data_id i=system_id"
         " f=document_ref pa=postgres_address aa=api_address xa=proxy_address o=priority w=witness"
         " sv=server_version av=agent_version c=proxy_sessions ri=record_id rs=restarted",

@@ -150,6 +150,9 @@ class FakeSource:
     def metrics(self):
         return "# TYPE metako_term gauge\nmetako_term 4\n"
 
+    def history(self):
+        return [{"at": None, "kind": "member", "text": f"change {n}", "term": n} for n in range(60)]
+
 
 @asynccontextmanager
 async def serving(status):
@@ -548,3 +551,16 @@ def test_errno_of_a_reserved_port_is_a_privilege_error():
     # Root may bind every port, so the kernel's refusal is constructed here.
     error = server._bind_error(OSError(errno.EACCES, "Permission denied"), "127.0.0.1", 80)
     assert error.exit_code == 12
+
+
+async def test_history_is_shown_newest_last_and_limited():
+    async with serving(PRIMARY) as (_source, client):
+        whole = (await client.get("/history")).json()
+        assert (whole["node"], len(whole["history"])) == (PRIMARY.node, 50)
+        assert whole["history"][-1]["text"] == "change 59"
+        two = (await client.get("/history?limit=2")).json()["history"]
+        assert [entry["term"] for entry in two] == [58, 59]
+        for wrong in ("0", "-1", "ten", "10001", "1.5"):
+            answer = await client.get("/history", params={"limit": wrong})
+            assert answer.status_code == 400, wrong
+            assert "limit must be a whole number" in answer.json()["error"]
