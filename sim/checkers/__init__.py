@@ -71,6 +71,7 @@ CHECKS = {
     "switchover_failed": "a planned change leads to its target while all are sound",
     "switchover_rewound": "the old primary of a planned change follows with the data that it has",
     "usurped": "in a paused cluster nobody takes over but by an operator's order",
+    "restarted_twice": "a server is restarted once by an order",
     "not_restarted": "a server that is told to have been restarted was",
     "order_twice": "an operator's order is answered once and done once",
     "order_unanswered": "a sound agent answers an operator's order in time",

@@ -34,6 +34,7 @@ class Upkeep(Watcher):
         self._versions = versions
         self._sent: dict[NodeId, int] = {}  # when an operator last had a node stand for election
         self._epochs: dict[NodeId, int] = {}  # of the servers, when a restart was accepted
+        self._restarted: set[tuple[object, object]] = set()  # orders, and whose servers by each
 
     def ordered(self, node: Processes, order: Order) -> None:
         if order.kind in (OrderKind.FAILOVER, OrderKind.RESUME):
@@ -48,7 +49,8 @@ class Upkeep(Watcher):
                     nodes = self._world.nodes
                     self._epochs = {name: nodes[name].server.epoch for name in nodes}
                 case EventName.RESTARTED:
-                    self._restarted(NodeId(str(dict(event.fields)["node"])))
+                    fields = dict(event.fields)
+                    self._had_its_turn(NodeId(str(fields["node"])), fields["order"])
                 case _:
                     pass
 
@@ -68,7 +70,12 @@ class Upkeep(Watcher):
                 (node.name, base.primary),
             )
 
-    def _restarted(self, name: NodeId) -> None:
+    def _had_its_turn(self, name: NodeId, order: object) -> None:
+        if (order, name) in self._restarted:
+            raise ViolationError(
+                "restarted_twice", f"{name} had its turn again by order {order}", (name,)
+            )
+        self._restarted.add((order, name))
         before = self._epochs.get(name)
         if before is not None and self._world.nodes[name].server.epoch == before:
             raise ViolationError(

@@ -457,6 +457,14 @@ def a_standby_takes_over_in_a_pause() -> None:
     world.checker(Upkeep).happened(world.nodes[B], (won,))
 
 
+@breaks("restarted_twice")
+def a_server_is_restarted_again() -> None:
+    world = settled()
+    for _ in range(2):
+        restarted = event(EventName.RESTARTED, "", node="b", order="x")
+        world.watch.happened(world.nodes[A], (restarted,))
+
+
 @breaks("not_restarted")
 def a_server_is_said_to_have_been_restarted_and_runs_on() -> None:
     world = settled()
