@@ -81,14 +81,14 @@ print(*json.load(sys.stdin)["scenarios"], sep="\n")')
     fi
 }
 
-# Every interleaving within small bounds: three configurations, and all of them with --full.
+# Every interleaving within small bounds: four configurations, and all of them with --full.
 explore() {
-    local names=(elections incumbent k-raised) options=() name
+    local names=(elections incumbent k-raised learner) options=() name
     if [ "$mode" = full ]; then
         mapfile -t names < <("$PYTHON" -m sim explore --list --json | "$PYTHON" -c \
             'import json, sys
 print(*json.load(sys.stdin)["configs"], sep="\n")')
-        [ "${#names[@]}" -gt 3 ] || fail "no configuration is listed"
+        [ "${#names[@]}" -gt 4 ] || fail "no configuration is listed"
     fi
     for name in "${names[@]}"; do options+=(--config "$name"); done
     step "explorer: ${#names[@]} configurations" "$PYTHON" -m sim explore "${options[@]}"

@@ -7,7 +7,9 @@ is a path through the states, and each state is checked against the promises (`i
 Production code decides: who has won (`election.quorum.judge`), the next sync set
 (`successor_sync_set`), what a change of the sync set is and in which order it is made
 (`syncset.next_change`), majorities (`ClusterDocument.has_majority`), timeline numbers and histories
-(`election.reserve`, `model.timeline`), and what a durable record may not do (`assert_not_older`).
+(`election.reserve`, `model.timeline`), what a durable record may not do (`assert_not_older`), whose
+answers count (`ClusterDocument.counts`, `.admits`), and which version of the members comes next: a
+leader of production is asked (`election.members`, by way of `office`).
 
 Abstracted, and why nothing is lost by it:
 
@@ -25,9 +27,18 @@ Abstracted, and why nothing is lost by it:
   answers that can be given again: an agent that is down is one that takes no step. The same is true
   of a standby's server, whose WAL is flushed as soon as it is there. The end of a primary's server
   is a step, and it comes back as a detached standby.
+* *Lost records.* A name whose record is lost gets a second agent, with a blank record, beside the
+  same server or as a blank host. The first stays: with its answers under way, which may still make
+  a late acknowledgement, or, if it was its host that was replaced, as an agent that goes on. Its
+  server alone stays away from the primaries, because two servers of one name are against A3.
+* *Orders.* An operator may ask for any change at any time, and everybody is alive by gossip, which
+  tells of each name the record that it has now. Whether the voters have renewed the lease since
+  they changed is a matter of time, and hinders nobody.
 * *PostgreSQL.* The WAL is a list of records with the branch that wrote them, which no server sees.
   Promoting writes one record, that of the leader's marker. A change of the setting leaves the
   setting before usable, as some WAL sender's own copy, until a barrier has passed.
-* Not modelled: lost records, data that are replaced by a clone, learners, changes of the voters,
-  `strict` and `async`, cascading, cancelled waits. The simulator plays those.
+  Where members change, data that were rewound or cloned are other data; elsewhere a rewind throws
+  nothing away that counts, and they stay what they were.
+* Not modelled: `strict` and `async`, cascading, cancelled waits, elections by an operator's order.
+  The simulator plays those.
 """

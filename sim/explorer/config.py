@@ -17,7 +17,7 @@ class Config:
 
     name: str
     about: str
-    nodes: int = 3  # all of them vote; the first is the primary
+    nodes: int = 3  # all of them vote, but for those below; the first is the primary
     witnesses: int = 0  # the last nodes, which hold no data
     terms: int = 3  # the first primary's is 1
     commits: tuple[int, ...] = (1, 0)  # that a primary writes, by its term; the last one repeats
@@ -28,6 +28,13 @@ class Config:
     copies: bool = False  # documents also go to nodes that do not stand, as pre-votes hand them on
     opening: tuple[Step, ...] = ()  # steps that every path begins with
     stands_again: bool = False  # a leader may stand at a higher term without stopping its server
+    outsiders: int = 0  # the last of those with data, which are no members yet, and have none
+    learners: int = 0  # those before them, which have no vote
+    orders: tuple[str, ...] = ()  # about members; `changes` are then those of members and of S
+    grows: bool = False  # S: by whom it does not list yet, where members change
+    losses: int = 0  # of durable records
+    losers: tuple[int, ...] = ()  # whose, by the numbers of the names
+    loses: tuple[str, ...] = ("record",)  # "record": alone, "host": with its host, which goes on
 
 
 SLOW_TO_WIN: tuple[Step, ...] = (
@@ -36,6 +43,28 @@ SLOW_TO_WIN: tuple[Step, ...] = (
     ("vote", 3, 1, 2),
     ("detach", 1),
     ("detach", 2),
+)
+
+PROMISED: tuple[Step, ...] = (
+    ("stand", 1, 2),
+    ("vote", 2, 1, 2),
+    ("detach", 2),
+    ("vote", 3, 1, 2),
+    ("detach", 1),
+)
+
+REPLACED_AND_LISTED: tuple[Step, ...] = (
+    ("replace", 2, 3),
+    ("member", 0, 3),
+    ("accept", 1, 0, 3),
+    ("accept", 3, 0, 3),
+    ("clone", 3, 0),
+    ("advance", 0, 5),
+    ("accept", 1, 0, 5),
+    ("accept", 3, 0, 5),
+    ("list", 0, 6),
+    ("accept", 1, 0, 6),
+    ("set", 0, 6, 1),
 )
 
 CONFIGS = {
@@ -104,6 +133,110 @@ CONFIGS = {
             changes=1,
             copies=True,
         ),
+        Config(
+            "member-added",
+            "a blank node gets a vote and comes into S, and an election at any step",
+            outsiders=1,
+            listed=1,
+            orders=("voter",),
+            grows=True,
+            terms=2,
+            changes=3,
+        ),
+        Config(
+            "member-removed",
+            "one of two listed standbys leaves S and the cluster, and an election at any step",
+            orders=("remove",),
+            terms=2,
+            changes=3,
+        ),
+        Config(
+            "to-one-voter",
+            "the votes of both standbys are taken, and an election at any step",
+            listed=0,
+            acks=0,
+            orders=("remove",),
+            terms=2,
+            changes=4,
+        ),
+        Config(
+            "record-lost",
+            "a voter loses its record at any step and is admitted again, and an election",
+            listed=1,
+            orders=("voter",),
+            losses=1,
+            losers=(2,),
+            terms=2,
+            changes=2,
+        ),
+        Config(
+            "two-records",
+            "a voter's record is lost once it has voted, and the new one gets a vote too",
+            nodes=5,
+            witnesses=3,
+            listed=1,
+            commits=(0,),
+            orders=("voter",),
+            losses=1,
+            losers=(2,),
+            opening=(("stand", 1, 2), ("vote", 2, 1, 2), ("lose record", 2, 5)),
+            terms=2,
+            changes=2,
+        ),
+        Config(
+            "two-voters",
+            "the same, and it is the host that was replaced: it goes on, and hears what is new",
+            nodes=5,
+            witnesses=3,
+            listed=1,
+            commits=(0,),
+            orders=("voter",),
+            losses=1,
+            losers=(2,),
+            loses=("host",),
+            opening=(("stand", 1, 2), ("vote", 2, 1, 2), ("replace", 2, 5)),
+            terms=2,
+            changes=2,
+        ),
+        Config(
+            "two-candidates",
+            "the host of a candidate is replaced, goes on, and the new one comes to stand as well",
+            listed=1,
+            orders=("voter",),
+            losses=1,
+            losers=(2,),
+            loses=("host",),
+            opening=(("stand", 2, 2), ("replace", 2, 3)),
+            terms=2,
+            changes=2,
+        ),
+        Config(
+            "replaced-listed",
+            "a replaced host's successor votes and is listed in S, and an election at any step",
+            listed=1,
+            orders=("voter",),
+            grows=True,
+            losses=1,
+            losers=(2,),
+            loses=("host",),
+            opening=REPLACED_AND_LISTED,
+            terms=2,
+            changes=3,
+        ),
+        Config(
+            "learner",
+            "a listed learner has promised, loses its record and is admitted again",
+            nodes=4,
+            witnesses=1,
+            learners=1,
+            commits=(0,),
+            orders=("learner",),
+            losses=1,
+            losers=(2,),
+            opening=(*PROMISED, ("lose record", 2, 4)),
+            terms=2,
+            changes=2,
+        ),
     )
 }
 
@@ -121,6 +254,15 @@ FULL = {
         replace(CONFIGS["k-lowered"], changes=2),
         replace(CONFIGS["witness"], commits=(1, 1), changes=2),
         replace(CONFIGS["k2"], about="four nodes, one change", commits=(1, 0), changes=1),
+        replace(CONFIGS["member-added"], terms=3),
+        replace(CONFIGS["member-removed"], commits=(1, 1), changes=4),
+        replace(CONFIGS["to-one-voter"], listed=2, acks=1, changes=6),
+        replace(CONFIGS["record-lost"], listed=2, changes=3),
+        replace(CONFIGS["two-records"], opening=(), commits=(1, 0)),
+        replace(CONFIGS["two-voters"], opening=(), commits=(1, 0)),
+        replace(CONFIGS["two-candidates"], opening=()),
+        replace(CONFIGS["replaced-listed"], opening=REPLACED_AND_LISTED[:5]),
+        replace(CONFIGS["learner"], opening=PROMISED[:3], commits=(1, 0)),
     )
 }
 """Wider bounds, by the name of the configuration: minutes to hours."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from metako.model.document import NO_DOCUMENT, DocumentRef, MemberRecord, SyncMember
 from metako.model.durable import HardState, assert_not_older
 from metako.model.ids import Term
 from sim.explorer.model import Model
-from sim.explorer.state import NOBODY, STANDBY, Branch, Node, State, bits, holds
+from sim.explorer.narrate import label
+from sim.explorer.state import FORGOTTEN, NOBODY, STANDBY, Branch, Node, State, holds
 
 Check = Callable[[Model, State], str | None]
 
@@ -28,8 +30,8 @@ def acknowledged_is_kept(model: Model, state: State) -> str | None:
             later = branch[0] <= own.term and branch != (own.term, own.node)
             if later and not holds(wal, branch, lsn):
                 return (
-                    f"{_commit(model, branch, lsn)} was acknowledged, and "
-                    f"{model.names[number]}, primary of term {own.term}, does not have it"
+                    f"{_commit(model, state, branch, lsn)} was acknowledged, and "
+                    f"{label(model, state, number)}, primary of term {own.term}, does not have it"
                 )
     return None
 
@@ -47,55 +49,105 @@ def one_acknowledges(model: Model, state: State) -> str | None:
         if rival and any(_suffices(state, number, each) for each in (node.sync, *node.stale)):
             other = max((n for n in primaries if n != number), key=lambda n: terms[n])
             return (
-                f"{model.names[number]}, primary of term {terms[number]}, can acknowledge new "
-                f"commits beside {model.names[other]}, primary of term {terms[other]}"
+                f"{label(model, state, number)}, primary of term {terms[number]}, can acknowledge "
+                f"new commits beside {label(model, state, other)}, primary of term {terms[other]}"
             )
     return None
 
 
 def _suffices(state: State, number: int, setting: tuple[int, int]) -> bool:
     mask, k = setting
-    return sum(state.nodes[other].upstream == number for other in bits(mask)) >= k
+    return sum(node.upstream == number and mask >> node.name & 1 for node in state.nodes) >= k
 
 
 def data_quorums_cover(model: Model, state: State) -> str | None:
     """Every data quorum of every possible document has every acknowledged commit."""
     if not state.acked:
         return None
-    for document in _possible(model, state):
-        mask, k = model.listed(document)
-        primary = model.index[model.documents[document].primary]
+    for number in _possible(model, state):
+        document = model.documents[number]
         for branch, lsn in state.acked:
-            have = [holds(model.wals[node.wal], branch, lsn) for node in state.nodes]
-            ref = model.ref(document)
-            if sum(have[member] for member in bits(mask)) < k:
-                without = ", ".join(model.names[m] for m in bits(mask) if not have[m])
-                return (
-                    f"document {ref} takes {without} for a data quorum, which is without "
-                    f"{_commit(model, branch, lsn)}, acknowledged"
-                )
-            if not have[primary]:
-                return (
-                    f"document {ref} takes {model.names[primary]} alone for a data quorum, which "
-                    f"is without {_commit(model, branch, lsn)}, acknowledged"
-                )
+            lacking = {
+                model.member(node.name, node.data): label(model, state, at)
+                for at, node in enumerate(state.nodes)
+                if node.past != FORGOTTEN  # whose data is another's now
+                and model.has_data(node)
+                and not holds(model.wals[node.wal], branch, lsn)
+            }
+            quorum = [lacking[member] for member in document.sync.members if member in lacking]
+            primary = lacking.get(SyncMember(document.primary, document.primary_data_id))
+            alone = len(quorum) < document.sync.read_quorum
+            if alone and primary is None:
+                continue
+            what = f"{primary} alone" if alone else ", ".join(quorum)
+            return (
+                f"document {document.ref} takes {what} for a data quorum, which is without "
+                f"{_commit(model, state, branch, lsn)}, acknowledged"
+            )
     return None
 
 
 def _possible(model: Model, state: State) -> list[int]:
     held = sorted({node.document for node in state.nodes}, key=model.ref)
-    refs = [model.ref(node.document) for node in state.nodes]
-    return [each for each in held if sum(ref <= model.ref(each) for ref in refs) >= model.majority]
+    return [each for each in held if _may_win(model, state, each)]
+
+
+def _may_win(model: Model, state: State, number: int) -> bool:
+    """Return whether a majority that counts by a document holds nothing newer."""
+    document = model.documents[number]
+    if not model.members_change:
+        refs = [model.ref(node.document) for node in state.nodes]
+        return sum(ref <= document.ref for ref in refs) >= document.majority
+    able = [
+        model.names[node.name]
+        for at, node in enumerate(state.nodes)
+        if model.ref(node.document) <= document.ref
+        and (
+            document.admits(model.names[node.name], model.record_id(at))
+            or (
+                model.counts(at, node)
+                and document.counts(model.names[node.name], model.ref(node.document))
+            )
+        )
+    ]
+    return document.has_majority(able)
+
+
+def control_quorums_meet(model: Model, state: State) -> str | None:
+    """Any majorities by two possible documents share a voter, with the same record (Lemma 0)."""
+    if not model.members_change:
+        return None
+    possible = _possible(model, state)
+    for at, one in enumerate(possible):
+        for other in possible[at + 1 :]:
+            if not _meet(model, one, other):
+                refs = f"{model.ref(one)} and {model.ref(other)}"
+                return f"a majority by each of the documents {refs} share no voter that remembers"
+    return None
+
+
+def _meet(model: Model, one: int, other: int) -> bool:
+    voters, needed = set[MemberRecord](), 0
+    for number in (one, other):
+        document = model.documents[number]
+        needed += document.majority
+        for name in document.voters:
+            record = document.record_of(name)
+            voters.add(record._replace(since=NO_DOCUMENT))
+    return needed > len(voters)
 
 
 def one_leader_a_term(model: Model, state: State) -> str | None:
-    """All documents of a term name one primary, which wrote them."""
+    """All documents of a term name one primary, which wrote them, each version once."""
     leaders: dict[int, str] = {}
+    versions: dict[DocumentRef, int] = {}
     for node in state.nodes:
         document = model.documents[node.document]
         known = leaders.setdefault(document.term, document.primary)
         if known != document.primary:
             return f"term {document.term} has two leaders, {known} and {document.primary}"
+        if versions.setdefault(document.ref, node.document) != node.document:
+            return f"there are two documents {document.ref}, both of {known}"
     return None
 
 
@@ -108,15 +160,16 @@ def timelines_are_unique(model: Model, state: State) -> str | None:
             known = writers.setdefault(record.tli, branch)
             if known != branch:
                 return (
-                    f"timeline {record.tli} was written by {model.names[known[1]]} in term "
-                    f"{known[0]} and by {model.names[branch[1]]} in term {branch[0]}"
+                    f"timeline {record.tli} was written by {label(model, state, known[1])} in term "
+                    f"{known[0]} and by {label(model, state, branch[1])} in term {branch[0]}"
                 )
     return None
 
 
 def nothing_goes_back(model: Model, before: State, after: State) -> str | None:
     """No durable record goes back, and no vote is given twice in a term."""
-    for number, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=True)):
+    # A record that was made anew is none of those before.
+    for number, (old, new) in enumerate(zip(before.nodes, after.nodes, strict=False)):
         if old[:3] == new[:3]:
             continue
         had = _record(model, number, old)
@@ -128,13 +181,14 @@ def nothing_goes_back(model: Model, before: State, after: State) -> str | None:
         try:
             assert_not_older(had, has)
         except AssertionError as error:
-            return f"the durable record of {model.names[number]} went back: {error}"
+            return f"the durable record of {label(model, after, number)} went back: {error}"
     return None
 
 
 def _record(model: Model, number: int, node: Node) -> HardState:
     return HardState(
-        node_id=model.names[number],
+        node_id=model.names[node.name],
+        record_id=model.record_id(number),
         boot_epoch=1,
         term=Term(node.promised if node.vote != NOBODY else 0),
         voted_for=model.names[node.vote] if node.vote != NOBODY else None,
@@ -143,8 +197,8 @@ def _record(model: Model, number: int, node: Node) -> HardState:
     )
 
 
-def _commit(model: Model, branch: Branch, lsn: int) -> str:
-    return f"commit {lsn} of {model.names[branch[1]]} in term {branch[0]}"
+def _commit(model: Model, state: State, branch: Branch, lsn: int) -> str:
+    return f"commit {lsn} of {label(model, state, branch[1])} in term {branch[0]}"
 
 
 CHECKS: dict[str, Check] = {
@@ -152,6 +206,7 @@ CHECKS: dict[str, Check] = {
     "one_acknowledges": one_acknowledges,
     "data_quorums_cover": data_quorums_cover,
     "one_leader_a_term": one_leader_a_term,
+    "control_quorums_meet": control_quorums_meet,
     "timelines_are_unique": timelines_are_unique,
 }
 """Those of a state. `nothing_goes_back` is that of a step."""

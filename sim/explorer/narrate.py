@@ -29,6 +29,13 @@ LINES = {
     "give up": "{0} gives its change up: its server goes back to the setting of the document",
     "list": "{0} proposes {d1}",
     "barrier": "{0}'s barrier has passed; it proposes {d1}",
+    "clone": "{0} is cloned from {1}, and follows it",
+    "lose record": "{0}'s durable record is lost: its agent goes on as {1}, with a blank one",
+    "replace": "{0}'s host is replaced by a blank one, {1}, and goes on elsewhere",
+    "tell": "{0} sends a copy of {d2} to {1}, which it does not count",
+    "restart": "{0}'s agent is started again and goes on leading",
+    "member": "{0} is asked to change a member: it proposes {d1}",
+    "advance": "{0} goes on with a change of a member: it proposes {d1}",
 }
 
 
@@ -39,8 +46,8 @@ def narrate(model: Model, step: Step, before: State, after: State) -> str:
     for place, value in enumerate(values):
         assert isinstance(value, int)
         words[f"t{place}"] = str(value)
-        if value < len(model.names):
-            words[str(place)] = model.names[value]
+        if value < len(after.nodes):
+            words[str(place)] = label(model, after, value)
         if value < len(model.documents):
             words[f"d{place}"] = document_text(model, value)
     if name == "set":
@@ -52,15 +59,30 @@ def narrate(model: Model, step: Step, before: State, after: State) -> str:
     known = dict(before.acked)
     for (term, node), lsn in after.acked:
         if known.get((term, node)) != lsn:
-            text += f"; {model.names[node]} of term {term} acknowledges up to commit {lsn}"
+            who = label(model, after, node)
+            text += f"; {who} of term {term} acknowledges up to commit {lsn}"
     return text
+
+
+def label(model: Model, state: State, number: int) -> str:
+    """Return the name of a node, with a mark for each record that was lost before its own."""
+    name = state.nodes[number].name
+    before = sum(node.name == name for node in state.nodes[:number])
+    return model.names[name] + "'" * before
 
 
 def document_text(model: Model, number: int) -> str:
     """Return a document in a few words."""
     document = model.documents[number]
     listed = setting_text(model, model.listed(number))
-    return f"document {document.ref} ({document.primary} {document.phase}, {listed})"
+    members = ""
+    if model.members_change:
+        words = [f"votes {', '.join(document.voters)}"]
+        for what in ("learners", "joining", "leaving"):
+            names: tuple[str, ...] = getattr(document, what)
+            words += [f"{what} {', '.join(names)}"] if names else []
+        members = "; " + ", ".join(words)
+    return f"document {document.ref} ({document.primary} {document.phase}, {listed}{members})"
 
 
 def setting_text(model: Model, setting: tuple[int, ...] | list[int | str]) -> str:

@@ -28,5 +28,16 @@ RULES = {
     "barrier": "the document follows PostgreSQL's setting without a barrier (§4.5)",
     "barrier-position-last": "the barrier's position is read while WAL senders may still release "
     "commits by the setting before (§4.5)",
+    "fresh-answers": "an answer counts that is older than the record by which its sender does "
+    "(§4.1)",
+    "lost-record-silent": "a node votes and answers whose durable record was lost (§4.1)",
+    "lost-vote-untold": "a vote is told once more by a record that counts no more (§4.1)",
+    "stranger-stands-down": "a candidate goes on that learns that its record counts no more (§4.1)",
+    "one-version-at-a-time": "members change while the version before is not on a majority (§4.1)",
+    "one-vote-at-a-time": "one version gives or takes several votes (§4.1)",
+    "new-voters-too": "a version is committed by the voters before it alone (§4.1)",
+    "unlisted-first": "a member leaves, and the sync set with it, without a barrier (§4.1)",
+    "one-server-a-name": "the server of a replaced host streams beside that of the new one (A3)",
+    "readmit-unlisted": "a record is exchanged while commits wait for its node (§4.1)",
 }
 """Name of a rule → what happens without it."""

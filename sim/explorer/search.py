@@ -12,16 +12,18 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 
-from metako.model.document import ClusterDocument, SyncMember, SyncSet
-from metako.model.ids import NodeId
-from sim.explorer import agreement, servers
+from metako.model.document import ClusterDocument, MemberRecord, SyncMember, SyncSet
+from metako.model.ids import DataId, NodeId
+from sim.explorer import agreement, members, servers
 from sim.explorer.agreement import standing
 from sim.explorer.config import Config
 from sim.explorer.invariants import broken, nothing_goes_back
 from sim.explorer.model import Model
 from sim.explorer.narrate import narrate
 from sim.explorer.state import (
+    FORGOTTEN,
     NOBODY,
+    REWOUND,
     STANDBY,
     Acked,
     Node,
@@ -54,6 +56,11 @@ ACTIONS = (
     servers.attach,
     servers.end_primary,
     servers.change_sync_set,
+    members.lose,
+    members.tell,
+    members.restart,
+    members.order,
+    members.advance,
 )
 
 Key = tuple[int, ...]
@@ -111,10 +118,13 @@ def settled(model: Model, state: State) -> State:
     """Return a state with all that follows of itself, and without what can matter no more."""
     nodes = list(state.nodes)
     for number, node in enumerate(nodes):
-        if node.upstream != NOBODY and nodes[node.upstream].server == STANDBY:
+        if node.upstream >= 0 and nodes[node.upstream].server == STANDBY:
             nodes[number] = node._replace(upstream=NOBODY)
-        elif (node.fresh or node.before) and servers.committed(model, node):
-            nodes[number] = node._replace(fresh=False, before=None)
+        elif (node.fresh or node.before or node.former != NOBODY) and servers.committed(
+            model, node
+        ):
+            former = NOBODY if model.keeps("new-voters-too") else node.former
+            nodes[number] = node._replace(fresh=False, before=None, former=former)
     return servers.acknowledge(model, state._replace(nodes=tuple(nodes)))
 
 
@@ -124,16 +134,22 @@ def tidy(model: Model, state: State) -> State:
     over = [
         number
         for number, node in enumerate(nodes)
-        if node.vote != NOBODY
-        and (
-            nodes[node.vote].promised != node.promised
-            or not standing(model, nodes[node.vote], node.vote)
-        )
+        if node.vote != NOBODY and not _may_stand(model, nodes, node.vote, node.promised)
     ]
     if not over:
         return state
     kept = [n._replace(vote=NOBODY) if i in over else n for i, n in enumerate(nodes)]
     return state._replace(nodes=tuple(kept))
+
+
+def _may_stand(model: Model, nodes: tuple[Node, ...], name: int, term: int) -> bool:
+    """Return whether somebody of that name stands in a term, or, with a new record, may come to."""
+    return any(
+        node.name == name
+        and node.past != FORGOTTEN
+        and (node.promised < term if node.promised != term else standing(model, node))
+        for node in nodes
+    )
 
 
 class Search:
@@ -145,7 +161,10 @@ class Search:
         self._acked: Table[Acked] = Table()
         witnesses = tuple(range(self.model.servers, config.nodes))
         others = permutations(range(1, self.model.servers))
-        self._renamings = [_Renaming(self, (0, *order, *witnesses)) for order in others]
+        orders = [(0, *order, *witnesses) for order in others]
+        losers = set(config.losers)
+        alike = [each for each in orders if {each[name] for name in losers} == losers]
+        self._renamings = [_Renaming(self, order) for order in alike]
         self._parents: dict[Key, Key | None] = {}
         self._taken: Counter[str] = Counter()
 
@@ -253,7 +272,7 @@ class _Renaming:
         self._model = search.model
         self._order = order
         self._same = order == tuple(range(len(order)))
-        # Where the node of each place comes from.
+        # Where the node of each place comes from; records made anew come last, as they were made.
         self._sources = [order.index(place) for place in range(len(order))]
         self._documents = Renamed(search.model.documents, self._document)
         self._wals = Renamed(search.model.wals, self._wal)
@@ -265,10 +284,14 @@ class _Renaming:
             return (*nodes, acked)
         number = self._nodes.number
         renamed = [number(nodes[source]) for source in self._sources]
+        renamed += [number(node) for node in nodes[len(renamed) :]]
         return (*renamed, self._acked.number(acked))
 
     def _name(self, node: int) -> int:
-        return self._order[node] if node != NOBODY else NOBODY
+        return self._order[node] if 0 <= node < len(self._order) else node
+
+    def _data(self, data: int) -> int:
+        return self._name(data % REWOUND) + data // REWOUND * REWOUND if data >= 0 else data
 
     def _mask(self, mask: int) -> int:
         return sum(1 << to for node, to in enumerate(self._order) if mask >> node & 1)
@@ -290,6 +313,11 @@ class _Renaming:
             change=node.change,
             fresh=node.fresh,
             before=self._setting(node.before) if node.before else None,
+            name=self._name(node.name),
+            data=self._data(node.data),
+            adds=self._data(node.adds),
+            past=node.past,
+            former=self._documents.number(node.former) if node.former != NOBODY else NOBODY,
         )
 
     def _wal(self, wal: Wal) -> Wal:
@@ -304,12 +332,30 @@ class _Renaming:
         def name(node: NodeId) -> NodeId:
             return model.names[self._name(model.index[node])]
 
-        members = sorted(model.index[member.node] for member in document.sync.members)
-        renamed: list[SyncMember] = [model.member(self._name(node)) for node in members]
+        def data(data_id: DataId) -> DataId:
+            return model.data_id(self._data(model.data_of(data_id)))
+
+        def names(nodes: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+            return tuple(sorted(map(name, nodes)))
+
+        def record(known: MemberRecord) -> MemberRecord:
+            record_id = model.record_id(self._name(model.record_of(known.record_id)))
+            return known._replace(node=name(known.node), record_id=record_id)
+
+        renamed = [SyncMember(name(m.node), data(m.data_id)) for m in document.sync.members]
+        if model.members_change:
+            document = replace(
+                document,
+                voters=names(document.voters),
+                learners=names(document.learners),
+                joining=names(document.joining),
+                leaving=names(document.leaving),
+                records=tuple(sorted(map(record, document.records))),
+            )
         return replace(
             document,
             primary=name(document.primary),
-            primary_data_id=model.data_id(model.index[name(document.primary)]),
+            primary_data_id=data(document.primary_data_id),
             sync=SyncSet(tuple(sorted(renamed)), document.sync.k),
             timelines=tuple(
                 replace(entry, node=name(entry.node)) if entry.node else entry

@@ -11,13 +11,15 @@ from itertools import product
 
 from metako.election.reserve import confirm
 from metako.election.syncset import Order, SyncChange, next_change
-from metako.model.document import ClusterDocument, Durability, Phase, SyncSet
+from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
 from sim.explorer.agreement import Steps, changed, ended, propose
 from sim.explorer.model import FIRST_TERM, Model
 from sim.explorer.state import (
     CLOSED,
     NOBODY,
     OPEN,
+    PRESENT,
+    REPLACED,
     STANDBY,
     Acked,
     Branch,
@@ -26,7 +28,7 @@ from sim.explorer.state import (
     Setting,
     State,
     Step,
-    bits,
+    data_after,
     history_of,
     shared,
 )
@@ -36,8 +38,14 @@ AT_THE_END = -1
 
 
 def committed(model: Model, node: Node) -> bool:
-    """Return whether a node leads and its document is on a majority."""
-    return bool(node.acks) and model.has_majority(node.document, node.acks)
+    """Return whether a node leads and its document is on a majority, also of the voters before."""
+    if not node.acks:
+        return False
+    if node.former != NOBODY and not model.has_majority(node.former, node.acks):
+        return False
+    if node.former != NOBODY and not model.keeps("new-voters-too"):
+        return True
+    return model.has_majority(node.document, node.acks)
 
 
 def promote(model: Model, state: State) -> Steps:
@@ -71,7 +79,7 @@ def activate(model: Model, state: State) -> Steps:
             phase=Phase.ACTIVE,
             timelines=confirm(document.timelines, history_of(records)),
         )
-        leader = propose(model, node, number, active)
+        leader = propose(model, node, active)
         yield ("activate", number, leader.document), changed(state, number, leader)
 
 
@@ -103,7 +111,7 @@ def end_primary(model: Model, state: State) -> Steps:
 def receive(model: Model, state: State) -> Steps:
     """Take the next record from the primary that is followed."""
     for number, node in enumerate(state.nodes):
-        if node.upstream == NOBODY:
+        if node.upstream < 0:
             continue
         upstream = state.nodes[node.upstream]
         mine, theirs = model.wals[node.wal], model.wals[upstream.wal]
@@ -120,25 +128,40 @@ def receive(model: Model, state: State) -> Steps:
 
 def attach(model: Model, state: State) -> Steps:
     """Follow the primary of one's document; WAL that is not in its history goes first."""
-    for number, node in enumerate(state.nodes[: model.servers]):
+    for number, node in enumerate(state.nodes):
+        twin = node.past == REPLACED and not model.keeps("one-server-a-name")
+        if node.past != PRESENT and not twin:
+            continue
+        if node.name >= model.servers or not model.counts(number, node):
+            continue
         document = model.documents[node.document]
         if node.promised != document.term or node.server != STANDBY or node.acks:
             continue
-        target = model.index[document.primary]
-        leader = state.nodes[target]
-        if target in (number, node.upstream) or leader.server == STANDBY or not leader.acks:
-            continue
-        if model.ref(leader.document).term != document.term:
-            continue
-        if leader.fresh and model.keeps("follow-in-office"):
-            continue
-        wal = node.wal
-        if model.astray(node.document, wal) and model.keeps("rewind"):
-            mine = model.wals[wal]
-            wal = model.wals.number(mine[: shared(mine, model.wals[leader.wal])])
-        following = node._replace(upstream=target, wal=wal)
-        step: Step = ("rewind" if wal != node.wal else "attach", number, target)
-        yield step, changed(state, number, following)
+        for target, leader in enumerate(state.nodes):
+            if model.names[leader.name] != document.primary or target in (number, node.upstream):
+                continue
+            if leader.server == STANDBY or not leader.acks:
+                continue
+            if model.ref(leader.document).term != document.term:
+                continue
+            if leader.fresh and model.keeps("follow-in-office"):
+                continue
+            yield _following(model, state, number, target)
+
+
+def _following(model: Model, state: State, number: int, target: int) -> tuple[Step, State]:
+    """Follow a primary, with a copy of its data if there are none, or without what is astray."""
+    node, leader = state.nodes[number], state.nodes[target]
+    name, data, wal = "attach", node.data, node.wal
+    if data == NOBODY:
+        name, data, wal = "clone", number, leader.wal
+    elif model.astray(node.document, wal) and model.keeps("rewind"):
+        mine = model.wals[wal]
+        wal = model.wals.number(mine[: shared(mine, model.wals[leader.wal])])
+        if wal != node.wal:
+            name, data = "rewind", data_after(data, number) if model.members_change else data
+    following = node._replace(upstream=target, data=data, wal=wal)
+    return (name, number, target), changed(state, number, following)
 
 
 # -------------------------------------------------------------------- changes of the sync set
@@ -157,11 +180,11 @@ def change_sync_set(model: Model, state: State) -> Steps:
         elif node.sync != model.listed(node.document):
             setting = model.listed(node.document)
             yield ("set", number, *setting), changed(state, number, _reset(node, setting))
-        elif model.config.changes and document.version < _versions_max(model, document):
+        elif model.config.changes and document.version < versions_max(model, document):
             yield from _begin(model, state, number, node, document)
 
 
-def _versions_max(model: Model, document: ClusterDocument) -> int:
+def versions_max(model: Model, document: ClusterDocument) -> int:
     """Return the version up to which a document may change, if each election took two."""
     return 1 + model.config.changes + 2 * (len(document.timelines) - 1)
 
@@ -176,36 +199,41 @@ def _begin(model: Model, state: State, number: int, node: Node, document: Cluste
     for change in _changes(model, state, number, document):
         new = model.setting(change.new)
         if _first(model, document, change) is Order.DOCUMENT_FIRST:
-            leader = _relist(model, node, number, change.new)
+            leader = _relist(model, node, change.new)
             step: Step = ("list", number, leader.document)
         else:
             waits_for = len(model.wals[node.wal])
             late = model.keeps("barrier-position-last")
-            leader = _reset(node, new)._replace(change=AT_THE_END if late else waits_for)
+            adds = model.data_of(change.new.members[0].data_id) if not document.sync.k else NOBODY
+            change_at = AT_THE_END if late else waits_for
+            leader = _reset(node, new)._replace(change=change_at, adds=adds)
             step = ("set", number, *new)
         yield step, changed(state, number, leader)
 
 
-def _relist(model: Model, node: Node, number: int, sync: SyncSet) -> Node:
+def _relist(model: Model, node: Node, sync: SyncSet) -> Node:
     """Return a leader that has proposed another sync set."""
     document = model.documents[node.document]
     before = None if model.keeps("keep-change") else model.listed(node.document)
     proposed = replace(document, version=document.version + 1, sync=sync)
-    return propose(model, node, number, proposed)._replace(before=before)
+    return propose(model, node, proposed)._replace(before=before)
 
 
 def _changes(
     model: Model, state: State, number: int, document: ClusterDocument
 ) -> Iterator[SyncChange]:
     """Return every change that production would make, whoever it thinks should be listed."""
-    others = [other for other in range(model.servers) if other != number]
+    able = _able(model, state, number, document)
+    # Where the members change, only they change the sync set: who can be listed is.
+    choices: tuple[bool, ...] = (True,) if model.members_change else (False, True)
     seen = set()
-    for chosen in product((False, True), repeat=len(others)):
-        wanted = [model.member(o) for o, take in zip(others, chosen, strict=True) if take]
-        streaming = [m for m in wanted if state.nodes[model.index[m.node]].upstream == number]
-        awaited = set(wanted) - set(streaming)
-        if not awaited <= set(document.sync.members):
-            continue
+    for chosen in product(choices, repeat=len(able)):
+        streaming: list[SyncMember] = []
+        awaited: list[SyncMember] = []
+        for (member, streams), take in zip(able, chosen, strict=True):
+            if take:
+                (streaming if streams else awaited).append(member)
+        wanted = streaming + awaited
         for k in range(1, model.config.acks_wanted + 1):
             change = next_change(
                 document.sync, wanted, streaming=streaming, k=k, durability=Durability.QUORUM
@@ -213,6 +241,32 @@ def _changes(
             if change is not None and change not in seen:
                 seen.add(change)
                 yield change
+
+
+def _able(
+    model: Model, state: State, number: int, document: ClusterDocument
+) -> list[tuple[SyncMember, bool]]:
+    """Return the standbys that may be listed, and whether they stream.
+
+    Who does not may be awaited, with the data that it is listed with.
+    """
+    found = []
+    for other, node in enumerate(state.nodes):
+        name = model.names[node.name]
+        if other == number or node.past or name not in document.data_members():
+            continue
+        if name in document.leaving:
+            continue
+        if not document.admits(name, model.record_id(other)):
+            continue
+        listed = document.sync.data_id_of(name)
+        if listed is None and model.members_change and not model.config.grows:
+            continue
+        if node.upstream == number:
+            found.append((model.member(node.name, node.data), True))
+        elif listed is not None:
+            found.append((SyncMember(name, listed), False))
+    return found
 
 
 def _first(model: Model, document: ClusterDocument, change: SyncChange) -> Order:
@@ -232,16 +286,25 @@ def _first(model: Model, document: ClusterDocument, change: SyncChange) -> Order
 
 
 def _finish(model: Model, state: State, number: int, node: Node) -> Steps:
-    back = _reset(node, model.listed(node.document))._replace(change=0)
+    back = _reset(node, model.listed(node.document))._replace(change=0, adds=NOBODY)
     yield ("give up", number), changed(state, number, back)
     barrier = model.keeps("barrier")
     lsn = node.change if node.change != AT_THE_END else len(model.wals[node.wal])
     if barrier and released(model, state, number, node.sync) < lsn:
         return
-    after = node._replace(change=0, stale=() if barrier else node.stale)
-    leader = _relist(model, after, number, model.sync_set(node.sync))
+    after = node._replace(change=0, adds=NOBODY, stale=() if barrier else node.stale)
+    leader = _relist(model, after, _as_listed(model, node))
     step: Step = ("barrier" if barrier else "list", number, leader.document)
     yield step, changed(state, number, leader)
+
+
+def _as_listed(model: Model, node: Node) -> SyncSet:
+    """Return a primary's setting as a sync set, each standby with the data of the decision."""
+    document, (mask, k) = model.documents[node.document], node.sync
+    if node.adds != NOBODY:
+        return SyncSet((model.member(mask.bit_length() - 1, node.adds),), k)
+    kept = [m for m in document.sync.members if mask >> model.index[m.node] & 1]
+    return SyncSet(tuple(kept), k)
 
 
 # -------------------------------------------------------------------- acknowledgements
@@ -256,9 +319,9 @@ def released(model: Model, state: State, number: int, setting: Setting) -> int:
         return end
     flushed = sorted(
         (
-            min(end, len(model.wals[state.nodes[other].wal]))
-            for other in bits(mask)
-            if state.nodes[other].upstream == number
+            min(end, len(model.wals[other.wal]))
+            for other in state.nodes
+            if other.upstream == number and mask >> other.name & 1
         ),
         reverse=True,
     )

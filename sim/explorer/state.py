@@ -14,9 +14,15 @@ from metako.model.lsn import Lsn, WalPosition
 from metako.model.timeline import HistoryStep
 
 NOBODY = -1
+UNTOLD = -2
+"""`Node.upstream` of a lost record that never told of a server that had left its primary."""
 
 STANDBY, CLOSED, OPEN = 0, 1, 2
 """A server in recovery; a primary before it admits applications; one that has admitted them."""
+
+PRESENT, FORGOTTEN, REPLACED = 0, 1, 2
+"""The agent of a name now; one whose record is lost, of which only answers under way are left; and
+one whose host was replaced under its name, which goes on elsewhere."""
 
 Setting = tuple[int, int]
 """A sync set as PostgreSQL has it: the nodes as bits, and k."""
@@ -41,20 +47,29 @@ Acked = tuple[tuple[Branch, int], ...]
 
 
 class Node(NamedTuple):
-    """One node: the durable record (first three), its leadership, and its server."""
+    """One durable record (first three), the leadership of its agent, and the server beside it.
+
+    There is one for each name, and one more for each record that was made anew. Votes, answers and
+    settings go by names, as those of production; `upstream` is one of these.
+    """
 
     promised: int  # promised_term
-    vote: int  # whom it voted for in that term; NOBODY if nobody, or if it does not matter any more
+    vote: int  # the name it voted for in that term; NOBODY if none, or if it matters no more
     document: int  # number of the document held
-    acks: int  # who has acknowledged that document, as bits; 0 if this node does not lead
+    acks: int  # the names that acknowledged that document, as bits; 0 if this node does not lead
     server: int  # STANDBY, CLOSED or OPEN
-    upstream: int  # from whom the WAL receiver gets WAL; NOBODY when it is gone
+    upstream: int  # from whom the WAL receiver gets WAL; NOBODY when it is gone; UNTOLD
     wal: int  # number of the WAL on disk
     sync: Setting  # in force at a primary
     stale: tuple[Setting, ...]  # settings before it that some WAL sender may still go by
     change: int  # 0; else PostgreSQL makes a change first: the barrier's LSN, -1 if read at its end
     fresh: bool = False  # it has stood again, and no document of the new term is on a majority yet
     before: Setting | None = None  # the committed sync set, while a newer one is not on a majority
+    name: int = 0  # under which it is known
+    data: int = 0  # identity of its data (`data_after`); NOBODY while it has none
+    past: int = PRESENT  # or FORGOTTEN, or REPLACED
+    adds: int = NOBODY  # data of the first standby, while a change from empty is not proposed yet
+    former: int = NOBODY  # the committed document, while one with other voters is not
 
 
 class State(NamedTuple):
@@ -105,6 +120,15 @@ class Renamed(Generic[T]):
         if known[number] == NOBODY:
             known[number] = self._table.number(self._rename(self._table[number]))
         return known[number]
+
+
+REWOUND = 16
+"""Data is known by the node where it was first, and this for each time that it was rewound."""
+
+
+def data_after(data: int, number: int) -> int:
+    """Return the identity of data that a node has rewound."""
+    return number + REWOUND * (data // REWOUND + 1)
 
 
 def history_of(wal: Wal) -> tuple[HistoryStep, ...]:
