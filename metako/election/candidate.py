@@ -346,10 +346,14 @@ class Candidate:
 
         Where the WAL of a node ends among others depends on the timelines that its document knows:
         by an older one it may seem to be behind, and by a newer one it is not for us to say.
+
+        By one of an older term not even a vote counts: ours need not be made from it, and it may
+        list the sender by another record than ours does, which may have voted as well.
         """
-        document = self.core.document
-        held = self._documents
-        count = [n for n in self._promises if document is None or document.counts(n, held[n])]
+        document, held = self.core.document, self._documents
+        since = document.term if document is not None else Term(0)
+        fresh = [n for n in self._promises if held[n].term >= since]
+        count = [n for n in fresh if document is None or document.counts(n, held[n])]
         counted = {node: self._comparable(node) for node in count}
         return {**counted, self.core.node: self.core.own_promise(self.term)}
 

@@ -187,15 +187,20 @@ def win(model: Model, state: State) -> Steps:
 
 def _voted(model: Model, state: State, node: Node) -> Iterator[Node]:
     """Yield those whose votes for a candidate count by the document that it has."""
-    document = model.documents[node.document]
     for number, other in enumerate(state.nodes):
         if other.name == node.name or (other.vote, other.promised) != (node.name, node.promised):
             continue
         if not model.counts(number, other) and model.keeps("lost-vote-untold"):
             continue
-        held = model.ref(other.document)
-        if document.counts(model.names[other.name], held) or not model.keeps("fresh-answers"):
-            yield other
+        # Where members stay what they are, an answer by an older document counts here: it may.
+        if model.members_change:
+            held, document = model.ref(other.document), model.documents[node.document]
+            if held.term < document.term and model.keeps("votes-of-this-term"):
+                continue
+            fresh = document.counts(model.names[other.name], held)
+            if not fresh and model.keeps("fresh-answers"):
+                continue
+        yield other
 
 
 def _answers(model: Model, state: State, node: Node) -> list[list[Promise | None]]:

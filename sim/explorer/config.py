@@ -53,6 +53,17 @@ PROMISED: tuple[Step, ...] = (
     ("detach", 1),
 )
 
+BRANCHES: tuple[Step, ...] = (
+    ("stand", 1, 2),
+    ("stand", 0, 3),
+    ("vote", 2, 1, 2),
+    ("detach", 1),
+    ("win", 1, 2, 2),
+    ("accept", 2, 1, 2),
+    ("stand", 1, 3),
+    ("vote", 2, 0, 3),
+    ("lose record", 2, 3),
+)
 REPLACED_AND_LISTED: tuple[Step, ...] = (
     ("replace", 2, 3),
     ("member", 0, 3),
@@ -211,6 +222,18 @@ CONFIGS = {
             changes=2,
         ),
         Config(
+            "two-branches",
+            "a record is lost once it has voted; a deposed leader admits the new one meanwhile",
+            listed=1,
+            commits=(0,),
+            orders=("voter",),
+            losses=1,
+            losers=(2,),
+            opening=BRANCHES,
+            changes=2,
+            stands_again=True,
+        ),
+        Config(
             "replaced-listed",
             "a replaced host's successor votes and is listed in S, and an election at any step",
             listed=1,
@@ -261,6 +284,7 @@ FULL = {
         replace(CONFIGS["two-records"], opening=(), commits=(1, 0)),
         replace(CONFIGS["two-voters"], opening=(), commits=(1, 0)),
         replace(CONFIGS["two-candidates"], opening=()),
+        replace(CONFIGS["two-branches"], opening=BRANCHES[:4]),
         replace(CONFIGS["replaced-listed"], opening=REPLACED_AND_LISTED[:5]),
         replace(CONFIGS["learner"], opening=PROMISED[:3], commits=(1, 0)),
     )

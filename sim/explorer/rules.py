@@ -28,8 +28,8 @@ RULES = {
     "barrier": "the document follows PostgreSQL's setting without a barrier (§4.5)",
     "barrier-position-last": "the barrier's position is read while WAL senders may still release "
     "commits by the setting before (§4.5)",
-    "fresh-answers": "an answer counts that is older than the record by which its sender does "
-    "(§4.1)",
+    "fresh-answers": "a vote counts that is older than the record by which its sender does (§4.1)",
+    "votes-of-this-term": "a vote counts that was judged by a document of an older term (§4.1)",
     "lost-record-silent": "a node votes and answers whose durable record was lost (§4.1)",
     "lost-vote-untold": "a vote is told once more by a record that counts no more (§4.1)",
     "stranger-stands-down": "a candidate goes on that learns that its record counts no more (§4.1)",

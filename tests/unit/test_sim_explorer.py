@@ -48,6 +48,7 @@ NOTICED_IN = {
     "new-voters-too": "record-lost",
     "unlisted-first": "member-removed",
     "one-server-a-name": "replaced-listed",
+    "votes-of-this-term": "two-branches",
     "readmit-unlisted": "learner",
 }
 READMITTED = (
@@ -70,6 +71,7 @@ STEPS = {
     "new-voters-too": 4,
     "unlisted-first": 5,
     "one-server-a-name": 14,
+    "votes-of-this-term": 16,
     "readmit-unlisted": 12,
 }
 """Of the shortest counterexample, its opening included; of those not named here 2 to 14."""

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
 
+from metako.election.candidate import Candidate
+from metako.election.core import Core
 from metako.election.election import Election
 from metako.election.output import Role
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -188,3 +190,22 @@ def test_who_has_no_vote_is_not_said_to_be_able_to_lead() -> None:
     election = node(B, document)
     election.observe(at(101), standby(B, 600, 4))
     assert election.core.own_promise(Term(4)).can_lead
+
+
+def test_a_vote_that_was_judged_by_a_document_of_an_older_term_does_not_count_yet() -> None:
+    hard = HardState(B, 7, Term(9), None, Term(9), Term(0), 0, LATER)
+    core = Core(
+        settings=ElectionSettings(),
+        cluster=ClusterSettings("t", A, VOTERS),
+        node=B,
+        hard=hard,
+        rng=random.Random(1),
+    )
+    candidate = Candidate(core)
+    candidate.begin_vote(at(100), Term(10))
+    for held, counts in ((OF_FIVE.ref, False), (LATER.ref, True)):
+        reply = VoteReply(
+            Term(10), True, None, Term(10), held, False, DataId(""), None, False, 100, TimelineId(2)
+        )
+        candidate.heard_vote_reply(at(100), C, reply)
+        assert (C in candidate.promises()) is counts
