@@ -16,6 +16,7 @@ from typing import Protocol
 from metako.cluster.engine import Engine
 from metako.cluster.ready import Input, Ready, Tick
 from metako.model.durable import HardState
+from metako.model.postgres import PostgresObserved
 from metako.wire.messages import Received
 from sim.clock import NodeClock
 from sim.heap import NS_PER_MS, Entry, Heap
@@ -83,11 +84,20 @@ class SimAgent:
             if len(self._inbox) >= limit and isinstance(event, Received):
                 self.dropped += 1
                 return
+            if isinstance(event, PostgresObserved) and len(self._inbox) > INBOX_MAX:
+                self._forget_last_picture()
             self._inbox.append(event)
             if len(self._inbox) > self.longest_inbox:
                 self.longest_inbox = len(self._inbox)
             return
         self._step(event)
+
+    def _forget_last_picture(self) -> None:
+        """Make room for a newer one, as the supervisor does while nobody takes what it has."""
+        for place in range(len(self._inbox) - 1, -1, -1):
+            if isinstance(self._inbox[place], PostgresObserved):
+                del self._inbox[place]
+                return
 
     def begin(self) -> None:
         """Take the first step."""

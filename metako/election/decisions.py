@@ -12,7 +12,7 @@ from metako.election.core import Core
 from metako.election.handover import Handover
 from metako.election.members import MemberChanges
 from metako.election.pausing import judge_pause
-from metako.election.restarts import Restarts, left_after
+from metako.election.restarts import Restarts
 from metako.election.schedule import Schedule, succeeded
 from metako.model.document import ClusterDocument
 from metako.model.instant import Instant
@@ -82,7 +82,6 @@ class Decisions:
         """
         self._handover.succeeded(base)
         succeeded(self._core, base)
-        left_after(self._core, base, tell=True)
 
     def advance(self, now: Instant, leader: Leader, document: ClusterDocument) -> None:
         """Do one thing that is due of what was ordered, if nothing else is under way.

@@ -73,7 +73,7 @@ def winners_document(
         timelines=_reserved(core, base, highest, term, reason, when_ms),
         switchover=None,  # this promotion is what came of it
         scheduled=base.scheduled if base.primary == core.node else None,
-        restarts=left_after(core, base),
+        restarts=left_after(base),
     )
 
 

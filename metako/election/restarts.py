@@ -188,25 +188,15 @@ class Restarts:
         leader.propose(now, replace(document, version=document.version + 1, restarts=()))
 
 
-def left_after(core: Core, base: ClusterDocument, *, tell: bool = False) -> tuple[Restart, ...]:
+def left_after(base: ClusterDocument) -> tuple[Restart, ...]:
     """Return whose restart is left when another leadership begins.
 
     Whoever was the primary is started anew in any case, if only to follow.
 
     Args:
-        core: of the winner.
         base: the newest document found.
-        tell: report that the former primary was restarted.
     """
-    done = [restart for restart in base.restarts if restart.node == base.primary]
-    if done and tell:
-        core.emit(
-            EventName.RESTARTED,
-            f"PostgreSQL of {base.primary} has ended and starts anew",
-            node=base.primary,
-            order=done[0].order_id,
-        )
-    return tuple(restart for restart in base.restarts if restart not in done)
+    return tuple(restart for restart in base.restarts if restart.node != base.primary)
 
 
 def _words(restarts: tuple[Restart, ...]) -> str:

@@ -39,7 +39,7 @@ UPKEEP = (
              also=(wants,))),
     Mutation("primary_restarted_again", "§4.7", "the former primary stays on the list",
              edited(office, "winners_document",
-             ("restarts=left_after(core, base)", "restarts=base.restarts"))),
+             ("restarts=left_after(base)", "restarts=base.restarts"))),
     Mutation("begun_before_its_time", "§4.7", "a switchover by the clock is begun at once",
              edited(Schedule, "advance", ("now.wall_ms < wish.at_ms", "False"))),
     Mutation("schedule_outlives_its_leader", "§4.7", "another leader does what was asked of the "
