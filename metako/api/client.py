@@ -138,13 +138,21 @@ class LocalAgent:
             )
         return pid
 
-    def order_switchover(self, to: str | None, timeout_s: float) -> AgentAnswer:
-        """Ask for a switchover to the node `to`, or to whom the leader chooses."""
-        body = json.dumps({"to": to, "timeout_s": timeout_s}).encode()
-        return self._order("POST", "/switchover", body)
+    def order_switchover(
+        self, to: str | None, timeout_s: float, at: str | None = None
+    ) -> AgentAnswer:
+        """Ask for a switchover to the node `to`, or to whom the leader chooses.
+
+        Args:
+            to: its name, or None.
+            timeout_s: for the target, before anything is stopped.
+            at: date and time with a zone, in ISO 8601; None: at once.
+        """
+        asked = {"to": to, "timeout_s": timeout_s} | ({"at": at} if at is not None else {})
+        return self._order("POST", "/switchover", json.dumps(asked).encode())
 
     def cancel_switchover(self) -> AgentAnswer:
-        """Ask for the switchover under way to be given up."""
+        """Ask for the switchover under way, or else the scheduled one, to be given up."""
         return self._order("DELETE", "/switchover")
 
     def order_failover(self, lost: Sequence[str] = ()) -> AgentAnswer:
@@ -160,6 +168,23 @@ class LocalAgent:
     def remove_member(self, node: str) -> AgentAnswer:
         """Ask for `node` to be no member any more."""
         return self._order("DELETE", f"/members/{urllib.parse.quote(node, safe='')}")
+
+    def pause(self) -> AgentAnswer:
+        """Ask that nobody take over from the present primary."""
+        return self._order("POST", "/pause")
+
+    def resume(self) -> AgentAnswer:
+        """Ask for the end of a pause."""
+        return self._order("DELETE", "/pause")
+
+    def restart(self, nodes: Sequence[str], timeout_s: float) -> AgentAnswer:
+        """Ask for PostgreSQL to be restarted on `nodes`, or on all if none is named, one by one."""
+        body = json.dumps({"nodes": list(nodes) or None, "timeout_s": timeout_s}).encode()
+        return self._order("POST", "/restart", body)
+
+    def cancel_restart(self) -> AgentAnswer:
+        """Ask for those servers that are left to be left as they are."""
+        return self._order("DELETE", "/restart")
 
     def _order(self, method: str, path: str, body: bytes = b"") -> AgentAnswer:
         asked = str(self._socket)

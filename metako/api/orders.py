@@ -1,4 +1,4 @@
-"""The paths of the API that write, orders to the cluster: a switchover, and who is a member.
+"""The paths of the API that write, orders to the cluster: who leads, who is a member, upkeep.
 
 In: a request from somebody who may give orders, or from anybody where nobody may. Out: an `Order`
 for the `OrderSink`, and its answer as JSON: 202 taken, 409 refused by the leader, 400 not
@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import Protocol, TypeGuard
+from typing import Protocol, TypeGuard, assert_never
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,7 +29,9 @@ from metako.api.view import JsonObject
 from metako.config.schema import NAME
 from metako.model.errors import MetakoError, OrderUnansweredError
 from metako.model.ids import NodeId
+from metako.model.moment import EXAMPLE, parse_moment_ms, why_not_at
 from metako.model.orders import (
+    RESTART_TIMEOUT_DEFAULT_S,
     TIMEOUT_DEFAULT_S,
     TIMEOUT_MAX_S,
     TIMEOUT_MIN_S,
@@ -41,9 +44,13 @@ SWITCHOVER = "/switchover"
 FAILOVER = "/failover"
 MEMBERS = "/members"
 MEMBER = "/members/{node}"
+PAUSE = "/pause"
+RESTART = "/restart"
 BODY_BYTES_MAX = 4096
 LOST_MAX = 58
 """Members that one failover may do without: all the others of the largest cluster."""
+NODES_MAX = LOST_MAX + 1
+"""Nodes whose servers one order may restart."""
 ORDER_ID_BYTES = 8
 
 
@@ -86,13 +93,15 @@ def order_routes(orders: OrderSink | None) -> list[Route]:
         route(FAILOVER, _failover, "POST", command="metako failover"),
         route(MEMBERS, _add_member, "POST", command="metako members add"),
         route(MEMBER, _remove_member, "DELETE", command="metako members remove"),
+        route(PAUSE, _pause, "POST", "DELETE", command="metako pause` or `metako resume"),
+        route(RESTART, _restart, "POST", "DELETE", command="metako restart"),
     ]
 
 
 async def _switchover(request: Request) -> Order:
     if request.method == "DELETE":
         return Order(_order_id(), OrderKind.CANCEL_SWITCHOVER)
-    return switchover_order(await _body(request))
+    return switchover_order(await _body(request), time.time_ns() // 1_000_000)
 
 
 async def _failover(request: Request) -> Order:
@@ -108,27 +117,55 @@ async def _remove_member(request: Request) -> Order:
     return Order(_order_id(), OrderKind.REMOVE_MEMBER, node)
 
 
-def switchover_order(body: bytes) -> Order:
+async def _pause(request: Request) -> Order:
+    return Order(_order_id(), OrderKind.RESUME if request.method == "DELETE" else OrderKind.PAUSE)
+
+
+async def _restart(request: Request) -> Order:
+    if request.method == "DELETE":
+        return Order(_order_id(), OrderKind.CANCEL_RESTART)
+    return restart_order(await _body(request))
+
+
+def switchover_order(body: bytes, now_ms: int) -> Order:
     """Return the switchover that the body of a request asks for.
+
+    Args:
+        body: of the request.
+        now_ms: what this host's wall clock shows, in milliseconds since 1970, UTC.
 
     Raises:
         ValueError: the body does not ask for one; the text says what is wrong.
     """
-    asked = _asked(body, {"to": "n2", "timeout_s": 30})
-    target, timeout_s = asked.get("to"), asked.get("timeout_s", TIMEOUT_DEFAULT_S)
+    asked = _asked(body, {"to": "n2", "timeout_s": 30, "at": None})
+    target = asked.get("to")
     if target is not None and not _is_name(target):
         raise ValueError("to must be the name of a node, or null to have one chosen")
-    if (
-        not isinstance(timeout_s, int | float)
-        or isinstance(timeout_s, bool)
-        or not TIMEOUT_MIN_S <= timeout_s <= TIMEOUT_MAX_S
-    ):
-        raise ValueError(f"timeout_s must be a number from {TIMEOUT_MIN_S} to {TIMEOUT_MAX_S}")
     return Order(
         _order_id(),
         OrderKind.SWITCHOVER,
         target=NodeId(target) if target is not None else None,
-        timeout_ms=round(timeout_s * 1000),
+        timeout_ms=_timeout_ms(asked, TIMEOUT_DEFAULT_S),
+        at_ms=_at_ms(asked.get("at"), now_ms),
+    )
+
+
+def restart_order(body: bytes) -> Order:
+    """Return the restart of servers that the body of a request asks for.
+
+    Raises:
+        ValueError: the body does not ask for one; the text says what is wrong.
+    """
+    asked = _asked(body, {"nodes": None, "timeout_s": RESTART_TIMEOUT_DEFAULT_S})
+    nodes = asked.get("nodes")
+    # An empty list is a script that has found nobody, and is not to restart everybody.
+    if nodes is not None and (not isinstance(nodes, list) or not 1 <= len(nodes) <= NODES_MAX):
+        raise ValueError(f"nodes must be a list of 1 to {NODES_MAX} names, or null for all of them")
+    return Order(
+        _order_id(),
+        OrderKind.RESTART,
+        timeout_ms=_timeout_ms(asked, RESTART_TIMEOUT_DEFAULT_S),
+        nodes=tuple(_node(name, "each of nodes") for name in nodes or ()),
     )
 
 
@@ -168,15 +205,26 @@ async def _give(orders: OrderSink, order: Order) -> Response:
         raise HTTPException(504, str(error)) from None
     except MetakoError as error:
         raise HTTPException(503, str(error)) from None
-    # Of a switchover the leader says to whom it is; a member is whoever was named.
-    about_member = order.kind in (OrderKind.ADD_MEMBER, OrderKind.REMOVE_MEMBER)
     body: JsonObject = {
         "accepted": answer.accepted,
         "order": order.order_id,
-        **({"node": order.target} if about_member else {"to": answer.target}),
+        **_about(order, answer),
         "reason": answer.reason or None,
     }
     return json_answer(body, 202 if answer.accepted else 409)
+
+
+def _about(order: Order, answer: OrderAnswer) -> JsonObject:
+    """Return whom an answer is about: of a switchover the leader says it, a member was named."""
+    match order.kind:
+        case OrderKind.ADD_MEMBER | OrderKind.REMOVE_MEMBER:
+            return {"node": order.target}
+        case OrderKind.SWITCHOVER | OrderKind.CANCEL_SWITCHOVER | OrderKind.FAILOVER:
+            return {"to": answer.target}
+        case OrderKind.PAUSE | OrderKind.RESUME | OrderKind.RESTART | OrderKind.CANCEL_RESTART:
+            return {}
+        case _:
+            assert_never(order.kind)
 
 
 async def _body(request: Request) -> bytes:
@@ -199,9 +247,36 @@ def _asked(body: bytes, example: JsonObject) -> JsonObject:
         raise ValueError(f"the body must be a JSON object such as {json.dumps(example)}")
     unknown = sorted(asked.keys() - example.keys())
     if unknown:
-        known = " and ".join(example)
+        *others, last = example
+        known = f"{', '.join(others)} and {last}"
         raise ValueError(f"unknown key {unknown[0][:70]!r}: only {known} are known")
     return asked
+
+
+def _timeout_ms(asked: JsonObject, default_s: int) -> int:
+    timeout_s = asked.get("timeout_s", default_s)
+    if (
+        not isinstance(timeout_s, int | float)
+        or isinstance(timeout_s, bool)
+        or not TIMEOUT_MIN_S <= timeout_s <= TIMEOUT_MAX_S
+    ):
+        raise ValueError(f"timeout_s must be a number from {TIMEOUT_MIN_S} to {TIMEOUT_MAX_S}")
+    return round(timeout_s * 1000)
+
+
+def _at_ms(at: object, now_ms: int) -> int:
+    """Return when, in milliseconds since 1970, UTC; 0: at once."""
+    if at is None:
+        return 0
+    if not isinstance(at, str):
+        raise ValueError(f"at must be a date and time such as {EXAMPLE}, or null for at once")
+    try:
+        at_ms = parse_moment_ms(at)
+    except ValueError as error:
+        raise ValueError(f"at: {error}") from None
+    if why := why_not_at(at_ms, now_ms):
+        raise ValueError(f"at: {why}")
+    return at_ms
 
 
 def _node(name: object, what: str) -> NodeId:

@@ -12,10 +12,11 @@ Deliberately unaware of HTTP, of the terminal, and of whether any of this is hea
 from __future__ import annotations
 
 from metako import __version__
-from metako.model.document import ClusterDocument, DocumentRef, Switchover
+from metako.model.document import ClusterDocument, DocumentRef, Restart, Scheduled, Switchover
 from metako.model.ids import Address, NodeId
 from metako.model.lsn import format_lsn
 from metako.model.member import Member, MemberState, ServerRole, ServerState
+from metako.model.moment import format_moment
 from metako.model.postgres import PostgresObserved, ProcessState, ReceiverState, SyncSetting
 from metako.model.status import NodeStatus
 from metako.model.watchdog import WatchdogSeen
@@ -170,6 +171,8 @@ def _document(document: ClusterDocument, committed: DocumentRef) -> JsonObject:
         "hold_ms": document.hold_ms,
         "paused": document.paused,
         "switchover": _switchover(document.switchover) if document.switchover else None,
+        "scheduled": _scheduled(document.scheduled) if document.scheduled else None,
+        "restarts": [_restart(restart) for restart in document.restarts],
         "timeline": document.tip or None,
         "timelines": [
             {
@@ -191,6 +194,23 @@ def _switchover(switchover: Switchover) -> JsonObject:
         "to": switchover.target,
         "order": switchover.order_id,
         "timeout_s": switchover.timeout_ms / 1000,
+    }
+
+
+def _scheduled(scheduled: Scheduled) -> JsonObject:
+    return {
+        "to": scheduled.target,
+        "order": scheduled.order_id,
+        "timeout_s": scheduled.timeout_ms / 1000,
+        "at": format_moment(scheduled.at_ms),
+    }
+
+
+def _restart(restart: Restart) -> JsonObject:
+    return {
+        "node": restart.node,
+        "order": restart.order_id,
+        "timeout_s": restart.timeout_ms / 1000,
     }
 
 
@@ -221,6 +241,7 @@ def _member(member: Member, status: NodeStatus) -> JsonObject:
         "replay_lsn": _lsn(meta.replay_lsn) if meta else None,
         "lag_ms": meta.lag_ms if meta and meta.lag_ms >= 0 else None,
         "lag_bytes": lag_bytes(member, status),
+        "restarted": (meta.restarted or None) if meta else None,
         "priority": meta.priority if meta else None,
         "document_ref": str(meta.document_ref) if meta else None,
         "data_id": (meta.data_id or None) if meta else None,

@@ -127,6 +127,13 @@ def status_samples(status: NodeStatus) -> list[Sample]:
                 len(document.leaving),
                 "Members that leave once no commit waits for them.",
             ),
+            Sample("metako_paused", document.paused, "1 while nobody may take over."),
+            Sample(
+                "metako_switchover_scheduled_seconds",
+                document.scheduled.at_ms / 1000 if document.scheduled else 0,
+                "Unix time of the scheduled switchover, 0 if there is none.",
+            ),
+            Sample("metako_restarts_left", len(document.restarts), "Servers to be restarted."),
         ]
     for member in status.members:
         labels = (("member", str(member.node)),)

@@ -89,6 +89,38 @@ async def test_changes_of_members_are_on_the_socket(path):
     assert {(a.accepted, a.reason[:13], a.order_id) for a in bad} == {(False, "the last part", "")}
 
 
+async def test_orders_of_upkeep_are_on_the_socket(path):
+    agent = LocalAgent(path)
+    later = "2999-01-01T00:00:00Z"
+    async with serving(path) as (sink, _):
+        answers = [
+            await in_thread(ask)
+            for ask in (
+                agent.pause,
+                agent.resume,
+                partial(agent.restart, [], 60.0),
+                partial(agent.restart, ["n2", "n1"], 5.0),
+                agent.cancel_restart,
+            )
+        ]
+        bad = [
+            await in_thread(partial(agent.order_switchover, None, 30.0, at))
+            for at in (later, "2020-01-01T00:00:00Z", "02:00")
+        ]
+    assert [(order.kind, order.nodes, order.timeout_ms) for order in sink.orders] == [
+        (OrderKind.PAUSE, (), 30_000),
+        (OrderKind.RESUME, (), 30_000),
+        (OrderKind.RESTART, (), 60_000),
+        (OrderKind.RESTART, ("n2", "n1"), 5000),
+        (OrderKind.CANCEL_RESTART, (), 30_000),
+    ]
+    assert all(answer.accepted and answer.target is None for answer in answers)
+    assert [answer.order_id for answer in answers] == [order.order_id for order in sink.orders]
+    assert [answer.order_id for answer in bad] == [""] * 3
+    for answer, why in zip(bad, ("days ahead", "has passed", "not a date"), strict=True):
+        assert why in answer.reason
+
+
 def test_an_answer_may_take_as_long_as_the_driver_waits_for_it():
     # Else the connection would be closed on an order that is about to be answered.
     assert server.ORDER_READ_TIMEOUT_S > client.ORDER_ANSWER_TIMEOUT_S > ORDER_TIMEOUT_S

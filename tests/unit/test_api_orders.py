@@ -202,7 +202,7 @@ async def test_a_large_body_is_refused_before_it_is_read(path):
 
 @pytest.mark.parametrize("timeout_s", [1, 3600, 1.5])
 def test_bounds_of_the_timeout_are_inside(timeout_s):
-    order = switchover_order(json.dumps({"timeout_s": timeout_s}).encode())
+    order = switchover_order(json.dumps({"timeout_s": timeout_s}).encode(), 0)
     assert order.timeout_ms == timeout_s * 1000
 
 

@@ -5,7 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
+from metako.model.document import (
+    ClusterDocument,
+    Durability,
+    Phase,
+    Restart,
+    Scheduled,
+    SyncMember,
+    SyncSet,
+)
 from metako.model.events import EventName, Severity, event
 from metako.model.ids import Address, DataId, NodeId, Term
 from metako.model.lsn import Lsn
@@ -160,7 +168,15 @@ def test_page_is_valid_prometheus_text(status):
 
 def test_status_is_told_in_numbers(status):
     n3, n4, n5 = (NodeId(n) for n in ("n3", "n4", "n5"))
-    document = replace(status.document, learners=(n4, n5), witnesses=(n3,), joining=(n5,))
+    document = replace(
+        status.document,
+        learners=(n4, n5),
+        witnesses=(n3,),
+        joining=(n5,),
+        paused=True,
+        scheduled=Scheduled("o", None, 30_000, 1_900_000_000_500),
+        restarts=(Restart(n4, "o", 60_000), Restart(n5, "o", 60_000)),
+    )
     status = replace(status, document=document)
     page = render_metrics(node="n1", version="0.1", status=status)
     for line in (
@@ -175,8 +191,17 @@ def test_status_is_told_in_numbers(status):
         'metako_witnesses{node="n1"} 1',
         'metako_members_joining{node="n1"} 1',
         'metako_members_leaving{node="n1"} 0',
+        'metako_paused{node="n1"} 1',
+        'metako_switchover_scheduled_seconds{node="n1"} 1900000000.5',
+        'metako_restarts_left{node="n1"} 2',
         'metako_member_alive{node="n1",member="n2"} 1',
         'metako_replay_lag_seconds{node="n1",member="n2"} 0.007',
         'metako_replay_lag_seconds{node="n1",member="n3"} NaN',
     ):
         assert line in page.splitlines()
+
+
+def test_what_nobody_has_ordered_is_zero(status):
+    page = render_metrics(node="n1", version="0.1", status=status).splitlines()
+    for name in ("paused", "switchover_scheduled_seconds", "restarts_left"):
+        assert f'metako_{name}{{node="n1"}} 0' in page
