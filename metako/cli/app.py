@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from metako.cli.members_app import build_members_app
 from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen, timeout_option
 from metako.cli.output import write_json, write_line
 from metako.cli.target import agent_socket, api_url, load_config, psql_url
+from metako.cli.upkeep_app import add_upkeep_commands
 from metako.model.errors import UsageError
 from metako.model.orders import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TIMEOUT_MIN_S
 
@@ -57,8 +59,8 @@ def build_app() -> typer.Typer:
     app.add_typer(build_members_app(), name="members")
     app.command("switchover")(reported(_switchover))
     app.command("failover")(reported(_failover))
+    add_upkeep_commands(app)
     app.command("history")(reported(_history))
-    app.command("restart")(reported(_restart))
     app.command("logs")(reported(_logs))
     app.command("check")(reported(_check))
     app.command("dsn")(reported(_dsn))
@@ -147,22 +149,36 @@ def _switchover(
             high=TIMEOUT_MAX_S,
         ),
     ] = float(TIMEOUT_DEFAULT_S),
+    at: Annotated[
+        str | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="Later: HH:MM[:SS], +10m, +2h, or a date and time. Does not wait for it.",
+        ),
+    ] = None,
     cancel: Annotated[
-        bool, typer.Option("--cancel", help="Give up the switchover that is under way.")
+        bool, typer.Option("--cancel", help="Give up the one under way, or the one for later.")
     ] = False,
     as_json: Json = False,
 ) -> int:
     """Make another node the primary, without losing a commit, and follow it to the end.
 
+    With --at it is begun at that time, if the same node leads then and the target is fit.
+
     Asks the agent of this machine, by its socket: run it on any node, as the agent's user.
     """
-    from metako.cli.switchover import cancel_switchover, switch_over
+    from metako.cli.at_time import parse_at
+    from metako.cli.switchover import cancel_switchover, plan_switchover, switch_over
 
-    if cancel and to is not None:
-        raise UsageError("--cancel gives up whatever is under way: leave out --to")
+    if cancel and (to is not None or at is not None):
+        raise UsageError("--cancel gives up whatever there is: leave out --to and --at")
+    moment = parse_at(at, datetime.now(UTC).astimezone()) if at is not None else None
     socket = agent_socket(chosen(ctx, config))
     if cancel:
         return cancel_switchover(socket, as_json=as_json)
+    if moment is not None:
+        return plan_switchover(socket, to=to, timeout_s=timeout, at=moment, as_json=as_json)
     return switch_over(socket, to=to, timeout_s=timeout, as_json=as_json)
 
 

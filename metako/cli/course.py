@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from metako.cli.output import printable
-from metako.cli.status_text import Data, lag_of, object_at, objects_at
+from metako.cli.status_data import Data, object_at, objects_at
+from metako.cli.status_text import lag_of
 
 UNSEEN_MAX_S = 10.0
 """After which an accepted switchover that no document shows, while the old primary leads, is taken

@@ -20,7 +20,7 @@ from pathlib import Path
 from metako.api.client import LocalAgent
 from metako.cli.follow import STATUS_TIMEOUT_S, Watch, finish, interrupted, teller, words_of
 from metako.cli.output import printable, write_line
-from metako.cli.status_text import Data, names_at, object_at, objects_at, text_at
+from metako.cli.status_data import Data, names_at, object_at, objects_at, text_at
 from metako.model.errors import UsageError
 from metako.model.lsn import Lsn, parse_lsn
 

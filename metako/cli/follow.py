@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 from metako.api.client import AgentAnswer, LocalAgent
 from metako.cli.main import EXIT_INTERRUPTED
 from metako.cli.output import printable, write_json, write_line
-from metako.cli.status_text import Data
+from metako.cli.status_data import Data
 from metako.model.errors import MetakoError, UnreachableError
 
 EXIT_FAILED = 1

@@ -17,16 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from metako.cli.status_text import (
-    LOST_RECORD,
-    Data,
-    doing,
-    names_at,
-    object_at,
-    objects_at,
-    text_at,
-    votes_of,
-)
+from metako.cli.status_data import Data, names_at, object_at, objects_at, text_at
+from metako.cli.status_text import LOST_RECORD, doing, votes_of
 
 UNSEEN_MAX_S = 10.0
 """After which an accepted change that no document shows is taken for given up. The document comes

@@ -8,9 +8,17 @@ from typing import Annotated
 import typer
 
 from metako.cli.failure import reported
-from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen, timeout_option
+from metako.cli.options import (
+    ASK_TIMEOUT_S,
+    Api,
+    Config,
+    Json,
+    Timeout,
+    chosen,
+    node_name,
+    timeout_option,
+)
 from metako.cli.target import agent_socket, api_url
-from metako.model.errors import UsageError
 
 FOLLOW_TIMEOUT_S = 60.0
 FOLLOW_TIMEOUT_MAX_S = 604_800.0
@@ -82,7 +90,7 @@ def _add(
 
     return add_member(
         agent_socket(chosen(ctx, config)),
-        _name(node),
+        node_name(node),
         learner=learner,
         timeout_s=None if no_wait else timeout,
         as_json=as_json,
@@ -107,15 +115,7 @@ def _remove(
 
     return remove_member(
         agent_socket(chosen(ctx, config)),
-        _name(node),
+        node_name(node),
         timeout_s=None if no_wait else timeout,
         as_json=as_json,
     )
-
-
-def _name(node: str) -> str:
-    from metako.config.schema import NAME
-
-    if NAME.fullmatch(node) is None:
-        raise UsageError(f"not the name of a node: {node!r}")
-    return node

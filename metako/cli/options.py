@@ -13,6 +13,7 @@ import typer
 from typer.models import OptionInfo
 
 from metako.cli.target import DEFAULT_CONFIG
+from metako.model.errors import UsageError
 
 ASK_TIMEOUT_S = 3.0
 
@@ -45,3 +46,16 @@ def chosen(ctx: typer.Context, config: Path | None, api: str | None = None) -> P
     if config is not None or api is not None:
         return config
     return ctx.obj if isinstance(ctx.obj, Path) else None
+
+
+def node_name(text: str) -> str:
+    """Return the name of a node as it was typed.
+
+    Raises:
+        UsageError: no node can have it.
+    """
+    from metako.config.schema import NAME
+
+    if NAME.fullmatch(text) is None:
+        raise UsageError(f"not the name of a node: {text!r}")
+    return text

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from metako.api.client import fetch_status
 from metako.cli.output import is_terminal, plain_table, write_json, write_line
+from metako.cli.status_data import Data
 from metako.cli.status_text import (
     LOST_RECORD,
     MEMBER_COLUMNS,
     NO_MEMBER,
     STATUS_COLUMNS,
-    Data,
     Picture,
     has_primary,
     lines,
@@ -50,7 +51,7 @@ def show_status(url: str, *, timeout_s: float, as_json: bool) -> int:
     if as_json:
         write_json(data)
     else:
-        _draw(picture(data))
+        _draw(picture(data, _now()))
     return 0 if has_primary(data) else EXIT_NO_PRIMARY
 
 
@@ -82,6 +83,10 @@ def show_members(url: str, *, timeout_s: float, as_json: bool) -> int:
     return 0
 
 
+def _now() -> datetime:
+    return datetime.now(UTC).astimezone()
+
+
 def _print_once(url: str, timeout_s: float, *, as_json: bool) -> None:
     try:
         data: Data = fetch_status(url, timeout_s)
@@ -91,7 +96,7 @@ def _print_once(url: str, timeout_s: float, *, as_json: bool) -> None:
     if as_json:
         write_json(data, compact=True)
         return
-    write_line("\n".join(lines(picture(data))) + "\n")
+    write_line("\n".join(lines(picture(data, _now()))) + "\n")
 
 
 def _draw(shown: Picture) -> None:
@@ -108,7 +113,7 @@ def _renderable(url: str, timeout_s: float) -> RenderableType:
     from rich.text import Text
 
     try:
-        return _panel(picture(fetch_status(url, timeout_s)))
+        return _panel(picture(fetch_status(url, timeout_s), _now()))
     except UnreachableError as error:
         return Text(f"metako: {error}", style="red")
 

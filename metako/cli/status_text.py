@@ -11,13 +11,14 @@ Deliberately unaware of where the data came from and of how it is drawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from metako.cli.output import plain_table, printable
+from metako.cli.status_data import UNKNOWN, Data, names_at, object_at, objects_at, text_at
+from metako.cli.upkeep_text import upkeep_facts
 from metako.model.document import majority_of
 
-UNKNOWN = "-"
 LOST_RECORD = "lost record"
 NO_MEMBER = "not a member"
 STATUS_COLUMNS = (
@@ -54,8 +55,6 @@ _DOING = {
     "failed": "PostgreSQL failed",
 }
 
-Data = Mapping[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -71,14 +70,20 @@ def has_primary(data: Data) -> bool:
     return isinstance(data.get("primary"), str)
 
 
-def picture(data: Data) -> Picture:
-    """Return what to show of `data`."""
+def picture(data: Data, now: datetime | None = None) -> Picture:
+    """Return what to show of `data`.
+
+    Args:
+        data: the body of `GET /status`.
+        now: what the clock here shows; None: how long something takes from now is left out.
+    """
     document = object_at(data, "document")
     members = objects_at(data, "members")
     facts = [
         ("cluster", text_at(data, "cluster")),
         ("primary", _primary_line(data, members)),
         *_switchover_facts(document),
+        *upkeep_facts(document or {}, now),
         *_change_facts(data),
         ("term", _term_line(data)),
         ("document", _document_line(document)),
@@ -332,31 +337,3 @@ def _positive(data: Data, key: str) -> bool:
 def _seconds(data: Data, key: str) -> str:
     value = data.get(key)
     return f"{value / 1000:.1f} s" if isinstance(value, int | float) else UNKNOWN
-
-
-def text_at(data: Data, key: str) -> str:
-    """Return a text or number, fit for a terminal; `-` for anything else."""
-    value = data.get(key)
-    if isinstance(value, str) and value:
-        return printable(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return UNKNOWN
-
-
-def object_at(data: Data, key: str) -> Data | None:
-    """Return an object, None for anything else."""
-    value = data.get(key)
-    return value if isinstance(value, dict) else None
-
-
-def names_at(data: Data, key: str) -> list[str]:
-    """Return the names of a list, fit for a terminal; empty for anything else."""
-    value = data.get(key)
-    return [printable(v) for v in value if isinstance(v, str)] if isinstance(value, list) else []
-
-
-def objects_at(data: Data, key: str) -> list[Data]:
-    """Return the objects of a list; empty for anything else."""
-    value = data.get(key)
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

@@ -11,12 +11,16 @@ Deliberately unaware of how a switchover is done; `course` judges what the agent
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from metako.api.client import LocalAgent
 from metako.cli.course import Course, Outcome
 from metako.cli.follow import STATUS_TIMEOUT_S, Watch, finish, interrupted, teller, words_of
 from metako.cli.output import printable, write_line
+from metako.cli.upkeep_text import both_zones
+from metako.model.moment import format_moment, to_ms
 
 AFTER_TIMEOUT_S = 30.0
 """What is waited beyond the timeout of the order: that bounds the time until the old primary is
@@ -26,6 +30,20 @@ _CANCEL_HINT = (
     "`metako status` shows it, and `metako switchover --cancel` gives it up for as long as the old "
     "primary has not been stopped"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A switchover by the clock that was taken, or why it was not."""
+
+    ok: bool
+    reason: str  # for people: the leader's words
+    at: str  # in ISO 8601, UTC
+    target: str | None = None  # None: whoever is fit then
+
+    def as_json(self) -> dict[str, object]:
+        """Return it in the keys of `metako switchover --at TIME --json`."""
+        return {"ok": self.ok, "to": self.target, "at": self.at, "reason": self.reason}
 
 
 def switch_over(socket: Path, *, to: str | None, timeout_s: float, as_json: bool) -> int:
@@ -61,8 +79,32 @@ def switch_over(socket: Path, *, to: str | None, timeout_s: float, as_json: bool
         return interrupted(_unwatched(course, watch), as_json=as_json)
 
 
+def plan_switchover(
+    socket: Path, *, to: str | None, timeout_s: float, at: datetime, as_json: bool
+) -> int:
+    """Order a switchover for later; return the exit code once it was taken, and follow nothing.
+
+    Args:
+        socket: of the agent of this machine.
+        to: who becomes the primary; None: whoever is fit then.
+        timeout_s: as of `switch_over`, from then on.
+        at: when, with a zone.
+        as_json: print one object.
+
+    Raises:
+        MetakoError: the cluster refused, or no agent answered.
+    """
+    moment = format_moment(to_ms(at))
+    answer = LocalAgent(socket).order_switchover(to, timeout_s, moment)
+    planned = Planned(answer.accepted, words_of(answer), moment, target=to)
+    whom = printable(to) if to is not None else "whoever is fit then"
+    done = f"accepted: switchover to {whom} at {both_zones(at)}; `metako status` shows it, and "
+    done += "`metako switchover --cancel` cancels it"
+    return finish(planned, done, as_json=as_json)
+
+
 def cancel_switchover(socket: Path, *, as_json: bool) -> int:
-    """Have the switchover under way given up; return the exit code.
+    """Have the switchover under way, or else the scheduled one, given up; return the exit code.
 
     Raises:
         MetakoError: there is none, it is too late, or no agent answered.

@@ -1,6 +1,7 @@
 """`metako switchover`: every way that it can end, against an agent's socket with a script."""
 
 import json
+import time
 
 import pytest
 from agent_kit import assert_asks_without_heavy_modules, node_with_agent, scripted_agent
@@ -10,6 +11,7 @@ from metako.cli import follow, switchover
 from metako.cli.app import build_app
 from metako.cli.course import UNSEEN_MAX_S, Course
 from metako.cli.status_text import picture
+from metako.model.moment import parse_moment_ms
 
 ACCEPTED = (202, {"accepted": True, "order": "one", "to": "n2", "reason": "n2 takes over"})
 
@@ -181,8 +183,52 @@ def test_cancel_asks_with_delete_and_says_what_came_of_it(node):
         assert run(node, "--cancel", "--json").exit_code == 1
 
 
+def test_a_time_is_given_in_utc_and_nothing_is_followed(node):
+    answer = (202, {"accepted": True, "order": "one", "to": "n2", "reason": "in 600 s"})
+    with agent(node.socket, [BEFORE], answer) as orders:
+        result = run(node, "--to", "n2", "--at", "+10m")
+        as_json = run(node, "--at", "+10m", "--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    asked = [json.loads(order[2]) for order in orders]
+    assert [order[:2] for order in orders] == [("POST", "/switchover")] * 2
+    assert [body["to"] for body in asked] == ["n2", None]
+    left_s = parse_moment_ms(asked[0]["at"]) / 1000 - time.time()
+    assert 590 < left_s <= 600
+    shown = asked[0]["at"][:19].replace("T", " ")
+    assert result.stdout.startswith("accepted: switchover to n2 at ")
+    assert f"{shown} UTC" in result.stdout
+    assert "metako switchover --cancel" in result.stdout
+    told = json.loads(as_json.stdout)
+    assert told == {"ok": True, "to": None, "at": asked[1]["at"], "reason": "in 600 s"}
+    assert node.clock.now == 100.0
+
+
+def test_a_time_that_the_leader_refuses_exits_1(node):
+    refused = (409, {"accepted": False, "order": "two", "to": None, "reason": "one is scheduled"})
+    with agent(node.socket, [BEFORE], refused):
+        result = run(node, "--at", "+10m")
+        as_json = run(node, "--at", "+10m", "--json")
+    assert (result.exit_code, result.stderr) == (1, "metako: one is scheduled\n")
+    assert (as_json.exit_code, json.loads(as_json.stdout)["ok"]) == (1, False)
+
+
+@pytest.mark.parametrize("at", ["soon", "25:00", "+0s", "2020-01-01T00:00Z", "2999-01-01T00:00Z"])
+def test_a_time_that_cannot_be_meant_exits_2_and_orders_nothing(node, at):
+    with agent(node.socket, [BEFORE]) as orders:
+        result = run(node, "--at", at)
+    assert (result.exit_code, orders) == (2, [])
+    assert result.stderr.startswith(f"metako: --at {at}: ")
+
+
 @pytest.mark.parametrize(
-    "args", [["--cancel", "--to", "n2"], ["--timeout", "0"], ["--timeout", "3601"], ["--api", "x"]]
+    "args",
+    [
+        ["--cancel", "--at", "+10m"],
+        ["--cancel", "--to", "n2"],
+        ["--timeout", "0"],
+        ["--timeout", "3601"],
+        ["--api", "x"],
+    ],
 )
 def test_wrong_arguments_exit_2(node, args):
     assert run(node, *args).exit_code == 2
