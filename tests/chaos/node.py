@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from chaos.cluster import LabCluster
+from chaos.ordering import request_of
 from chaos.volume import Volume
 from chaos.wallclock import WallClock
 from chaos.wrappers import Wrappers
@@ -31,7 +32,7 @@ from metako.demo.processes import (
     send,
 )
 from metako.demo.view import NodeView, is_active_primary
-from metako.model.orders import Order, OrderKind
+from metako.model.orders import Order
 
 SWEEPS_MAX = 200
 SWEEP_PAUSE_S = 0.005
@@ -230,21 +231,11 @@ class RealNode:
         return self._signal(signal.SIGTERM, Kind.AGENT)
 
     def order(self, order: Order) -> bool:
-        """Give the agent an order by its socket; whatever it answers is not waited for."""
-        asks: dict[OrderKind, tuple[str, object]] = {
-            OrderKind.SWITCHOVER: (
-                "POST /switchover",
-                {"to": order.target, "timeout_s": max(1, order.timeout_ms // 1000)},
-            ),
-            OrderKind.CANCEL_SWITCHOVER: ("DELETE /switchover", None),
-            OrderKind.FAILOVER: ("POST /failover", {"accept_loss": True, "lost": order.lost}),
-            OrderKind.ADD_MEMBER: (
-                "POST /members",
-                {"node": order.target, "learner": not order.voter},
-            ),
-            OrderKind.REMOVE_MEMBER: (f"DELETE /members/{order.target}", None),
-        }
-        line, body = asks[order.kind]
+        """Give the agent an order by its socket; whatever it answers is not waited for.
+
+        What it is to be begun at counts from now, by the clock that the agent is shown.
+        """
+        line, body = request_of(order, self.clock.wall.shown_s(time.time()))
         text = "" if body is None else json.dumps(body)
         head = f"{line} HTTP/1.1\r\nHost: metako\r\n"
         try:

@@ -88,6 +88,10 @@ class WallClock:
         if self._ahead_s:
             self.jump(-self._ahead_s)
 
+    def shown_s(self, now_s: float) -> float:
+        """Return what it shows at the machine's time `now_s`, in seconds since 1970."""
+        return now_s + self._ahead_s
+
     def environment(self) -> Mapping[str, str]:
         """Return the variables with which a program sees this clock."""
         if self._library is None:
