@@ -291,7 +291,8 @@ def _trouble(data: Data) -> str:
         if own.get("record") == "lost" or _is_stranger(own, data):
             return printable(reason)  # about this node: of the cluster it knows nothing new
         what = "commits are blocked" if has_primary(data) else "no primary"
-        return f"{what}: {printable(reason)}"
+        # An agent that knows why nobody leads says that nobody does.
+        return printable(reason if reason.startswith(what) else f"{what}: {reason}")
     if not has_primary(data):
         return f"no primary is known to {text_at(data, 'node')}"
     return ""

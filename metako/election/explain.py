@@ -34,6 +34,11 @@ def blocked(election: Election, now: Instant) -> str:
         return ""
     if core.unwatched:
         return f"no primary: {core.unwatched}"
+    if election.candidate.barred:
+        return (
+            f"no primary: the cluster is paused, and nobody takes over from {core.document.primary}"
+            " but by `metako resume` on the node that is to lead"
+        )
     verdict = election.candidate.verdict
     if verdict is not None and verdict.missing:
         return f"no primary: missing {verdict.missing}"

@@ -8,7 +8,7 @@ import time
 import pytest
 import trio
 from harness import assert_rows_exactly_once, run_metako, wait_writes
-from own_cluster import TIMEOUT_S, eventually, status
+from own_cluster import TIMEOUT_S, blocked, eventually, status
 
 from metako.demo.processes import postmaster_pid
 from metako.demo.view import active_primary
@@ -73,6 +73,7 @@ async def test_in_a_paused_cluster_the_lost_primary_leads_again(cluster, writer,
 
     await eventually(gone, f"{asked} knows that nobody leads")
     await assert_nobody_leads(cluster, WITHOUT_S)
+    assert f"paused, and nobody takes over from {old.node}" in await blocked(cluster, other)
     cluster.start_agent(old.node)
     again = await cluster.wait_primary(timeout_s=TIMEOUT_S, above_timeline=old.timeline)
     assert again.node == old.node
@@ -131,8 +132,16 @@ async def test_one_standby_is_restarted_and_the_others_go_on(cluster, writer):
     primary = await cluster.wait_healthy(timeout_s=TIMEOUT_S)
     one, other = sorted(primary.sync)
     before = {name: postmaster_pid(cluster.node(name)) for name in (primary.node, one, other)}
-    told = await done(cluster, other, "restart", one, "--yes", "--timeout", "30")
-    assert (told["restarted"], told["primary"]) == ([one], primary.node)
+    node = cluster.node(other)
+    result = await run_metako(
+        *("restart", one, "-c", str(node.config_path), "--yes", "--timeout", "30"),
+        cwd=node.directory,
+    )
+    assert (result.returncode, result.stderr) == (0, b"")
+    first, second, last = result.stdout.decode().splitlines()
+    assert first == f"accepted: restarts {one}"
+    assert second.startswith(f"{one} restarted after ")
+    assert last == f"1 restarted, {primary.node} is the primary"
     after = {name: postmaster_pid(cluster.node(name)) for name in before}
     assert {name for name in before if before[name] != after[name]} == {one}
     code, told, _ = await command(cluster, other, "restart", "--cancel")

@@ -66,6 +66,13 @@ def test_a_document_of_another_version_is_survived(document):
     assert "\x07" not in shown
 
 
+def test_why_nobody_leads_is_said_once():
+    words = "no primary: the cluster is paused, and nobody takes over from n1"
+    assert picture(status() | {"primary": None, "blocked": words}).trouble == words
+    other = picture(status() | {"primary": None, "blocked": "n2 starts"}).trouble
+    assert other == "no primary: n2 starts"
+
+
 def test_the_commands_stand_beside_their_like():
     shown = CliRunner().invoke(build_app(), ["--help"]).stdout
     order = ["switchover", "failover", "pause", "resume", "restart", "logs"]

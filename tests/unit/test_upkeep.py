@@ -50,6 +50,13 @@ def order(world: Stage, node: NodeId, kind: OrderKind, *nodes: NodeId, s: int = 
     return answers.all[0]
 
 
+def blocked(world: Stage, node: NodeId) -> str:
+    """Return why nobody leads, as a node shows it."""
+    engine = world.nodes[node].engine
+    assert engine is not None
+    return engine.status(world.nodes[node].clock.instant(world.heap.now_ns)).blocked
+
+
 def paused(names: str = "abc", **options: str) -> Stage:
     world = settled(names, **options)  # type: ignore[arg-type]
     assert order(world, B, OrderKind.PAUSE).accepted
@@ -67,6 +74,7 @@ def test_in_a_pause_nobody_takes_over_and_the_same_primary_leads_again() -> None
     world.run(20)
     assert world.primary() is None
     assert not happened(world, EventName.CANDIDACY_STARTED, B, C)
+    assert "paused, and nobody takes over from a but by `metako resume`" in blocked(world, B)
     world.nodes[A].start()
     assert wait_primary(world, 10) == A
     assert document(world).paused
