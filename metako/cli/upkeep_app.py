@@ -70,7 +70,7 @@ def _restart(
     ctx: typer.Context,
     nodes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NODE]...", show_default=False, help="Whose server [all]."),
+        typer.Argument(metavar="NODE", show_default=False, help="Whose server [all]."),
     ] = None,
     config: Config = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
