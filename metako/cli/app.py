@@ -243,25 +243,6 @@ def _history(
     )
 
 
-def _restart(
-    ctx: typer.Context,
-    config: Config = None,
-    agent: Annotated[
-        bool, typer.Option("--agent", help="The agent, by the program that is installed now.")
-    ] = False,
-    timeout: Annotated[
-        float, timeout_option("Stop waiting after so long.", low=1, high=TIMEOUT_MAX_S)
-    ] = float(TIMEOUT_DEFAULT_S),
-    as_json: Json = False,
-) -> int:
-    """Restart the agent; PostgreSQL and the proxy go on."""
-    from metako.cli.restart_agent import restart_agent
-
-    if not agent:
-        raise UsageError("say --agent")
-    return restart_agent(agent_socket(chosen(ctx, config)), timeout_s=timeout, as_json=as_json)
-
-
 def _logs(
     ctx: typer.Context,
     config: Config = None,

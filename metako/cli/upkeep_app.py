@@ -85,6 +85,14 @@ def _restart(
     cancel: Annotated[
         bool, typer.Option("--cancel", help="Leave those as they are whose turn has not come.")
     ] = False,
+    agent: Annotated[
+        bool,
+        typer.Option(
+            "--agent",
+            help="Replace the agent of this machine by the program that is installed now; "
+            "PostgreSQL goes on.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Restart PostgreSQL, one server at a time, and follow it to the end.
@@ -95,11 +103,16 @@ def _restart(
     Asks the agent of this machine, by its socket: run it on any node, as the agent's user.
     """
     from metako.cli.restart import cancel_restart, restart_servers
+    from metako.cli.restart_agent import restart_agent
 
     names = [node_name(node) for node in nodes or ()]
     if cancel and names:
         raise UsageError("--cancel leaves all as they are that are left: leave out the names")
     socket = agent_socket(chosen(ctx, config))
+    if agent and (cancel or names):
+        raise UsageError("--agent is about the agent of this machine alone: leave out the rest")
+    if agent:
+        return restart_agent(socket, timeout_s=timeout, as_json=as_json)
     if cancel:
         return cancel_restart(socket, as_json=as_json)
     return restart_servers(socket, names, timeout_s=timeout, confirmed=yes, as_json=as_json)

@@ -17,7 +17,7 @@ from metako.election.core import Core
 from metako.election.errand import NO_ERRAND
 from metako.election.lossy import excused
 from metako.election.pausing import barred
-from metako.election.quorum import Promise, Verdict, judge
+from metako.election.quorum import Promise, Verdict, judge, voices
 from metako.model.document import DocumentRef, Phase
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term
@@ -168,7 +168,8 @@ class Candidate:
         """Vote for ourselves, durably, and ask the others."""
         core = self.core
         self._begin(now, Stage.VOTE)
-        self.term, self.incumbent, self._promises = term, incumbent, {}
+        self.term, self.incumbent = term, incumbent
+        self._promises = {}
         core.course.stands(now)
         core.promise(term, voted_for=core.node)
         core.emit(
@@ -346,14 +347,8 @@ class Candidate:
 
         Where the WAL of a node ends among others depends on the timelines that its document knows:
         by an older one it may seem to be behind, and by a newer one it is not for us to say.
-
-        By one of an older term not even a vote counts: ours need not be made from it, and it may
-        list the sender by another record than ours does, which may have voted as well.
         """
-        document, held = self.core.document, self._documents
-        since = document.term if document is not None else Term(0)
-        fresh = [n for n in self._promises if held[n].term >= since]
-        count = [n for n in fresh if document is None or document.counts(n, held[n])]
+        count = voices(self.core.document, self._documents, self._promises)
         counted = {node: self._comparable(node) for node in count}
         return {**counted, self.core.node: self.core.own_promise(self.term)}
 

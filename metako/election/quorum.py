@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from metako.model.document import ClusterDocument, SyncMember, SyncSet
+from metako.model.document import ClusterDocument, DocumentRef, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import RankedPosition
 
@@ -47,6 +47,25 @@ class Verdict:
     @property
     def won(self) -> bool:
         return self.control and self.data and self.better is None
+
+
+def voices(
+    document: ClusterDocument | None, held: Mapping[NodeId, DocumentRef], voted: Iterable[NodeId]
+) -> list[NodeId]:
+    """Return whose votes count, by the documents that they hold.
+
+    By one of an older term none does: the candidate's need not be made from it, and it may list
+    the voter by another record than that does, which may have voted as well.
+
+    Args:
+        document: that the candidate goes by.
+        held: by each voter, when it answered.
+        voted: who gave their votes.
+    """
+    if document is None:
+        return list(voted)
+    fresh = (node for node in voted if held[node].term >= document.term)
+    return [node for node in fresh if document.counts(node, held[node])]
 
 
 def judge(

@@ -53,7 +53,7 @@ def judged(
 ) -> ClusterDocument | None:
     """Return the version that an order leads to at once; None if it is refused or is so already."""
     leader = _leader(document, record_id, heard)
-    leader.members.judge(NOW, order, leader)
+    leader.decisions.members.judge(NOW, order, leader)
     return leader.proposed
 
 
@@ -67,7 +67,7 @@ def advanced(
         leaving=tuple(n for n in document.leaving if n == node),
     )
     leader = _leader(alone, record_id, heard)
-    leader.members.advance(NOW, leader, alone)
+    leader.decisions.members.advance(NOW, leader, alone)
     proposed = leader.proposed
     if proposed is None:
         return None
