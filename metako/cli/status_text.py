@@ -125,7 +125,8 @@ def lines(shown: Picture) -> list[str]:
 
 def _primary_line(data: Data, members: list[Data]) -> str:
     if not has_primary(data):
-        return "none"
+        own = next((m for m in members if m.get("self") is True), {})
+        return "not known to who is no member" if _is_stranger(own, data) else "none"
     name = text_at(data, "primary")
     row = next((m for m in members if m.get("node") == data.get("primary")), None)
     if row is None:

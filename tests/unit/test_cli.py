@@ -149,6 +149,15 @@ def test_status_without_a_primary_says_why_and_exits_1():
     assert "primary     none" in result.output
 
 
+def test_who_is_no_member_does_not_say_that_there_is_no_primary():
+    stranger = {"node": "n9", "self": True, "membership": None}
+    body = status(primary=None, blocked="this node is no member", members=[stranger])
+    with agent(body) as url:
+        result = invoke("status", "--api", url)
+    assert result.exit_code == 1
+    assert "primary     not known to who is no member" in result.output
+
+
 def test_status_with_blocked_commits_says_so_and_exits_0():
     with agent(status(blocked="no standby acknowledges")) as url:
         result = invoke("status", "--api", url)
