@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import types
 import typing
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NewType
 
@@ -27,6 +29,9 @@ from metako.wire import limits, schema
 from metako.wire.packing import pack
 
 Convert = Callable[[Any], Any]
+
+DOCUMENTS_REMEMBERED = 2
+"""Documents of which the codec keeps the encoding."""
 
 
 class BadValueError(Exception):
@@ -212,22 +217,25 @@ def _sync_set() -> Codec:
     return Codec(plain.encode, decode_sync_set)
 
 
+@functools.cache
 def _cluster_document() -> Codec:
     """Return the codec of a document, which must fit its limit wherever it is nested.
 
     A document that arrives in a message is made durable next. Were its size checked only there,
     one peer's oversized document would stop every node that receives it.
+
+    It is the same one wherever a document is nested, for what it remembers.
     """
     plain = _plain(ClusterDocument)
-    # The newest document encoded, and as what: one that was received is then made durable, and
-    # one that is made durable is sent to everybody. Documents never change, so the object is enough
-    # to know it by.
-    newest: tuple[Any, Any] = (_MISSING, None)
+    # The newest documents encoded, and as what: one that was received is then made durable, and
+    # one that is made durable is sent to everybody, a second one perhaps: itself without its
+    # oldest timelines. Documents never change, so the object is enough to know it by.
+    newest: deque[tuple[Any, Any]] = deque(maxlen=DOCUMENTS_REMEMBERED)
 
     def encode_sized(value: Any) -> Any:
-        nonlocal newest
-        if value is newest[0]:
-            return newest[1]
+        for known, encoded in newest:
+            if value is known:
+                return encoded
         fields = plain.encode(value)
         frame = {"v": limits.PROTOCOL_VERSION, "k": schema.KIND_DOCUMENT, **fields}
         size = len(pack(frame))
@@ -235,7 +243,7 @@ def _cluster_document() -> Codec:
             raise BadValueError(
                 f"document: {size} bytes, at most {limits.DOCUMENT_MAX_BYTES} are allowed"
             )
-        newest = (value, fields)
+        newest.append((value, fields))
         return fields
 
     def decode_sized(value: Any) -> ClusterDocument:

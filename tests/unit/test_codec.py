@@ -32,6 +32,7 @@ from metako.wire.codec import (
     encode_hard_state,
 )
 from metako.wire.errors import EncodingError, WireError, WireVersionError
+from metako.wire.fields import record_codec
 from metako.wire.messages import (
     DocumentCopy,
     DocumentOffer,
@@ -273,6 +274,17 @@ def test_a_peers_document_over_its_limit_is_refused_because_it_could_not_be_stor
     raw["d"]["tl"] = raw["d"]["tl"][:1] * 1000
     with pytest.raises(WireError, match="document"):
         decode_untrusted(msgpack.packb(raw))
+
+
+def test_a_document_is_encoded_once_for_all_that_it_is_nested_in():
+    whole, told = document(timelines=5), document(timelines=2)
+    for each in (whole, told, whole):
+        encode_hard_state(HardState(NodeId("n1"), 1, document=each))
+    encode_document = record_codec(ClusterDocument).encode
+    kept = {id(each): encode_document(each) for each in (whole, told)}
+    encode(DocumentOffer(Term(7), whole))
+    encode(DocumentCopy(told))
+    assert all(record_codec(ClusterDocument).encode(d) is kept[id(d)] for d in (whole, told))
 
 
 def test_the_largest_document_fits_a_record():
