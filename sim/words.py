@@ -9,12 +9,14 @@ from metako.wire.messages import (
     DocumentAck,
     DocumentCopy,
     DocumentOffer,
+    DocumentWanted,
     Message,
     OrderReply,
     OrderRequest,
     PreVoteReply,
     PreVoteRequest,
     Release,
+    ShortDocument,
     TermRejected,
     VoteReply,
     VoteRequest,
@@ -37,6 +39,11 @@ def said_by(message: Message) -> str:
             sync = document.sync
             listed = ", ".join(sorted(sync.nodes())) or "nobody"
             return f"document {document.ref}: primary {document.primary}, {sync.k} of {listed}"
+        case ShortDocument():
+            kind = "copy" if message.term is None else "offer"
+            return f"{kind} of document {message.document.ref}, less {message.left_out} timelines"
+        case DocumentWanted():
+            return f"has no whole document {message.document_ref}"
         case DocumentAck():
             return f"has document {message.document_ref}"
         case Release():

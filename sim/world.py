@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from metako.cluster.engine import NodeSettings
@@ -39,6 +39,9 @@ POSTGRES_VERSIONS = (15, 18)
 GOSSIP_PORT, POSTGRES_PORT = 7946, 5432
 ENCODE_EVERY = 32
 """One message in so many is really encoded and decoded."""
+TIMELINES_SENT = 2
+"""Fewer than in production, so that already the second failover sends short documents, and who has
+missed one or two of them cannot make them whole."""
 SAMPLE_NS = NS_PER_S // 10
 LATE_NS = NS_PER_S // 4
 """A message that was under way for longer is told to the watchers."""
@@ -164,7 +167,7 @@ class World:
         config = self.config
         witness = name in config.witnesses
         return NodeSettings(
-            election=config.election,
+            election=replace(config.election, timelines_sent=TIMELINES_SENT),
             cluster=ClusterSettings(
                 name="sim",
                 bootstrap_node=config.names[0],

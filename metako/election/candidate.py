@@ -24,7 +24,6 @@ from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.wire.messages import (
     Candidacy,
-    DocumentCopy,
     PreVoteReply,
     PreVoteRequest,
     Refusal,
@@ -305,7 +304,7 @@ class Candidate:
         document = self.core.document
         if document is not None and reply.document_ref < document.ref:
             # Its promise counts once it has judged itself by this one.
-            self.core.send(sender, DocumentCopy(document))
+            self.core.copy(sender, document, reply.document_ref)
 
     def heard_rejected(self, rejected: Term, promised: Term) -> None:
         """Give up a candidacy in a term that is too low by now."""

@@ -16,6 +16,7 @@ from metako.election.awaiting import Awaited
 from metako.election.course import Course
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
+from metako.election.sharing import Sharing
 from metako.model.document import ClusterDocument, DocumentRef
 from metako.model.durable import HardState, assert_not_older
 from metako.model.events import Event, EventName, Severity, event
@@ -50,10 +51,14 @@ class Core:
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     heir: Awaited = field(default_factory=Awaited)  # whom our release has named
     course: Course = field(default_factory=Course)  # of the newest election, for people
+    _sharing: Sharing = field(init=False)  # what was told of the newest document, and to whom
     _judged: tuple[ClusterDocument | None, Standing] | None = None  # what the newest one makes us
     _dirty: bool = False
     _outbound: list[tuple[NodeId, AgreementMessage]] = field(default_factory=list)
     _events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._sharing = Sharing(self.settings.timelines_sent)
 
     # ------------------------------------------------------------ outputs
 
@@ -64,6 +69,15 @@ class Core:
     def broadcast(self, nodes: Iterable[NodeId], message: AgreementMessage) -> None:
         for node in nodes:
             self.send(node, message)
+
+    def offer(self, nodes: Iterable[NodeId], document: ClusterDocument, term: Term) -> None:
+        """Send a leader's document to members, to be made durable and acknowledged."""
+        for node in nodes:
+            self.send(node, self._sharing.offer(node, document, term))
+
+    def copy(self, to: NodeId, document: ClusterDocument, held: DocumentRef) -> None:
+        """Send a document to a node that holds an older one, or none."""
+        self.send(to, self._sharing.copy(to, document, held))
 
     def emit(
         self, name: EventName, message: str, severity: Severity = Severity.INFO, **fields: object

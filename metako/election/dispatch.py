@@ -17,6 +17,7 @@ from metako.wire.messages import (
     DocumentAck,
     DocumentCopy,
     DocumentOffer,
+    DocumentWanted,
     Heartbeat,
     HeartbeatAck,
     Inquiry,
@@ -26,6 +27,7 @@ from metako.wire.messages import (
     PreVoteReply,
     PreVoteRequest,
     Release,
+    ShortDocument,
     TermRejected,
     VoteReply,
     VoteRequest,
@@ -47,6 +49,10 @@ def dispatch(election: Election, now: Instant, sender: NodeId, message: Agreemen
             election.voter.heard_offer(now, sender, message)
         case DocumentCopy():
             election.voter.heard_copy(sender, message)
+        case ShortDocument():
+            election.voter.heard_short(now, sender, message)
+        case DocumentWanted():
+            election.heard_wanted(sender, message)
         case PreVoteRequest():
             election.heard_pre_vote(now, sender, message)
         case PreVoteReply():

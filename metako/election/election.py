@@ -46,6 +46,9 @@ from metako.model.postgres import PostgresObserved, PostgresTarget, ProcessState
 from metako.wire.messages import (
     AgreementMessage,
     Candidacy,
+    DocumentCopy,
+    DocumentOffer,
+    DocumentWanted,
     Heartbeat,
     PreVoteRequest,
     TermRejected,
@@ -219,6 +222,16 @@ class Election:
             return  # whoever sent us stands before us, or an operator decides
         if message.term >= self.core.hard.promised_term:
             self.candidate.stand_at_once(now)
+
+    def heard_wanted(self, sender: NodeId, message: DocumentWanted) -> None:
+        """Send all of the document to a member that could not make it whole."""
+        core, document = self.core, self.core.document
+        if document is None or document.ref < message.document_ref:
+            return
+        if self.leader is not None and document.term == self.leader.term:
+            core.send(sender, DocumentOffer(self.leader.term, document))
+        else:
+            core.send(sender, DocumentCopy(document))
 
     # ------------------------------------------------------------ the state machine
 

@@ -45,7 +45,7 @@ from metako.model.postgres import (
     Stopped,
     Untouched,
 )
-from metako.wire.messages import DocumentAck, DocumentOffer, Heartbeat, HeartbeatAck
+from metako.wire.messages import DocumentAck, Heartbeat, HeartbeatAck
 
 
 class Leader:
@@ -321,7 +321,7 @@ class Leader:
         core.broadcast(core.others(), beat)
         if self.proposal is None and self.committed is not None:
             behind = [n for n in core.others() if self.refs.get(n, committed) < committed]
-            core.broadcast(behind, DocumentOffer(self.term, self.committed))
+            core.offer(behind, self.committed, self.term)
             self.decisions.members.tell_strangers(self.committed, self.refs)
         self._renew(now)
         return round_
@@ -352,7 +352,7 @@ class Leader:
         self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
         ref = self.proposal.ref
         waiting = [n for n in core.others() if self.refs.get(n, NO_DOCUMENT) < ref]
-        core.broadcast(waiting, DocumentOffer(self.term, self.proposal))
+        core.offer(waiting, self.proposal, self.term)
 
     def _check_committed(self, now: Instant) -> None:
         core, proposal = self._core, self.proposal

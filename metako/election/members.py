@@ -33,7 +33,6 @@ from metako.model.ids import NodeId
 from metako.model.instant import Instant
 from metako.model.member import Member, MemberMeta, MemberState, ServerState
 from metako.model.orders import Order, OrderAnswer, OrderKind, refused
-from metako.wire.messages import DocumentCopy
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -236,7 +235,7 @@ class MemberChanges:
             if node in answered and document.admits(node, member.meta.record_id):
                 continue
             if member.meta.document_ref < document.ref:
-                self._core.send(node, DocumentCopy(document))
+                self._core.copy(node, document, member.meta.document_ref)
 
     def _let_go(self, leader: Leader, document: ClusterDocument) -> ClusterDocument | None:
         for node in document.leaving:

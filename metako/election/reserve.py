@@ -12,15 +12,7 @@ from dataclasses import replace
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import Lsn
 from metako.model.postgres import PostgresObserved
-from metako.model.timeline import (
-    TIMELINES_IN_FULL_MAX,
-    TIMELINES_MAX,
-    HistoryStep,
-    TimelineEntry,
-    Took,
-    owner_of,
-    tip_of,
-)
+from metako.model.timeline import HistoryStep, TimelineEntry, Took, owner_of, trimmed
 
 
 def first_entry(observed: PostgresObserved, *, term: Term, node: NodeId) -> TimelineEntry:
@@ -70,21 +62,7 @@ def reserve(
         reason=reason,
         when_ms=when_ms,
     )
-    both = _bounded((*entries, entry))
-    old, recent = both[:-TIMELINES_IN_FULL_MAX], both[-TIMELINES_IN_FULL_MAX:]
-    return (*(replace(e, node=None, reason="", when_ms=0, took=None) for e in old), *recent)
-
-
-def _bounded(entries: tuple[TimelineEntry, ...]) -> tuple[TimelineEntry, ...]:
-    """Return the entries without the surplus: first what was reserved in vain, then what is oldest.
-
-    The newest confirmed one is where everybody's WAL has to be; it stays.
-    """
-    tip = tip_of(entries)
-    others = [entry for entry in entries[:-1] if entry.tli != tip]
-    others.sort(key=lambda entry: (entry.confirmed, entry.tli))
-    surplus = {entry.tli for entry in others[: max(0, len(entries) - TIMELINES_MAX)]}
-    return tuple(entry for entry in entries if entry.tli not in surplus)
+    return trimmed((*entries, entry))
 
 
 def confirm(

@@ -26,11 +26,13 @@ class ElectionSettings:
     standby_settle_ms: int = 200  # a standby must stream this long before it is added
     sync_change_timeout_ms: int = 5000  # a change of PostgreSQL's setting may take this long
     hang_timeout_ms: int = 6000  # a primary that answers nobody for so long is ended
+    timelines_sent: int = 4  # the newest ones, in a document sent to who should have the others
     stop_timeout_ms: int = 10_000  # a fast shutdown becomes an immediate one after this
 
     def __post_init__(self) -> None:
         assert 0 < self.heartbeat_ms * 4 <= self.hold_ms, "hold must span four heartbeats"
         assert 0 < self.fence_margin_ms < self.hold_ms // 2
+        assert self.timelines_sent > 0
 
     def lease_ms(self, hold_ms: int) -> int:
         """Return Ll ≤ Lv·(1−ρ)/(1+ρ): what a leader may count for a hold of `hold_ms`."""

@@ -17,6 +17,7 @@ from dataclasses import replace
 from metako.election.core import Core
 from metako.election.lease import Hold
 from metako.election.pausing import barred
+from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.events import EventName
 from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
@@ -24,6 +25,7 @@ from metako.wire.messages import (
     DocumentAck,
     DocumentCopy,
     DocumentOffer,
+    DocumentWanted,
     Heartbeat,
     HeartbeatAck,
     Inquiry,
@@ -32,10 +34,12 @@ from metako.wire.messages import (
     PreVoteRequest,
     Refusal,
     Release,
+    ShortDocument,
     TermRejected,
     VoteReply,
     VoteRequest,
 )
+from metako.wire.short import rebuild
 
 
 class Voter:
@@ -111,6 +115,23 @@ class Voter:
             core.send(sender, DocumentAck(offer.term, offer.document.ref))
         return True
 
+    def heard_short(self, now: Instant, sender: NodeId, short: ShortDocument) -> None:
+        """Take a leader's document or a copy that comes without what is here already.
+
+        Of one that cannot be made whole nothing is taken: the whole is asked for.
+        """
+        core, term = self._core, short.term
+        if term is not None and not self._acceptable(sender, term):
+            return
+        whole = rebuild(short, core.document)
+        if whole is None:
+            if short.document.ref > core.document_ref:
+                core.send(sender, DocumentWanted(short.document.ref))
+        elif term is None:
+            self.heard_copy(sender, DocumentCopy(whole))
+        else:
+            self.heard_offer(now, sender, DocumentOffer(term, whole))
+
     def heard_copy(self, sender: NodeId, copy: DocumentCopy) -> bool:
         """Adopt a newer document from anybody. It is no leader's word: nothing is promised.
 
@@ -155,7 +176,7 @@ class Voter:
         hard = core.hard
         reply = InquiryReply(inquiry.nonce, core.has_data(), core.document_ref, hard.record_id)
         core.send(sender, reply)
-        self._copy_document(sender)
+        self._copy_document(sender, NO_DOCUMENT)
 
     # ------------------------------------------------------------ candidates' messages
 
@@ -187,7 +208,7 @@ class Voter:
             refusal = Refusal.WAL
             better = True
         if request.document_ref < core.document_ref:
-            self._copy_document(sender)  # whatever else speaks against it
+            self._copy_document(sender, request.document_ref)  # whatever else speaks against it
         core.send(
             sender,
             PreVoteReply(
@@ -227,7 +248,7 @@ class Voter:
                 term=request.term,
             )
         if request.document_ref < core.document_ref:
-            self._copy_document(sender)
+            self._copy_document(sender, request.document_ref)
         self._voted = sender, request.term
         core.heir.stands(now)
         self._answered = None if core.detached(request.term) else self._voted
@@ -280,10 +301,10 @@ class Voter:
             return False
         return True
 
-    def _copy_document(self, to: NodeId) -> None:
+    def _copy_document(self, to: NodeId, held: DocumentRef) -> None:
         document = self._core.document
         if document is not None:
-            self._core.send(to, DocumentCopy(document))
+            self._core.copy(to, document, held)
 
     def _reply(self, to: NodeId, term: Term, refusal: Refusal | None) -> None:
         core = self._core

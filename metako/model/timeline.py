@@ -10,7 +10,7 @@ are reserved through the document and never reused.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from metako.model.ids import NodeId, Term, TimelineId
@@ -59,6 +59,29 @@ class HistoryStep:
 
     tli: TimelineId
     begin_lsn: Lsn
+
+
+def trimmed(
+    entries: Sequence[TimelineEntry], entries_max: int = TIMELINES_MAX
+) -> tuple[TimelineEntry, ...]:
+    """Return the entries as a document keeps them: so many at most, and old ones shortened.
+
+    First goes what was reserved in vain, then what is oldest. The newest confirmed one is where
+    everybody's WAL has to be; it stays.
+    """
+    tip = tip_of(entries)
+    others = [entry for entry in entries[:-1] if entry.tli != tip]
+    others.sort(key=lambda entry: (entry.confirmed, entry.tli))
+    surplus = {entry.tli for entry in others[: max(0, len(entries) - entries_max)]}
+    kept = tuple([entry for entry in entries if entry.tli not in surplus])
+    old, recent = kept[:-TIMELINES_IN_FULL_MAX], kept[-TIMELINES_IN_FULL_MAX:]
+    return (*(_shortened(entry) for entry in old), *recent)
+
+
+def _shortened(entry: TimelineEntry) -> TimelineEntry:
+    if entry.node is None and not entry.reason:
+        return entry
+    return replace(entry, node=None, reason="", when_ms=0, took=None)
 
 
 def chain(entries: Sequence[TimelineEntry], tip: TimelineId) -> tuple[TimelineEntry, ...]:

@@ -49,6 +49,9 @@ TEXT_MAX_CHARS = 255
 DATA_ID_MAX_CHARS = 64
 RECORD_ID_MAX_CHARS = 32
 
+DIGEST_CHARS = 32
+"""Hexadecimal digits of the digest of what a short document leaves out: 128 bits."""
+
 TEXT_WIRE_MAX_BYTES = 4096
 """Any string, also under a key that we do not know."""
 

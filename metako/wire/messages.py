@@ -170,6 +170,27 @@ class DocumentCopy:
     document: ClusterDocument
 
 
+@dataclass(frozen=True, slots=True)
+class ShortDocument:
+    """An offer or a copy whose oldest timelines the receiver adds from its own document.
+
+    `metako.wire.short` says how, and that it is refused whole unless the digest is right. Nothing
+    of it counts before that.
+    """
+
+    document: ClusterDocument  # without its first `left_out` timelines
+    left_out: int
+    digest: str  # of the timelines that were left out
+    term: Term | None = None  # as in a DocumentOffer; None: as a DocumentCopy
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentWanted:
+    """The sender could not make a ShortDocument whole. It is answered by all of the document."""
+
+    document_ref: DocumentRef  # of the one that was short
+
+
 @value
 class DocumentAck:
     term: Term
@@ -267,6 +288,8 @@ AgreementMessage = (
     | TermRejected
     | DocumentOffer
     | DocumentCopy
+    | ShortDocument
+    | DocumentWanted
     | DocumentAck
     | PreVoteRequest
     | PreVoteReply

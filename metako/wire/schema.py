@@ -50,6 +50,8 @@ KINDS: Mapping[str, type] = MappingProxyType(
         "term-rejected": messages.TermRejected,
         "doc-offer": messages.DocumentOffer,
         "doc-copy": messages.DocumentCopy,
+        "doc-short": messages.ShortDocument,
+        "doc-wanted": messages.DocumentWanted,
         "doc-ack": messages.DocumentAck,
         "pre-vote": messages.PreVoteRequest,
         "pre-vote-reply": messages.PreVoteReply,
@@ -106,6 +108,8 @@ KEYS: Mapping[type, str] = MappingProxyType(
         messages.TermRejected: "t=rejected p=promised x=nonce",
         messages.DocumentOffer: "t=term d=document",
         messages.DocumentCopy: "d=document",
+        messages.ShortDocument: "d=document c=left_out x=digest t=term",
+        messages.DocumentWanted: "f=document_ref",
         messages.DocumentAck: "t=term f=document_ref",
         messages.PreVoteRequest: "t=term x=nonce f=document_ref l=position",
         messages.PreVoteReply: "t=term x=nonce g=granted r=refusal p=promised f=document_ref"
@@ -137,6 +141,7 @@ TEXT_RANGES: Mapping[object, tuple[int, int]] = MappingProxyType(
         (Address, "host"): (1, limits.HOST_MAX_CHARS),
         (ClusterDocument, "cluster_name"): (0, limits.NAME_MAX_BYTES),
         (messages.Hello, "cluster_name"): (0, limits.NAME_MAX_BYTES),
+        (messages.ShortDocument, "digest"): (0, limits.DIGEST_CHARS),
     }
 )
 """Length in UTF-8 bytes by (class, field), else by type."""
@@ -153,6 +158,7 @@ INTEGER_RANGES: Mapping[object, tuple[int, int]] = MappingProxyType(
         (ClusterDocument, "hold_ms"): (0, limits.HOLD_MAX_MS),
         (messages.Heartbeat, "hold_ms"): (0, limits.HOLD_MAX_MS),
         (messages.PreVoteReply, "hold_remaining_ms"): (0, limits.HOLD_MAX_MS),
+        (messages.ShortDocument, "left_out"): (1, limits.ITEMS_MAX),
         (HardState, "max_hold_ms"): (0, limits.HOLD_MAX_MS),
     }
 )

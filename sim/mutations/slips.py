@@ -7,7 +7,7 @@ wrong there, and not by what the checks look for.
 from __future__ import annotations
 
 from metako.cluster import engine, routing
-from metako.election import office, quorum, syncchange, syncset
+from metako.election import office, quorum, syncchange, syncset, voter
 from metako.election.candidate import Candidate
 from metako.election.core import Core
 from metako.election.election import Election
@@ -25,6 +25,7 @@ from metako.model.document import ClusterDocument
 from metako.postgres import plan
 from metako.postgres.slots import SlotPolicy
 from metako.proxy.routes import Routes
+from metako.wire import short
 from sim.mutations.base import Mutation, Patch, edited
 from sim.postgres import supervisor
 
@@ -114,7 +115,16 @@ LEADING = (
                     ("ack.boot_epoch != self._core.hard.boot_epoch", "False"))),
     Mutation("voter_not_brought_up_to_date", "§4.2", "a voter with an older document stays so",
              edited(Candidate, "heard_vote_reply",
-                    ("self.core.send(sender, DocumentCopy(document))", "pass"))),
+                    ("self.core.copy(sender, document, reply.document_ref)", "pass"))),
+    Mutation("short_document_unproven", "§4.1", "what a short document leaves out is not compared",
+             edited(short, "rebuild",
+                    ("if _digest(timelines[: short.left_out]) != short.digest:", "if False:"),
+                    also=(voter,))),
+    Mutation("short_document_taken_for_all", "§4.1", "a short document that cannot be rebuilt is "
+             "taken as it is",
+             edited(Voter, "heard_short",
+                    ("rebuild(short, core.document)",
+                     "rebuild(short, core.document) or short.document"))),
     Mutation("office_without_limit", "§4.3", "a leader that no majority has answered stays",
              edited(Leader, "over",
                     ("return End.LEASE if now.mono_ns > limit else None", "return None"))),

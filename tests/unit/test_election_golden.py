@@ -50,6 +50,7 @@ from metako.wire.messages import (
     PingRequest,
     PushPull,
     Received,
+    ShortDocument,
     VoteRequest,
 )
 from sim.network import Traffic
@@ -248,6 +249,9 @@ def said(message: Message) -> str:
     words = [type(message).__name__]
     if isinstance(message, DocumentOffer | DocumentCopy):
         return f"{words[0]} {told(message.document)}"
+    if isinstance(message, ShortDocument):
+        kind = "copy" if message.term is None else "offer"
+        return f"{words[0]} {kind} {told(message.document)} after {message.left_out} more"
     if hasattr(message, "term"):
         words.append(f"term={message.term}")
     for name in ("round", "last_round", "rejected", "promised", "granted", "detached"):
