@@ -67,6 +67,7 @@ RULES = (
     ("replaced-host", "readmitted_with_its_vote", "expected"),
     ("lost-record-readmitted", "records_not_compared", "promise_broken"),
     ("member-added-under-load", "vote_before_caught_up", "vote_given_early"),
+    ("misses-an-activation-and-more", "short_document_unproven", "one_document"),
 )
 """Scenario, the planted bug that random faults hardly ever bring out, and what it breaks there."""
 
