@@ -79,7 +79,7 @@ def trimmed(
 
 
 def _shortened(entry: TimelineEntry) -> TimelineEntry:
-    if entry.node is None and not entry.reason:
+    if (entry.node, entry.reason, entry.when_ms, entry.took) == (None, "", 0, None):
         return entry
     return replace(entry, node=None, reason="", when_ms=0, took=None)
 

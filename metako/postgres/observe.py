@@ -325,6 +325,20 @@ class Observer:
             standbys=standbys,
         )
 
+    def amended(self, observed: PostgresObserved) -> PostgresObserved:
+        """Return a picture of a primary with what a step has proven since: no look is needed.
+
+        That is that its marker was acknowledged, and that a fresh backend has shown settings that
+        differ in nothing but whom they let in. All else stays as it was seen.
+        """
+        facts = self._facts
+        written, running = facts.written, observed.process is ProcessState.RUNNING
+        if not running or observed.in_recovery is not False or observed.silent or not facts.was_up:
+            return observed
+        same = written is not None and facts.verified and written.sync == observed.sync_applied
+        admitting = written.admit if written is not None and same else observed.admitting
+        return replace(observed, marker_term=facts.marker_term, admitting=admitting)
+
     def _receiver(self, postmaster: int, row: sql.Row) -> ReceiverState:
         # Undecided ones are not counted here, else every new session would look like a receiver
         # for a moment; whoever promises that there is none (`Detach`) does count them.

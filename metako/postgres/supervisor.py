@@ -17,7 +17,6 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import assert_never
 
 import trio
 
@@ -33,8 +32,9 @@ from metako.model.postgres import (
     Untouched,
 )
 from metako.ports import PostgresReport
-from metako.postgres import commit, sql, steps
+from metako.postgres import sql, steps
 from metako.postgres.background import Background
+from metako.postgres.doing import StepDoer
 from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
@@ -105,6 +105,7 @@ class PostgresSupervisor:
             facts=self._facts,
             executor=self._executor,
         )
+        self._doer = StepDoer(self._executor, self._rebuilder, self._facts)
         self._background = Background(
             executor=self._executor, files=self._files, facts=self._facts, report=self._tell
         )
@@ -308,7 +309,7 @@ class PostgresSupervisor:
                 if name in steps.CANCELLABLE:
                     cancelled = await self._watched(step)
                 else:
-                    await self._do(step)
+                    await self._doer.do(step)
         except (MetakoError, sql.SqlError, OSError, trio.TooSlowError) as failure:
             error = " ".join(str(failure).split()) or type(failure).__name__
         duration_ms = round((trio.current_time() - begun) * 1000)
@@ -319,6 +320,9 @@ class PostgresSupervisor:
             if name != "Start":  # whether a start succeeded is seen later
                 self._failures, self._retry_at = 0, 0.0
             self._tell(steps.StepFinished(name, duration_ms))
+            # What it was done for waits for no look: a new primary serves that much sooner.
+            if (amended := self._observer.amended(self._observed)) != self._observed:
+                self._observed = self._unsent = amended
 
     async def _watched(self, step: steps.Step) -> bool:
         """Carry out a step that is abandoned when it is no longer the plan; True if it was."""
@@ -329,7 +333,7 @@ class PostgresSupervisor:
             async def work() -> None:
                 nonlocal done
                 try:
-                    await self._do(step)
+                    await self._doer.do(step)
                     done = True
                 except (MetakoError, sql.SqlError, OSError) as failure:
                     outcome.append(failure)
@@ -344,40 +348,6 @@ class PostgresSupervisor:
         if outcome:
             raise outcome[0]
         return not done
-
-    async def _do(self, step: steps.Step) -> None:
-        execute, rebuild = self._executor, self._rebuilder
-        match step:
-            case steps.InitDb():
-                await rebuild.initdb()
-            case steps.Clone(upstream=clone_from):
-                await rebuild.clone(clone_from)
-            case steps.Rewind(upstream=rewind_to):
-                await rebuild.rewind(rewind_to)
-            case steps.Start(config=config):
-                await execute.start(config)
-            case steps.Stop(fast=fast, successor=successor, restart=order):
-                await execute.stop(fast=fast, successor=successor, restart=order)
-            case steps.ApplySettings(config=config):
-                if (before := execute.unprotected(config)) is not None:
-                    await commit.make_commits_wait(execute, before)
-                await execute.apply_settings(config)
-            case steps.Detach(promise=promise):
-                await execute.detach(promise)
-            case steps.MeasurePosition(promise=promise):
-                await execute.measure(promise)
-            case steps.Promote(term=term, tli=tli):
-                await execute.promote(term, tli)
-            case steps.EmitMarker(term=term):
-                await commit.emit_marker(execute.session, self._settings, term)
-                self._facts.marker_term = term
-            case steps.SyncBarrier(setting=setting):
-                await commit.pass_barrier(execute.session, self._settings, setting)
-                self._facts.barrier = setting
-            case steps.Checkpoint(handover=handover):
-                await execute.checkpoint(handover)
-            case _:
-                assert_never(step)
 
     # ---------------------------------------------------------------- beside the loop
 
