@@ -55,7 +55,7 @@ _RECEIVERS = "select pid from pg_stat_activity where backend_type = 'walreceiver
 _PLACE = """
 select current_setting('metako.settings', true), pg_is_in_recovery(),
        coalesce(pg_last_wal_replay_lsn(), '0/0')::text, c.redo_lsn::text, c.timeline_id,
-       (select setting from pg_settings where name = 'wal_segment_size')
+       pg_size_bytes(current_setting('wal_segment_size'))  -- pg_settings takes milliseconds
 from pg_control_checkpoint() c
 """
 _END_CLIENTS = """

@@ -31,17 +31,18 @@ from metako.postgres.wal import (
     PAGE_SIZE,
     ControlData,
     WalRecord,
+    ends_of,
     parse_backup_label,
     parse_control,
     parse_error_lsn,
-    parse_record,
     record_end,
     skip_header,
 )
 from metako.postgres.walpage import PAGES_READ, record_begins
 
-LOOKBACK_BYTES = (64 << 10, 16 << 20)
-"""How far before the known place reading begins; a longer record needs the second."""
+LOOKBACK_BYTES = (16 << 10, 64 << 10, 16 << 20)
+"""How far before the known place reading begins: a record has to lie in between. Hardly any is
+longer than the first; and what is read before that is for nothing, in the midst of an election."""
 READ_TIMEOUT_S = 600.0  # a gigabyte of WAL takes seconds; a dying disk takes longer
 CONTROL_TIMEOUT_S = 20.0
 
@@ -191,6 +192,7 @@ class WalReader:
     async def _dump(
         self, tli: TimelineId, start: Lsn, segment_size: int, *options: str
     ) -> tuple[list[WalRecord], str]:
+        """Return the first and the last record that the program shows, and what it complains of."""
         # Without an end, pg_waldump waits five seconds for a segment that is not there: WAL that
         # ends at the end of a segment, as that of every base backup, would take so long.
         end = await trio.to_thread.run_sync(self._segments_end, tli, start, segment_size)
@@ -203,8 +205,7 @@ class WalReader:
         if result.returncode not in (0, 1):  # 1: it met the end, which is how it always ends
             detail = " ".join(result.stderr.split())[:300]
             raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")
-        parsed = (parse_record(line) for line in result.stdout.splitlines())
-        return [record for record in parsed if record is not None], result.stderr
+        return ends_of(result.stdout.splitlines()), result.stderr
 
     def _segments_end(self, tli: TimelineId, start: Lsn, segment_size: int) -> Lsn:
         """Return where the segments on disk that follow `start` end; `start` if it has none."""

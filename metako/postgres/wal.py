@@ -13,6 +13,7 @@ pg_controldata.c, xlogbackup.c.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from metako.model.ids import TimelineId
@@ -110,6 +111,18 @@ def parse_record(line: str) -> WalRecord | None:
         total_len=int(match[2]),
         is_switch=match[1] == "XLOG" and match[5] == "SWITCH",
     )
+
+
+def ends_of(lines: Sequence[str]) -> list[WalRecord]:
+    """Return the first and the last record of what `pg_waldump` shows; one alone once, or none.
+
+    There are hundreds of lines, and an election waits: those in between are not looked at.
+    """
+    first = next(filter(None, map(parse_record, lines)), None)
+    if first is None:
+        return []
+    last = next(filter(None, map(parse_record, reversed(lines))), first)
+    return [first] if last == first else [first, last]
 
 
 def parse_error_lsn(stderr: str) -> Lsn | None:

@@ -68,6 +68,32 @@ def test_lines_of_pg_waldump_are_read():
     assert wal.parse_record("first record is after 0/1, at 0/2, skipping over 1 byte") is None
 
 
+def shown(*lsns):
+    """Return what `pg_waldump` says of records that begin there, with what it says besides."""
+    record = (
+        "rmgr: Heap        len (rec/tot):     54/    54, tx:        731, lsn: {}, "
+        "prev 0/01000020, desc: INSERT off 2 flags 0x00"
+    )
+    return [
+        "first record is after 0/1000000, at 0/1000028, skipping over 40 bytes",
+        *(record.format(lsn) for lsn in lsns),
+        "pg_waldump: error: error in WAL record at 0/2000000: invalid record length",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lsns", "ends"),
+    [
+        ((), []),
+        (("0/01000028",), ["0/1000028"]),
+        (("0/01000028", "0/01000060"), ["0/1000028", "0/1000060"]),
+        (("0/01000028", "0/01000060", "0/01000098"), ["0/1000028", "0/1000098"]),
+    ],
+)
+def test_of_what_pg_waldump_shows_the_first_and_the_last_record_are_read(lsns, ends):
+    assert [record.lsn for record in wal.ends_of(shown(*lsns))] == [parse_lsn(x) for x in ends]
+
+
 def test_the_quiet_run_names_the_last_record():
     text = "pg_waldump: error: error in WAL record at 0/1B64260: invalid record length at 0/1B642"
     assert wal.parse_error_lsn(text) == parse_lsn("0/1B64260")
