@@ -111,6 +111,7 @@ class PostgresSupervisor:
         )
         self._members: tuple[NodeId, ...] | None = None
         self._target: PostgresTarget = Untouched()
+        self._target_is_new = False  # nobody has looked or acted since it was set
         self._observed = PostgresObserved()
         self._looking: trio.CancelScope | None = None  # None while nobody looks
         self._wake = trio.Event()
@@ -141,7 +142,7 @@ class PostgresSupervisor:
     def set_target(self, target: PostgresTarget) -> None:
         """Replace the target; takes effect at once, also on a running step."""
         if target != self._target:
-            self._target = target
+            self._target, self._target_is_new = target, True
             self._failures, self._retry_at = 0, 0.0
             self.poke()
             self._limit_look()
@@ -224,14 +225,29 @@ class PostgresSupervisor:
 
     async def _drive(self) -> None:
         while True:
-            await self._look()
-            step = self._plan()
+            step = self._step_of_new_target()
+            if step is None:
+                await self._look()
+                step = self._plan()
             pause = self._retry_at - trio.current_time()
             if step is not None and pause <= 0:
+                self._target_is_new = False  # also one that was set while we looked
                 await self._carry_out(step)
             else:
                 interval = self._interval()
                 await self._sleep(interval if step is None else min(pause, interval))
+
+    def _step_of_new_target(self) -> steps.Step | None:
+        """Return what a new target asks for whatever a look would show; None if a look is needed.
+
+        A server that was seen running is detached without another look: an election waits for it,
+        and the step itself proves all that it says, before and after.
+        """
+        is_new, self._target_is_new = self._target_is_new, False
+        if not is_new or self._observed.process is not ProcessState.RUNNING:
+            return None
+        step = self._plan()
+        return step if isinstance(step, steps.Detach) else None
 
     def _interval(self) -> float:
         if trio.current_time() < self._changing_until:

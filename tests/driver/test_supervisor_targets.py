@@ -1,0 +1,143 @@
+"""What the supervisor does about a new target before it looks again: it detaches, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import pytest
+import trio
+import trio.testing
+
+from metako.model.ids import Address, NodeId, Term, TimelineId
+from metako.model.lsn import Lsn, WalPosition
+from metako.model.postgres import (
+    DataState,
+    Detached,
+    Following,
+    Leading,
+    PostgresObserved,
+    PostgresTarget,
+    ProcessState,
+    ReceiverState,
+    Stopped,
+    SyncSetting,
+    Upstream,
+)
+from metako.postgres import steps
+from metako.postgres.settings import ServerSettings
+from metako.postgres.supervisor import PostgresSupervisor
+
+Clock = trio.testing.MockClock
+STANDBY = PostgresObserved(
+    data=DataState.PRESENT,
+    process=ProcessState.RUNNING,
+    in_recovery=True,
+    receiver=ReceiverState.STREAMING,
+    upstream=NodeId("a"),
+    admitting=True,
+)
+DETACHED = replace(
+    STANDBY,
+    receiver=ReceiverState.GONE,
+    upstream=None,
+    position=WalPosition(TimelineId(1), Lsn(700)),
+    detached_for=Term(7),
+)
+FOLLOWING = Following(
+    Upstream(NodeId("a"), Address("h", 1), Term(7), (), tip=TimelineId(0), system_id=0)
+)
+
+
+class Supervised(PostgresSupervisor):
+    """A supervisor of a server that does at once what is wanted of it; `done` tells the order."""
+
+    def __init__(self, directory: Path, seen: PostgresObserved) -> None:
+        none = cast("object", None)
+        super().__init__(
+            settings=ServerSettings(
+                node=NodeId("b"),
+                data_dir=directory / "data",
+                state_dir=directory / "state",
+                socket_dir=directory,
+                listen="127.0.0.1",
+                port=5432,
+                secret=b"x",
+            ),
+            installation=none,  # type: ignore[arg-type]  # no server is touched
+            user=none,  # type: ignore[arg-type]
+            guard=none,  # type: ignore[arg-type]
+        )
+        self.server = seen
+        self.done: list[str] = []
+        self.on_look: Callable[[], None] = lambda: None
+
+    async def _look(self) -> None:
+        await trio.sleep(0.01)
+        self.on_look()
+        self._observed = replace(self.server, under=self._target)
+        self.done.append("look")
+
+    async def _carry_out(self, step: steps.Step) -> None:
+        self.done.append(steps.step_name(step))
+        await trio.sleep(0.01)
+        if isinstance(step, steps.Detach):
+            self.server = DETACHED
+
+
+async def done_after(supervised: Supervised, target: PostgresTarget) -> list[str]:
+    """Return the first things that are done once a target is set, after a look."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervised._drive)
+        await trio.sleep(0.1)
+        supervised.done.clear()
+        supervised.set_target(target)
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    return supervised.done[:3]
+
+
+async def test_a_running_server_is_detached_before_it_is_looked_at_again(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    done = await done_after(Supervised(tmp_path, STANDBY), Detached(Term(7)))
+    assert done == ["Detach", "look", "look"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "target"),
+    [
+        (DETACHED, FOLLOWING),
+        (DETACHED, Leading(Term(7), TimelineId(2), SyncSetting(), admit=False)),
+        (STANDBY, Stopped(fast=True)),
+        (replace(STANDBY, in_recovery=False), Detached(Term(7))),
+        (replace(DETACHED, process=ProcessState.STOPPED, position=None), Detached(Term(8))),
+    ],
+    ids=["follow", "lead", "stop", "detach a primary", "measure"],
+)
+async def test_all_else_is_begun_by_a_look(
+    seen: PostgresObserved, target: PostgresTarget, tmp_path: Path, autojump_clock: Clock
+) -> None:
+    first, second, *_ = await done_after(Supervised(tmp_path, seen), target)
+    assert first == "look"
+    assert second not in ("look", "Detach")
+
+
+async def test_a_target_that_was_set_during_a_look_is_acted_on_once(
+    tmp_path: Path, autojump_clock: Clock
+) -> None:
+    supervised = Supervised(tmp_path, STANDBY)
+
+    def set_once() -> None:
+        supervised.on_look = lambda: None
+        supervised.set_target(Detached(Term(7)))
+
+    supervised.on_look = set_once
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(supervised._drive)
+        await trio.sleep(0.2)
+        nursery.cancel_scope.cancel()
+    assert supervised.done[:3] == ["look", "Detach", "look"]
+    assert supervised.done.count("Detach") == 1
