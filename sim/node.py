@@ -19,6 +19,8 @@ from sim.processes import Processes
 from sim.record import RECORD_NAME
 
 PROXY_RESTART_NS = NS_PER_S // 3
+SLICE_NS = 4 * NS_PER_MS
+"""What Linux lets a process run while others of its priority wait for the core, rounded up."""
 WAKE_GRACE_NS = 150 * NS_PER_MS
 """After a pause of the whole host the guard needs a tick to look at its clock, and PostgreSQL
 some milliseconds to die: nobody can do anything about that."""
@@ -82,6 +84,12 @@ class SimNode(Processes):
     def kill_receiver(self) -> bool:
         """kill -9 of the WAL receiver: like that of a session's process."""
         return self.server.receiver is not None and self.kill_backend()
+
+    def kill_sender(self) -> bool:
+        return bool(self.server.senders) and self.kill_backend()
+
+    def kill_startup(self) -> bool:
+        return self.server.startup is not None and self.kill_backend()
 
     def kill_proxy(self) -> bool:
         """kill -9 of the workers; a running agent starts new ones."""
@@ -216,6 +224,9 @@ class SimNode(Processes):
     def resume_backend(self) -> bool:
         return False
 
+    # A WAL sender that stands still is not modelled: `stall_standby` is, at the stream's other end.
+    pause_sender, resume_sender = pause_backend, resume_backend
+
     def pause_host(self) -> bool:
         """SIGSTOP of everything; clocks go on."""
         done = [self.pause_agent(), self.pause_guard(), self.pause_postgres()]
@@ -245,8 +256,16 @@ class SimNode(Processes):
     def slow_agent(self, step_ms: float) -> bool:
         """Starve the agent: each of its steps takes so long. 0 ends it."""
         self.slow_factor_ns = round(step_ms * NS_PER_MS)
+        return self._starve()
+
+    def burn(self, per_core: int) -> bool:
+        """Let each step of the agent wait for the slices of so many others. 0 ends it."""
+        self.burnt_ns = per_core * SLICE_NS
+        return self._starve()
+
+    def _starve(self) -> bool:
         if self.agent is not None:
-            self.agent.step_ns = self.slow_factor_ns
+            self.agent.step_ns = self.step_ns
         self.world.watch.node_changed(self)
         return True
 

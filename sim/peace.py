@@ -165,6 +165,7 @@ def _restore(world: World, core: Sequence[NodeId]) -> None:
         node.wake()
         node.resume_host()
         node.slow_agent(0)
+        node.burn(0)
         node.disk.tear_next = False  # or a host would fail at its next vote, whenever that is
         node.set_clock_rate(max(-9_000, min(9_000, node.clock.rate_ppm)))
         node.start()

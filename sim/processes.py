@@ -97,10 +97,16 @@ class Processes:
         self.was_hidden = False  # a pause that no clock shows has happened here
         self.hard: HardState | None = None  # newest durable record
         self.routing: RoutingTable | None = None  # newest table of the running agent
-        self.slow_factor_ns = 0
+        self.slow_factor_ns = 0  # time that a step of a starved agent takes
+        self.burnt_ns = 0  # time that it waits for a core on a host that is kept busy
         self._incarnation = 0  # of the agent's process, so that what was scheduled for one is dead
 
     # ------------------------------------------------------------ what others see
+
+    @property
+    def step_ns(self) -> int:
+        """Return the time that a step of the agent takes for want of CPU."""
+        return max(self.slow_factor_ns, self.burnt_ns)
 
     @property
     def guard(self) -> SimGuard | None:
@@ -201,7 +207,7 @@ class Processes:
         world.watch.booted(self, self.hard, hard)
         self.hard = hard
         agent = self.agent = SimAgent(self.heap, self.clock, self, engine, hard.boot_epoch)
-        agent.step_ns = self.slow_factor_ns
+        agent.step_ns = self.step_ns
         if not self.witness:
             self.supervisor = SimSupervisor(
                 world, self.server, agent.give, on_step=self._step_ended

@@ -165,7 +165,7 @@ KINDS: tuple[FaultKind, ...] = (
             *(kind.name for kind in _LASTING),
             *("disk_full", "disk_error", "wal_disk_full", "wal_disk_small", "disk_slow"),
             "lying_fsync",
-            *("clock_rate", "slow_agent"),
+            *("clock_rate", "slow_agent", "burn"),
         ),
     ),
 )

@@ -23,6 +23,7 @@ from sim.faults.kind import (
     number,
     text,
     together,
+    whole,
 )
 from sim.faults.site import Site
 from sim.faults.surface import FaultyNode
@@ -37,6 +38,8 @@ _KILL: Mapping[str, Verb] = {
     "proxy": lambda node: node.kill_proxy(),
     "backend": lambda node: node.kill_backend(),
     "receiver": lambda node: node.kill_receiver(),
+    "sender": lambda node: node.kill_sender(),
+    "startup": lambda node: node.kill_startup(),
 }
 _PAUSE: Mapping[str, Verb] = {
     "host": lambda node: node.pause_host(),
@@ -45,6 +48,7 @@ _PAUSE: Mapping[str, Verb] = {
     "postgres": lambda node: node.pause_postgres(),
     "proxy": lambda node: node.pause_proxy(),
     "backend": lambda node: node.pause_backend(),
+    "sender": lambda node: node.pause_sender(),
 }
 _RESUME: Mapping[str, Verb] = {
     "host": lambda node: node.resume_host(),
@@ -53,9 +57,11 @@ _RESUME: Mapping[str, Verb] = {
     "postgres": lambda node: node.resume_postgres(),
     "proxy": lambda node: node.resume_proxy(),
     "backend": lambda node: node.resume_backend(),
+    "sender": lambda node: node.resume_sender(),
 }
 RESTARTED = ("host", "agent")
 """Parts that nobody but the operator starts again."""
+BURNERS_PER_CORE_MAX = 64
 
 
 def each(
@@ -125,6 +131,17 @@ def _slow_agent(site: Site, fault: Fault) -> Undo | Skipped | None:
     return each(site, fault, verb, lambda node: node.slow_agent(0), "no agent runs there")
 
 
+def _burn(site: Site, fault: Fault) -> Undo | Skipped | None:
+    per_core = whole(fault, "per_core")
+    return each(
+        site,
+        fault,
+        lambda node: node.burn(per_core),
+        lambda node: node.burn(0),
+        "its cores are busy already",
+    )
+
+
 def _what(doc: str, *parts: str) -> Argument:
     return choice("what", doc, *parts)
 
@@ -177,6 +194,19 @@ KINDS: tuple[FaultKind, ...] = (
         "Starve the agent of CPU: each of its steps takes so long.",
         (NODES, Argument("step", Type.DURATION, "time a step takes", default=20_000_000, low=1)),
         _slow_agent,
+        lasting=True,
+    ),
+    FaultKind(
+        "burn",
+        Family.PROCESS,
+        "Keep every core of a host busy, with processes of the same priority as all others.",
+        (
+            NODES,
+            Argument(
+                "per_core", Type.COUNT, "processes", default=2, low=1, high=BURNERS_PER_CORE_MAX
+            ),
+        ),
+        _burn,
         lasting=True,
     ),
 )

@@ -18,6 +18,8 @@ from collections.abc import Callable
 
 from chaos.cluster import LabCluster
 from chaos.ordering import request_of
+from chaos.starving import BURNERS_PER_CORE
+from chaos.switches import RealClock, RealDisk, RealServer
 from chaos.volume import Volume
 from chaos.wallclock import WallClock
 from chaos.wrappers import Wrappers
@@ -38,7 +40,6 @@ SWEEPS_MAX = 200
 SWEEP_PAUSE_S = 0.005
 VIEW_AGE_MAX_S = 1.0
 _POSTGRES = (Kind.POSTMASTER, Kind.POSTGRES, Kind.TOOL)
-_PROCESSES_OF = {"receive_stalled": "walreceiver", "replay_paused": "startup"}
 
 
 def _is_session(title: str) -> bool:
@@ -46,118 +47,9 @@ def _is_session(title: str) -> bool:
     return "(" in title and "walsender" not in title
 
 
-class RealClock:
-    """The clocks of a node: the machine's, but for the wall clock that it is shown."""
-
-    rate_ppm = 0
-
-    def __init__(self, wall: WallClock) -> None:
-        self.wall = wall
-
-    def jump_wall(self, seconds: float) -> None:
-        self.wall.jump(seconds)
-
-
-class RealDisk:
-    """The file system of record and data; one that is full is full for both."""
-
-    failing = lying = tear_next = False
-    slow_ms = 0
-
-    def __init__(self, volume: Volume) -> None:
-        self._volume = volume
-
-    @property
-    def full(self) -> bool:
-        return "record" in self._volume.filled_for
-
-    @full.setter
-    def full(self, value: bool) -> None:
-        self._volume.fill("record", full=value)
-
-
-class RealServer:
-    """The PostgreSQL server of a node: switches that last until they are turned back."""
-
-    hung = fsync_lies = promote_hangs = False
-    fsync_ms = promote_extra_ms = checkpointer_stall_ms = 0.0
-    recovery_failures = start_failures = wal_room = 0
-    slow = 1.0
-    slot_keep: int | None = None
-
-    def __init__(self, layout: NodeLayout, volume: Volume, wrappers: Wrappers) -> None:
-        self._layout = layout
-        self._volume = volume
-        self._wrappers = wrappers
-        self._stalled: set[str] = set()  # names of switches
-        self.frozen = False  # told by the node
-
-    @property
-    def wal_disk_full(self) -> bool:
-        return "wal" in self._volume.filled_for
-
-    @wal_disk_full.setter
-    def wal_disk_full(self, value: bool) -> None:
-        self._volume.fill("wal", full=value)
-
-    @property
-    def receive_stalled(self) -> bool:
-        return "receive_stalled" in self._stalled
-
-    @receive_stalled.setter
-    def receive_stalled(self, value: bool) -> None:
-        self._stall("receive_stalled", value=value)
-
-    @property
-    def replay_paused(self) -> bool:
-        return "replay_paused" in self._stalled
-
-    @replay_paused.setter
-    def replay_paused(self, value: bool) -> None:
-        self._stall("replay_paused", value=value)
-
-    @property
-    def rewind_failures(self) -> int:
-        return self._wrappers.failures("pg_rewind")
-
-    @rewind_failures.setter
-    def rewind_failures(self, value: int) -> None:
-        self._wrappers.fail("pg_rewind", value)
-
-    @property
-    def clone_failures(self) -> int:
-        return self._wrappers.failures("pg_basebackup")
-
-    @clone_failures.setter
-    def clone_failures(self, value: int) -> None:
-        self._wrappers.fail("pg_basebackup", value)
-
-    def _stall(self, switch: str, *, value: bool) -> None:
-        if value:
-            self._stalled.add(switch)
-        elif switch in self._stalled:
-            self._stalled.discard(switch)
-            send(self._processes(switch), signal.SIGCONT)
-        self.keep()
-
-    def keep(self) -> None:
-        """Stop processes that have come since a switch was turned; called ten times a second."""
-        for switch in self._stalled:
-            send((p for p in self._processes(switch) if not p.stopped), signal.SIGSTOP)
-
-    def _processes(self, switch: str) -> list[Process]:
-        title = _PROCESSES_OF[switch]
-        found = node_by_kind(self._layout).get(Kind.POSTGRES, [])
-        return [process for process in found if title in " ".join(process.argv)]
-
-    def remove_wal(self) -> bool:
-        raise NotImplementedError("see chaos.limits")
-
-    def create_slot(self, name: str) -> bool:
-        raise NotImplementedError("see chaos.limits")
-
-    def drop_slot(self, name: str) -> bool:
-        raise NotImplementedError("see chaos.limits")
+def _is(part: str) -> Callable[[str], bool]:
+    """Return what tells by its title whether a process of PostgreSQL is a part of that name."""
+    return lambda title: title.startswith("postgres:") and part in title
 
 
 class RealNode:
@@ -170,7 +62,7 @@ class RealNode:
         volume: Volume,
         wrappers: Wrappers,
         wall: WallClock,
-        starve: Callable[[str, bool], None],
+        starve: Callable[[str, int], None],
     ) -> None:
         self.layout = layout
         self.witness = layout.witness
@@ -273,11 +165,25 @@ class RealNode:
         return self._kill_one(_is_session)
 
     def kill_receiver(self) -> bool:
-        return self._kill_one(lambda title: "walreceiver" in title)
+        return self._kill_one(_is("walreceiver"))
+
+    def kill_sender(self) -> bool:
+        """SIGKILL a WAL sender, whichever comes first."""
+        return self._kill_one(_is("walsender"))
+
+    def kill_startup(self) -> bool:
+        return self._kill_one(_is("startup"))
 
     def _kill_one(self, is_meant: Callable[[str], bool]) -> bool:
+        return self._signal_one(is_meant, signal.SIGKILL)
+
+    def _pause_one(self, is_meant: Callable[[str], bool]) -> bool:
+        return self._signal_one(is_meant, signal.SIGSTOP)
+
+    def _signal_one(self, is_meant: Callable[[str], bool], number: int) -> bool:
+        """Signal one process of the server, chosen by its title."""
         found = [p for p in self._of(Kind.POSTGRES) if is_meant(" ".join(p.argv))]
-        send(found[:1], signal.SIGKILL)
+        send(found[:1], number)
         return bool(found)
 
     def kill_postgres(self) -> bool:
@@ -325,11 +231,16 @@ class RealNode:
 
     def pause_backend(self) -> bool:
         """SIGSTOP a session's process, whichever comes first."""
-        found = [p for p in self._of(Kind.POSTGRES) if _is_session(" ".join(p.argv))]
-        send(found[:1], signal.SIGSTOP)
-        return bool(found)
+        return self._pause_one(_is_session)
 
     def resume_backend(self) -> bool:
+        return self._resume(Kind.POSTGRES)
+
+    def pause_sender(self) -> bool:
+        """SIGSTOP a WAL sender, whichever comes first."""
+        return self._pause_one(_is("walsender"))
+
+    def resume_sender(self) -> bool:
         return self._resume(Kind.POSTGRES)
 
     def pause_postgres(self) -> bool:
@@ -347,7 +258,12 @@ class RealNode:
 
     def slow_agent(self, step_ms: float) -> bool:
         """Starve the agent, and everything else on this machine: there is no CPU of its own."""
-        self._starve(self.name, step_ms > 0)
+        self._starve(f"agent of {self.name}", BURNERS_PER_CORE if step_ms > 0 else 0)
+        return True
+
+    def burn(self, per_core: int) -> bool:
+        """Keep the cores of this machine busy; every node of the lab is on it."""
+        self._starve(self.name, per_core)
         return True
 
     def set_clock_rate(self, ppm: int) -> bool:
@@ -355,7 +271,8 @@ class RealNode:
 
     def let_go(self) -> None:
         """Resume everything, give the disk its room back, and set the clock right."""
-        self._starve(self.name, False)
+        self.slow_agent(0)
+        self.burn(0)
         self.disk.full = self.server.wal_disk_full = False
         self.server.receive_stalled = self.server.replay_paused = False
         self.server.rewind_failures = self.server.clone_failures = 0

@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +27,7 @@ from chaos.lab import RUN_DIRECTORY, SWITCH, Lab
 from chaos.node import RealNode
 from chaos.recorder import Recorder, merge
 from chaos.round import Round, RoundResult
+from chaos.starving import Starving
 from chaos.volume import Volume
 from chaos.wallclock import WallClock, library, remove_leftovers
 from chaos.watch import Watch
@@ -45,15 +44,12 @@ VOLUME_MIB = 2048
 _PLACE = re.compile(r"mk[0-9a-f]{4}-\w+")
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
-KILL_TIMEOUT_S = 5.0
 ARGV_SHOWN = 100
 RECOVERY_LIMIT_S = 60.0
 SETTLE_S = 10.0
 """So long after the peace writes have to go through again; the checker is told so."""
 PEACE_KEPT_S = 3.0
 """And for so long the clients go on, so that it shows."""
-BURNERS_PER_CORE = 2
-_BURNER = "import ctypes,signal;ctypes.CDLL(None).prctl(1,signal.SIGKILL,0,0,0)\nwhile True: pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,30 +62,6 @@ class RigOptions:
     bindir: str | None = None
     rate: float = 10.0  # operations of one client in a second
     recovery_limit_s: float = RECOVERY_LIMIT_S
-
-
-class Starving:
-    """Burns every core for as long as some node is to be starved."""
-
-    def __init__(self) -> None:
-        self._for: set[str] = set()
-        self._burners: list[subprocess.Popen[bytes]] = []
-
-    def __call__(self, node: str, wanted: bool) -> None:
-        """Let a node want it, or not any more."""
-        (self._for.add if wanted else self._for.discard)(node)
-        if self._for and not self._burners:
-            argv = [sys.executable, "-I", "-S", "-c", _BURNER]
-            count = BURNERS_PER_CORE * (os.cpu_count() or 1)
-            self._burners = [subprocess.Popen(argv) for _ in range(count)]
-        elif not self._for:
-            self.end()
-
-    def end(self) -> None:
-        for burner in self._burners:
-            burner.kill()
-            burner.wait(KILL_TIMEOUT_S)
-        self._burners = []
 
 
 class Rig:

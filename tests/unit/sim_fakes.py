@@ -16,7 +16,8 @@ from sim.streams import stream
 VERBS = (
     *("kill_host", "kill_agent", "kill_guard", "kill_postgres", "kill_proxy", "stop", "wake"),
     *("kill_backend", "kill_receiver", "pause_proxy", "resume_proxy"),
-    *("pause_backend", "resume_backend"),
+    *("pause_backend", "resume_backend", "kill_sender", "kill_startup"),
+    *("pause_sender", "resume_sender"),
     *("pause_host", "pause_agent", "pause_guard", "pause_postgres"),
     *("resume_host", "resume_agent", "resume_guard", "resume_postgres"),
     *(
@@ -99,6 +100,9 @@ class FakeNode:
 
     def slow_agent(self, step_ms: float) -> bool:
         return self._do("slow_agent", step_ms)
+
+    def burn(self, per_core: int) -> bool:
+        return self._do("burn", per_core)
 
     def order(self, order: Order) -> bool:
         learner = () if order.voter else ("learner",)

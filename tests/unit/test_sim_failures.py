@@ -7,6 +7,7 @@ import pytest
 from metako.model.document import Phase
 from metako.model.events import EventName
 from metako.model.postgres import ProcessState
+from sim.heap import NS_PER_MS
 from sim.network import Traffic
 from sim.settled import (
     Stage,
@@ -314,3 +315,38 @@ def test_primary_whose_standbys_receive_nothing_acknowledges_nothing() -> None:
     assert not writes(world)
     unstall(world)
     until(world, lambda: writes(world), limit_s=1)
+
+
+def test_a_wal_sender_that_is_killed_takes_the_primary_down() -> None:
+    world = settled()
+    old = primary(world)
+    assert not world.nodes[others(world, old)[0]].kill_sender()
+    assert world.nodes[old].kill_sender()
+    assert outage(world, other_than=old) <= CRASH_S
+    assert finish(world) != old
+
+
+def test_a_startup_process_that_is_killed_takes_its_standby_down_and_nobody_else() -> None:
+    world = settled()
+    old = primary(world)
+    standby = others(world, old)[0]
+    assert not world.nodes[old].kill_startup()
+    assert world.nodes[standby].kill_startup()
+    assert world.nodes[standby].server.process is not ProcessState.RUNNING
+    until(world, lambda: follows(world, standby, old), limit_s=10)
+    assert finish(world) == old
+
+
+def test_busy_cores_make_agents_late_and_depose_nobody() -> None:
+    world = settled()
+    old, term = primary(world), document(world).term
+    for node in world.nodes.values():
+        node.burn(2)
+        assert node.agent.step_ns > 0
+    world.run(20)
+    assert (primary(world), document(world).term) == (old, term)
+    world.nodes[old].slow_agent(1)
+    world.nodes[old].burn(0)
+    assert world.nodes[old].agent.step_ns == NS_PER_MS
+    world.nodes[old].slow_agent(0)
+    assert world.nodes[old].agent.step_ns == 0
