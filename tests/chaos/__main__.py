@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import trio
 
 from chaos import limits
-from chaos.rig import RECOVERY_LIMIT_S, SETTLE_S, Rig, RigOptions
-from chaos.round import RoundResult
-from chaos.verdict import Verdict, judge
+from chaos.matrix import cells
+from chaos.matrix.play import Matrix
+from chaos.options import parser
+from chaos.rig import Rig, RigOptions
+from chaos.session import Session
+from chaos.verdict import Verdict
 from metako.cli.failure import report
 from metako.cli.output import write_json, write_line
-from metako.config.profiles import TIMING_MS
 from metako.model.document import Durability
 from metako.model.errors import MetakoError
 from metako.model.ids import NodeId
@@ -38,7 +40,6 @@ from sim.scenario import (
 )
 
 EXIT_SIGNAL_BASE = 128
-NODES_MAX = 9
 RANDOM = "random-faults"
 ROUND_S_MAX = 40
 REAL = "real"
@@ -49,22 +50,51 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command
 
 
+class Outcome(Protocol):
+    """What came of a job: a verdict, a matrix."""
+
+    @property
+    def ok(self) -> bool: ...
+    def as_json(self) -> dict[str, object]: ...
+    def lines(self) -> list[str]: ...
+
+
+class Job(Protocol):
+    """One call of the command, in a directory of its own."""
+
+    @property
+    def outcome(self) -> Outcome | None: ...
+    @property
+    def stopped_by(self) -> int: ...
+    async def main(self) -> None: ...
+
+
+Start = Callable[[RigOptions, Path], Job]
+
+
 def main() -> int:
     """Run the command."""
-    options = _parser().parse_args()
-    if options.list:
-        return _list()
+    options = parser().parse_args()
+    if sum(map(bool, (options.scenario, options.matrix))) > 1:
+        say("choose one of --scenario and --matrix")
+        return 2
     try:
-        wanted = _wanted(options)
-        cluster = _cluster(options, wanted)
-        scenarios = _playable(wanted, cluster)
+        if options.matrix:
+            chosen = _matrix(options)
+        elif options.list:
+            return _list()
+        else:
+            chosen = _scenarios(options)
     except ScenarioError as error:
         for problem in error.problems:
             say(problem)
         return 3
-    if not scenarios:
-        say("there is nothing to play: see --list")
+    except ValueError as error:
+        say(str(error))
         return 2
+    if chosen is None:
+        return 0
+    title, cluster, start = chosen
     directory = options.dir or Path(tempfile.mkdtemp(prefix="metako-chaos-", dir="/tmp"))
     directory.mkdir(parents=True, exist_ok=True)
     if any(directory.iterdir()):
@@ -72,17 +102,21 @@ def main() -> int:
         return 2
     directory.chmod(0o755)
     rig_options = RigOptions(
-        title=_title(options, scenarios),
+        title=title,
         seed=options.seed,
         cluster=cluster,
         bindir=options.bindir,
         rate=options.rate,
         recovery_limit_s=options.recover_within,
     )
-    run = _Run(rig_options, directory, scenarios, options)
+    return _run(start(rig_options, directory), directory, options)
+
+
+def _run(job: Job, directory: Path, options: argparse.Namespace) -> int:
+    """Do a job and tell what came of it; return the exit status."""
     failed: BaseException | None = None
     try:
-        trio.run(run.main)
+        trio.run(job.main)
     except* MetakoError as group:
         failed = group
     except* KeyboardInterrupt:
@@ -90,25 +124,74 @@ def main() -> int:
     if failed is not None:
         report(failed)
         # What was seen until then may tell why; without a client nothing was.
-        if options.dir is None and not any(directory.glob("client-*")):
+        if options.dir is None and not any(directory.rglob("client-*")):
             shutil.rmtree(directory, ignore_errors=True)
         else:
             say(f"what was recorded is in {directory}")
         return 3
-    verdict = run.verdict
-    if verdict is None:
-        return EXIT_SIGNAL_BASE + run.stopped_by
+    outcome = job.outcome
+    if outcome is None:
+        return EXIT_SIGNAL_BASE + job.stopped_by
     if options.json:
-        write_json(verdict.as_json())
+        write_json(outcome.as_json())
     else:
-        write_line("\n".join(verdict.lines()))
-    if run.stopped_by:
-        return EXIT_SIGNAL_BASE + run.stopped_by
-    return 0 if verdict.ok else 1
+        write_line("\n".join(outcome.lines()))
+    if job.stopped_by:
+        return EXIT_SIGNAL_BASE + job.stopped_by
+    return 0 if outcome.ok else 1
+
+
+def _scenarios(options: argparse.Namespace) -> tuple[str, Cluster, Start]:
+    """Return the title, the cluster and the job of a run of scenarios.
+
+    Raises:
+        ScenarioError: one cannot be read.
+        ValueError: none can be played.
+    """
+    wanted = _wanted(options)
+    cluster = _cluster(options, wanted)
+    scenarios = _playable(wanted, cluster)
+    if not scenarios:
+        raise ValueError("there is nothing to play: see --list")
+
+    def start(rig: RigOptions, directory: Path) -> Job:
+        return _Run(rig, directory, scenarios, options)
+
+    return _title(options, scenarios), cluster, start
+
+
+def _matrix(options: argparse.Namespace) -> tuple[str, Cluster, Start] | None:
+    """Return the same of the matrix; None when its cells were only to be listed.
+
+    Raises:
+        ValueError: a cell was named that there is not.
+    """
+    cluster, seed = _cluster(options, ()), options.seed
+    singles = cells.singles(cluster)
+    found = cells.pairs(cluster, seed, options.pairs) if options.pairs else singles
+    known = (*singles, *found) if options.only else found
+    found = cells.chosen(known, only=options.only, first=options.first)
+    if options.list:
+        write_line("\n".join(cell.name for cell in found))
+        return None
+    again = f"scripts/chaos --matrix {_shape(options)}--seed {seed}"
+
+    def start(rig: RigOptions, directory: Path) -> Job:
+        minutes = options.minutes
+        return Matrix(found, rig, directory, minutes=minutes, again=again, say=say)
+
+    return f"a matrix of {len(found)} cells", cluster, start
+
+
+def _shape(options: argparse.Namespace) -> str:
+    """Return the options that describe the cluster, as they were given."""
+    names = ("nodes", "witnesses", "acks", "durability", "timing")
+    given = [(name, getattr(options, name)) for name in names]
+    return "".join(f"--{name} {value} " for name, value in given if value is not None)
 
 
 class _Run:
-    """One call of the command."""
+    """Scenarios, each once or again and again."""
 
     def __init__(
         self,
@@ -117,41 +200,17 @@ class _Run:
         scenarios: Sequence[Scenario],
         options: argparse.Namespace,
     ) -> None:
-        self.verdict: Verdict | None = None
+        self.outcome: Verdict | None = None
         self.stopped_by = 0
-        self._rig = rig
-        self._directory = directory
+        self._session = Session(rig, directory, say)
         self._scenarios = scenarios
         self._options = options
 
     async def main(self) -> None:
         """Play until everything was played, the time is up, or a signal comes."""
-        results: list[RoundResult] = []
-        async with trio.open_nursery() as nursery:
-            scope = trio.CancelScope()
-            nursery.start_soon(self._watch_signals, scope)
-            async with Rig.open(self._rig, self._directory, say) as rig:
-                with scope:
-                    await self._play(rig)
-                await rig.settle()
-                results = rig.results
-            rig.merge()
-            nursery.cancel_scope.cancel()
-        self.verdict = judge(
-            self._directory,
-            results,
-            recovery_limit_s=self._rig.recovery_limit_s,
-            settle_s=SETTLE_S,
-        )
-
-    async def _watch_signals(self, scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for number in signals:
-                if self.stopped_by:
-                    raise KeyboardInterrupt
-                self.stopped_by = int(number)
-                say("stopping: the round is ended, the evidence is collected")
-                scope.cancel()
+        verdict = await self._session.run(self._play)
+        self.stopped_by = self._session.stopped_by
+        self.outcome = verdict
 
     async def _play(self, rig: Rig) -> None:
         began = time.monotonic()
@@ -244,68 +303,6 @@ def _list() -> int:
 
 def _clock(seconds: float) -> str:
     return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/chaos",
-        description="Break a real cluster, node by node in network namespaces, under clients that "
-        "write down what they were promised; then check that every promise was kept.",
-        epilog="Needs root, on Linux. Everything but the evidence is gone when it ends, also by "
-        "Ctrl-C; a second Ctrl-C ends it at once, without a verdict.",
-    )
-    parser.add_argument(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME|FILE",
-        help="play this one; may be repeated (default: all of the library that are for real hosts)",
-    )
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=0,
-        help="go on for so long, with rounds of random faults between the scenarios",
-    )
-    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
-    parser.add_argument("--extra-faults", action="store_true", help="add random faults to each")
-    cluster = parser.add_argument_group(
-        "the cluster", "Without any of these the first scenario that is named has its own."
-    )
-    cluster.add_argument(
-        "--nodes",
-        type=int,
-        choices=range(1, NODES_MAX + 1),
-        metavar="N",
-        help="with data (default: 3)",
-    )
-    cluster.add_argument(
-        "--witnesses", type=int, choices=range(NODES_MAX), metavar="N", help="besides (default: 0)"
-    )
-    cluster.add_argument(
-        "--acks", type=int, metavar="K", help="standbys that confirm a commit (default: 1)"
-    )
-    cluster.add_argument("--durability", choices=("quorum", "strict"), help="default: quorum")
-    cluster.add_argument(
-        "--timing", choices=tuple(TIMING_MS), help="profile of timing (default: default)"
-    )
-    parser.add_argument("--bindir", default=None, help="PostgreSQL's programs; embedded:18, …")
-    parser.add_argument(
-        "--rate", type=float, default=10, help="operations of each client in a second"
-    )
-    parser.add_argument(
-        "--recover-within",
-        type=float,
-        default=RECOVERY_LIMIT_S,
-        metavar="SECONDS",
-        help="after the peace, until every node streams again",
-    )
-    parser.add_argument(
-        "--dir", type=Path, help="an empty directory for the evidence (default: a new one in /tmp)"
-    )
-    parser.add_argument("--json", action="store_true", help="the verdict as JSON on stdout")
-    parser.add_argument("--list", action="store_true", help="every scenario, and why not")
-    return parser
 
 
 if __name__ == "__main__":

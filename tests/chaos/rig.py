@@ -126,6 +126,12 @@ class Rig:
         self.results.append(result)
         return result
 
+    @property
+    def peace_s(self) -> float:
+        """Return when the newest peace was made, in the time of the record."""
+        assert self._round is not None, "nothing was played"
+        return self._round.peace_s
+
     async def settle(self) -> None:
         """Let the last peace last, also that of a round that was cancelled, so it can be judged."""
         if self._round is None:

@@ -130,6 +130,34 @@ def test_a_scenario_gets_the_cluster_that_it_is_for(tmp_path):
     assert all(each.get("ok", 0) > 20 for each in outcomes.values())
 
 
+CELLS = (
+    "primary.postgres.kill",
+    "standby1.startup.stop",
+    "primary.sender.stop+standby2.receiver.kill",
+)
+
+
+def test_cells_of_the_matrix_are_played_on_one_cluster_and_judged(tmp_path):
+    arguments = [word for cell in CELLS for word in ("--only", cell)]
+    done = ended(
+        *("--matrix", *arguments, "--dir", str(tmp_path), "--json"), timeout_s=RUN_TIMEOUT_S
+    )
+    # How long an outage may be is a matter of the machine that it is measured on: 1 is fine here.
+    assert done.returncode in (0, 1), done.stderr
+    outcome = json.loads(done.stdout)
+    assert [each["cell"] for each in outcome["cells"]] == list(CELLS)
+    assert [each["violations"] for each in outcome["cells"]] == [[], [], []]
+    assert [len(each["faults"]) for each in outcome["cells"]] == [1, 1, 2]
+    assert all(each["whole_s"] is not None for each in outcome["cells"])
+    assert [each["ok"] for each in outcome["clusters"]] == [True]
+    crashed, stopped, _ = outcome["cells"]
+    assert crashed["promoted"] is True
+    assert crashed["outage_ms"] > 100
+    assert stopped["primary_before"] == stopped["primary_after"] == crashed["primary_after"]
+    assert len((tmp_path / "matrix.md").read_text().splitlines()) >= 2 + len(CELLS)
+    assert leftovers() == []
+
+
 def started(directory):
     """Return a rig in the middle of its first round."""
     process = subprocess.Popen(
