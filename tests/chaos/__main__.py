@@ -19,9 +19,10 @@ from typing import Protocol
 import trio
 
 from chaos import limits
+from chaos.burn import Burn
 from chaos.matrix import cells
 from chaos.matrix.play import Matrix
-from chaos.options import parser
+from chaos.options import BURN_MINUTES, parser
 from chaos.rig import Rig, RigOptions
 from chaos.session import Session
 from chaos.verdict import Verdict
@@ -51,7 +52,7 @@ def say(text: str) -> None:
 
 
 class Outcome(Protocol):
-    """What came of a job: a verdict, a matrix."""
+    """What came of a job: a verdict, a matrix, a burn."""
 
     @property
     def ok(self) -> bool: ...
@@ -75,14 +76,16 @@ Start = Callable[[RigOptions, Path], Job]
 def main() -> int:
     """Run the command."""
     options = parser().parse_args()
-    if sum(map(bool, (options.scenario, options.matrix))) > 1:
-        say("choose one of --scenario and --matrix")
+    if sum(map(bool, (options.scenario, options.matrix, options.burn))) > 1:
+        say("choose one of --scenario, --matrix and --burn")
         return 2
     try:
         if options.matrix:
             chosen = _matrix(options)
         elif options.list:
             return _list()
+        elif options.burn:
+            chosen = _burn(options)
         else:
             chosen = _scenarios(options)
     except ScenarioError as error:
@@ -181,6 +184,16 @@ def _matrix(options: argparse.Namespace) -> tuple[str, Cluster, Start] | None:
         return Matrix(found, rig, directory, minutes=minutes, again=again, say=say)
 
     return f"a matrix of {len(found)} cells", cluster, start
+
+
+def _burn(options: argparse.Namespace) -> tuple[str, Cluster, Start]:
+    """Return the same of a run with every core busy."""
+    minutes = options.minutes or BURN_MINUTES
+
+    def start(rig: RigOptions, directory: Path) -> Job:
+        return Burn(rig, directory, minutes=minutes, per_core=options.per_core, say=say)
+
+    return f"every core busy for {minutes:g} minutes", _cluster(options, ()), start
 
 
 def _shape(options: argparse.Namespace) -> str:

@@ -6,9 +6,12 @@ import argparse
 from pathlib import Path
 
 from chaos.rig import RECOVERY_LIMIT_S
+from chaos.starving import BURNERS_PER_CORE
 from metako.config.profiles import TIMING_MS
+from sim.faults.process import BURNERS_PER_CORE_MAX
 
 NODES_MAX = 9
+BURN_MINUTES = 10.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         type=float,
         default=0,
         help="go on for so long, with rounds of random faults between the scenarios; for so long "
-        "only, with --matrix",
+        f"only, with --matrix; with --burn {BURN_MINUTES:g} if it is not given",
     )
     found.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     found.add_argument("--extra-faults", action="store_true", help="add random faults to each")
@@ -83,6 +86,18 @@ def _add_matrix(found: argparse.ArgumentParser) -> None:
         help="play this one, or a pair with a + between; may be repeated",
     )
     matrix.add_argument("--first", metavar="CELL", help="begin with this one")
+    burn = found.add_argument_group("the cores")
+    burn.add_argument(
+        "--burn", action="store_true", help="keep every core busy, and let nobody be deposed"
+    )
+    burn.add_argument(
+        "--per-core",
+        type=int,
+        choices=range(1, BURNERS_PER_CORE_MAX + 1),
+        default=BURNERS_PER_CORE,
+        metavar="N",
+        help=f"busy processes for each (default: {BURNERS_PER_CORE})",
+    )
 
 
 def _add_cluster(found: argparse.ArgumentParser) -> None:

@@ -158,6 +158,19 @@ def test_cells_of_the_matrix_are_played_on_one_cluster_and_judged(tmp_path):
     assert leftovers() == []
 
 
+def test_busy_cores_leave_the_primary_where_it_is(tmp_path):
+    arguments = ("--burn", "--minutes", "0.1", "--dir", str(tmp_path), "--json")
+    done = ended(*arguments, timeout_s=RUN_TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["stayed"] is True
+    assert outcome["burnt_s"] >= 6
+    assert outcome["processes"] == 2 * os.cpu_count()
+    assert outcome["views"] > 0
+    assert 0 < outcome["lease_left_ms"] <= outcome["hold_ms"]
+    assert leftovers() == []
+
+
 def started(directory):
     """Return a rig in the middle of its first round."""
     process = subprocess.Popen(
