@@ -66,8 +66,15 @@ class ControlData:
 
     @property
     def clean(self) -> bool:
-        """Whether the server says that it was shut down properly. No proof that it is gone."""
-        return self.state in ("shut down", "shut down in recovery")
+        """Whether the server says that it was shut down properly. No proof that it is gone.
+
+        From PostgreSQL 15 on a crash recovery that was told to stop says so too, wherever it was
+        by then. It alone has no minimum of recovery; and with none pg_rewind takes the WAL to end
+        before every fork, and sees nothing to rewind.
+        """
+        if self.state == "shut down in recovery":
+            return self.min_recovery_lsn > 0
+        return self.state == "shut down"
 
 
 def _align(length: int) -> int:

@@ -100,6 +100,43 @@ def test_the_quiet_run_names_the_last_record():
     assert wal.parse_error_lsn("could not find a valid record after 0/1") is None
 
 
+CONTROL = """
+Database system identifier:           7520000000000000001
+Database cluster state:               {state}
+Latest checkpoint's REDO location:    0/50000A0
+Latest checkpoint's TimeLineID:       3
+Minimum recovery ending location:     {least}
+Min recovery ending loc's timeline:   {tli}
+Bytes per WAL segment:                16777216
+Data page checksum version:           1
+wal_log_hints setting:                off
+max_connections setting:              40
+max_worker_processes setting:         8
+max_wal_senders setting:              10
+max_prepared_xacts setting:           0
+max_locks_per_xact setting:           64
+"""
+
+
+@pytest.mark.parametrize(
+    ("state", "least", "clean"),
+    [
+        ("shut down", "0/0", True),
+        ("shut down in recovery", "0/5001D68", True),
+        # A crash recovery that was told to stop: its WAL is there, and replayed to nowhere.
+        ("shut down in recovery", "0/0", False),
+        ("in crash recovery", "0/0", False),
+        ("in archive recovery", "0/5001D68", False),
+        ("in production", "0/0", False),
+    ],
+)
+def test_a_shutdown_is_clean_only_after_a_recovery_that_has_come_somewhere(state, least, clean):
+    tli = 0 if least == "0/0" else 3
+    found = wal.parse_control(CONTROL.format(state=state, least=least, tli=tli))
+    assert found.clean is clean
+    assert found.min_recovery_lsn == parse_lsn(least)
+
+
 def test_a_backup_label_names_where_recovery_begins():
     label = (
         "START WAL LOCATION: 0/2000028 (file 000000030000000000000002)\n"
