@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import trio
 
 from chaos.history import Kind, Operation, Outcome, Run, encode
 from chaos.matrix.cells import (
@@ -18,8 +19,12 @@ from chaos.matrix.cells import (
     timed,
 )
 from chaos.matrix.look import Look, Tail, longest_gap
+from chaos.matrix.play import Matrix, MatrixOutcome
 from chaos.matrix.table import CellResult, limit_ms, line, markdown, summary
 from chaos.options import parser
+from chaos.rig import RigOptions
+from chaos.round import RoundResult
+from chaos.verdict import Verdict
 from sim.faults import Fault, checked
 from sim.heap import NS_PER_MS
 from sim.scenario import Cluster
@@ -312,3 +317,99 @@ def test_a_result_is_plain_json():
 def test_the_command_line_has_cells_pairs_and_a_beginning():
     options = parser().parse_args(["--matrix", "--pairs", "5", "--first", "a", "--only", "b"])
     assert (options.matrix, options.pairs, options.first, options.only) == (True, 5, "a", ["b"])
+
+
+# ---------------------------------------------------------------- a whole run, on clusters of air
+
+
+class Air(Matrix):
+    """Plays nothing: each cell has the result that it is given."""
+
+    def __init__(self, directory, results, **changes):
+        self.given = {each.cell.name: each for each in results}
+        self.clusters = 0
+        self.said = []
+        options = {"minutes": 0.0, "again": "play", "say": self.said.append, **changes}
+        cells = [each.cell for each in results]
+        super().__init__(cells, RigOptions(), directory, **options)
+
+    async def _one(self, rig, look, found):
+        return self.given[found.name]
+
+
+class Rig:
+    class clients:
+        parts = ()
+
+        @staticmethod
+        def failures():
+            return []
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    def play(*results, findings=()):
+        matrix = Air(tmp_path, results)
+
+        class Session:
+            stopped_by = 0
+
+            def __init__(self, options, directory, say):
+                self.directory = directory
+                rig = Rig()
+                rig.directory = directory
+                (directory / "rig.jsonl").write_text(encode(RUN) + "\n")
+                self.rig = rig
+
+            async def run(self, play):
+                await play(self.rig)
+                judged = {"ok": not findings, "violations": list(findings)}
+                return Verdict(self.directory, (RoundResult("x", 1, (), 0.0),), "text", judged)
+
+        monkeypatch.setattr("chaos.matrix.play.Session", Session)
+        trio.run(matrix.main)
+        return matrix
+
+    return play
+
+
+def three(**second):
+    return (
+        result(begin_s=10.0),
+        result(cell=cell("primary.agent.kill"), begin_s=20.0, **second),
+        result(cell=cell("primary.guard.kill"), begin_s=30.0),
+    )
+
+
+def test_one_cluster_serves_for_all_cells_as_long_as_it_is_whole(played, tmp_path):
+    matrix = played(*three())
+    assert isinstance(matrix.outcome, MatrixOutcome)
+    assert matrix.outcome.ok
+    assert len(matrix.outcome.verdicts) == 1
+    assert len(json.loads((tmp_path / "matrix.json").read_text())) == 3
+
+
+def test_a_cluster_that_is_not_whole_is_left_and_its_cell_told_how_to_be_played_alone(played):
+    matrix = played(*three(whole_s=None))
+    assert len(matrix.outcome.verdicts) == 2
+    assert not matrix.outcome.ok
+    assert [each.directory.name for each in matrix.outcome.verdicts] == ["cluster-1", "cluster-2"]
+    assert "        again: play --only primary.agent.kill" in matrix.said
+    assert "    again: play --only primary.agent.kill" in matrix.outcome.lines()
+
+
+def test_a_long_outage_is_told_and_leaves_the_cluster_in_use(played):
+    matrix = played(*three(outage_s=9.0))
+    assert len(matrix.outcome.verdicts) == 1
+    assert not matrix.outcome.ok
+
+
+def test_what_the_checker_finds_is_told_beside_the_cell_in_whose_time_it_lies(played):
+    finding = {"check": "lost", "text": "c1-7 is missing", "evidence": ["21.500–22.000: c1 …"]}
+    matrix = played(*three(), findings=[finding])
+    assert [each.violations for each in matrix.outcome.results] == [
+        (),
+        ("lost: c1-7 is missing",),
+        (),
+    ]
+    assert not matrix.outcome.ok
