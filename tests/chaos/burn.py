@@ -17,6 +17,7 @@ import trio
 
 from chaos.history import HISTORY_FILE, AgentLog, Phase, read_history
 from chaos.matrix.look import Gap, Look, run_of
+from chaos.matrix.play import begun
 from chaos.rig import Rig, RigOptions
 from chaos.session import Session
 from chaos.verdict import Verdict
@@ -167,6 +168,7 @@ class Burn:
     async def _play(self, rig: Rig) -> None:
         look = Look(run_of(rig.directory), rig.clients.parts)
         self._before = await rig.cluster.wait_primary(timeout_s=PRIMARY_LIMIT_S)
+        await begun(rig, look)
         begin_s = rig.recorder.now_s()
         try:
             async with trio.open_nursery() as nursery:

@@ -366,6 +366,10 @@ def played(tmp_path, monkeypatch):
                 judged = {"ok": not findings, "violations": list(findings)}
                 return Verdict(self.directory, (RoundResult("x", 1, (), 0.0),), "text", judged)
 
+        async def begun(rig, look):
+            """Nobody writes here."""
+
+        monkeypatch.setattr("chaos.matrix.play.begun", begun)
         monkeypatch.setattr("chaos.matrix.play.Session", Session)
         trio.run(matrix.main)
         return matrix

@@ -34,6 +34,8 @@ from metako.demo.view import NodeView, active_primary
 from metako.model.errors import MetakoError
 
 PRIMARY_LIMIT_S = 30.0
+CLIENTS_LIMIT_S = 30.0
+"""From the start of the clients until the first write goes through."""
 WRITES_LIMIT_S = 10.0
 """After everybody streams again, until a write goes through."""
 LOOK_S = 0.1
@@ -133,6 +135,7 @@ class Matrix:
 
     async def _play(self, rig: Rig) -> None:
         look = Look(run_of(rig.directory), rig.clients.parts)
+        await begun(rig, look)
         while self._left and not self._late():
             cell = self._left[0]
             number = self._count - len(self._left) + 1
@@ -159,7 +162,9 @@ class Matrix:
         begin_s = rig.recorder.now_s()
         played = await rig.play(grid.scenario(cell, times, nodes), seed)
         whole_at_s = rig.recorder.now_s()
-        writes = played.recovered_s is None or await _writes(rig, look, whole_at_s)
+        writes = played.recovered_s is None or await _writes(
+            rig, look, whole_at_s, limit_s=WRITES_LIMIT_S
+        )
         after = active_primary(await rig.cluster.views())
         violations = [] if writes else [f"no write went through within {WRITES_LIMIT_S:g} s"]
         if after is not None:
@@ -225,9 +230,19 @@ class Matrix:
         (self._directory / TABLE).write_text(text, encoding="utf-8")
 
 
-async def _writes(rig: Rig, look: Look, since_s: float) -> bool:
+async def begun(rig: Rig, look: Look) -> None:
+    """Wait until clients write: before that nothing is out of order because nobody does.
+
+    Raises:
+        MetakoError: none of them does in time.
+    """
+    if not await _writes(rig, look, 0.0, limit_s=CLIENTS_LIMIT_S):
+        raise MetakoError(f"no client has written within {CLIENTS_LIMIT_S:g} s")
+
+
+async def _writes(rig: Rig, look: Look, since_s: float, *, limit_s: float) -> bool:
     """Return whether a write that begins after `since_s` goes through in time."""
-    with trio.move_on_after(WRITES_LIMIT_S):
+    with trio.move_on_after(limit_s):
         while True:
             look.read()
             if look.acknowledged_since(since_s):
