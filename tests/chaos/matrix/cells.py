@@ -23,7 +23,8 @@ from sim.scenario.model import Anchor, When
 PRIMARY, STANDBY, WITNESS = "primary", "standby", "witness"
 _CUTS = {"cut": "both", "cut-in": "in", "cut-out": "out"}
 _SIGNALS = ("kill", "stop")
-_HOST = (*_SIGNALS, *_CUTS)
+WAYS = (*_SIGNALS, *_CUTS)
+"""All that can be done to a part, in the order in which it is shown."""
 _ALL: Mapping[str, Sequence[str]] = {
     "agent": (*_SIGNALS, "cut"),
     "guard": _SIGNALS,
@@ -33,7 +34,7 @@ _ALL: Mapping[str, Sequence[str]] = {
     "receiver": _SIGNALS,
     "startup": _SIGNALS,
     "proxy": (*_SIGNALS, "cut"),
-    "host": _HOST,
+    "host": WAYS,
 }
 _WITHOUT: Mapping[str, tuple[str, ...]] = {
     PRIMARY: ("receiver", "startup"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from chaos.matrix.cells import Cell, Timed
+from chaos.matrix.cells import WAYS, Cell, Timed
 
 SETTLE_MS = 3000
 """An election may take so long after two holds, on a machine that is busy."""
@@ -129,14 +129,13 @@ def summary(results: Sequence[CellResult]) -> str:
     Hits of several standbys share a line: the longest outage of them is shown.
     """
     found: dict[tuple[str, str], dict[str, CellResult]] = {}
-    ways: dict[str, None] = {}
     for each in results:
         if len(each.cell.hits) == 1:
             (hit,) = each.cell.hits
             row = found.setdefault((hit.role.rstrip("0123456789"), hit.part), {})
-            ways[hit.how] = None
             if hit.how not in row or each.outage_s > row[hit.how].outage_s:
                 row[hit.how] = each
+    ways = [how for how in WAYS if any(how in row for row in found.values())]
     lines = [f"| hit | {' | '.join(ways)} |", f"|---|{'--:|' * len(ways)}"]
     for (role, part), row in found.items():
         shown = [_short(row.get(how)) for how in ways]
