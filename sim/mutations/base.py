@@ -83,5 +83,6 @@ def _with(name: str, function: object) -> list[str]:
         for module, found in list(sys.modules.items())
         if module.startswith(("metako.", "sim."))
         and not module.startswith(("sim.mutations.", "sim.explorer."))
+        and "trio" not in vars(found)  # a driver, which no run of the simulator uses
         and vars(found).get(name) is function
     ]

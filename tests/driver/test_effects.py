@@ -15,6 +15,7 @@ from metako.model.ids import NodeId
 from metako.observability.metrics import EventCounter
 from metako.proxy.control import RoutingFeed
 from metako.runtime.effects import NodeEffects
+from metako.runtime.history import HistoryBook
 from metako.runtime.store import open_store
 from metako.runtime.transport import Transport
 from metako.runtime.witness import NoPostgres
@@ -31,6 +32,7 @@ async def test_a_record_that_cannot_be_written_ends_the_node_with_one_line(
         fence=None,
         feed=RoutingFeed(),
         counter=EventCounter(),
+        history=HistoryBook(tmp_path),
     )
     await effects.persist(blank_hard_state(NodeId("a")))
 

@@ -101,7 +101,8 @@ def test_who_cannot_take_over_is_refused_with_the_reason(to: NodeId, why: str) -
 def test_where_nobody_can_take_over_everybody_is_told_apart() -> None:
     office = Office()
     office.know(member(B, priority=0), member(C, MemberState.DEAD))
-    why = "nobody can take over: b: its priority is 0; c: it is not alive"
+    unfit = "its priority is 0, or its watchdog is required and cannot be armed"
+    why = f"nobody can take over: b: {unfit}; c: it is not alive"
     assert refused(office.give(switchover(None))) == why
 
 

@@ -73,7 +73,10 @@ def test_what_the_document_says_against_it(
         ([member(B, MemberState.SUSPECT)], "it is not alive"),
         ([member(B, MemberState.DEAD)], "it is not alive"),
         ([with_meta(B, None)], "it is not alive"),
-        ([member(B, priority=0)], "its priority is 0"),
+        (
+            [member(B, priority=0)],
+            "its priority is 0, or its watchdog is required and cannot be armed",
+        ),
     ],
 )
 def test_what_gossip_says_against_it(known: list[Member], why: str) -> None:

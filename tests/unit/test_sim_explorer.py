@@ -63,7 +63,7 @@ FURTHER = {"fresh-answers": READMITTED, "lost-vote-untold": READMITTED}
 """Steps after the opening of the configuration, where the counterexample is long."""
 STEPS = {
     "fresh-answers": 17,
-    "lost-record-silent": 8,
+    "lost-record-silent": 9,
     "lost-vote-untold": 18,
     "stranger-stands-down": 14,
     "one-version-at-a-time": 4,

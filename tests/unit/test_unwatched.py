@@ -19,7 +19,6 @@ from metako.election.core import Core
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.guard.packets import GuardStatus
 from metako.guard.watchdog import Wish
-from metako.model.document import DocumentRef
 from metako.model.events import Severity
 from metako.model.ids import DataId, NodeId, RecordId, Term, TimelineId
 from metako.model.instant import Instant
@@ -93,9 +92,8 @@ def test_it_does_not_create_the_cluster_either_and_says_why() -> None:
 
 def test_others_see_it_as_a_node_that_never_stands() -> None:
     meta = MemberMeta(priority=70)
-    ref = DocumentRef(Term(4), 9)
-    assert project(DETACHED, meta, ref, 0).priority == 70
-    assert project(DETACHED, meta, ref, 0, unwatched=True).priority == 0
+    assert project(DETACHED, meta, None, 0).priority == 70
+    assert project(DETACHED, meta, None, 0, unwatched=True).priority == 0
 
 
 def require(world: Stage, node: NodeId) -> None:
