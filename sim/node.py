@@ -136,10 +136,7 @@ class SimNode(Processes):
         return True
 
     def order(self, order: Order) -> bool:
-        """Give the agent an operator's order, under an id of this node's.
-
-        What it is to be begun at counts from now.
-        """
+        """Give the agent an operator's order, under an id of this node's; `at_ms` is from now."""
         if self.agent is None or not self.agent.alive:
             return False
         self.orders += 1
