@@ -12,6 +12,7 @@ ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 # shellcheck source=scripts/environment.sh
 . "$ROOT/scripts/environment.sh"
 
+RIG=tests/integration/test_chaos_rig.py
 mode=default
 selected=no
 arguments=()
@@ -68,12 +69,14 @@ canary() {
 
 simulate() {
     local names=()
-    mapfile -t names < <("$PYTHON" -m sim list --json | "$PYTHON" -c \
-        'import json, sys
+    if [ "$mode" = full ]; then # the unit tests have played each alone, with the seeds it names
+        mapfile -t names < <("$PYTHON" -m sim list --json | "$PYTHON" -c \
+            'import json, sys
 print(*json.load(sys.stdin)["scenarios"], sep="\n")')
-    [ "${#names[@]}" -gt 1 ] || fail "no scenario is listed"
-    step "simulator: every scenario by itself" "$PYTHON" -m sim swarm --no-extra-faults \
-        --seeds "${#names[@]}"
+        [ "${#names[@]}" -gt 1 ] || fail "no scenario is listed"
+        step "simulator: every scenario by itself" "$PYTHON" -m sim swarm --no-extra-faults \
+            --seeds "${#names[@]}"
+    fi
     step "simulator: swarm" "$PYTHON" -m sim swarm --seeds "$1" --verify 0.05
     step "simulator: a planted bug" canary
     if [ "$mode" = full ]; then
@@ -98,6 +101,26 @@ cluster_tests() {
     METAKO_TEST_BINDIR=$1 run_pytest tests/integration/test_cluster.py
 }
 
+# The same faults on the other versions that metako claims to run, side by side: each of these
+# clusters mostly waits. What they say is shown when they have ended.
+other_versions() {
+    local version status=0 directory
+    local -a running=()
+    directory=$(mktemp -d)
+    for version in "$@"; do
+        cluster_tests "embedded:$version" >"$directory/$version" 2>&1 &
+        running+=($!)
+    done
+    for version in "$@"; do
+        wait "${running[0]}" || status=$?
+        running=("${running[@]:1}")
+        note "PostgreSQL $version"
+        cat "$directory/$version"
+    done
+    rm -r "$directory"
+    return "$status"
+}
+
 install_project embedded,dev
 if [ "$mode" != fast ]; then install_chaos; fi
 if [ "$mode" = full ]; then export METAKO_TEST_FULL=1; fi
@@ -120,13 +143,12 @@ fi
 # On every core: the simulator's tests are half of the time, and none of these measures time.
 step "unit, property, golden and driver tests" run_pytest tests --ignore=tests/integration \
     --ignore=tests/e2e -n auto
+explore
+if [ "$mode" = full ]; then simulate 5000; else simulate 350; fi
+# Each file has a cluster of its own, which mostly waits; the rig counts processes and is alone.
 last=(tests/integration)
 if [ -d tests/e2e ]; then last+=(tests/e2e); fi
-explore
-if [ "$mode" = full ]; then simulate 5000; else simulate 500; fi
-step "integration tests" run_pytest "${last[@]}"
-# The same faults on the other versions that metako claims to run.
-for version in 16 18; do
-    step "cluster tests on PostgreSQL $version" cluster_tests "embedded:$version"
-done
+step "integration tests" run_pytest "${last[@]}" --ignore="$RIG" -n 2 --dist loadfile
+step "fault rig" run_pytest "$RIG"
+step "cluster tests on PostgreSQL 16 and 18" other_versions 16 18
 note "passed"
