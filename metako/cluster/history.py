@@ -56,9 +56,11 @@ def election_event(entry: TimelineEntry, document: str = "") -> Event:
     """Return the event of an election that was followed by a promotion."""
     took = entry.took
     after = f" after {took.total / 1000:.1f} s" if took is not None else ""
+    node, why = entry.node or "a node", entry.reason or "not known"
+    first = not entry.parent_tli
     return event(
         EventName.HISTORY,
-        f"{entry.node or 'a node'} became the primary{after}: {entry.reason or 'not known'}",
+        f"{node} holds the {why}" if first else f"{node} became the primary{after}: {why}",
         kind="election",
         when_ms=entry.when_ms or None,
         document=document or None,
@@ -87,7 +89,8 @@ def _event(kind: str, text: str, document: ClusterDocument, when_ms: int) -> Eve
 def _differences(
     before: ClusterDocument, after: ClusterDocument, *, elected: bool
 ) -> Iterator[tuple[str, str]]:
-    if after.term > before.term and not elected and after.primary == before.primary:
+    same = after.primary == before.primary and after.reserved == before.reserved
+    if after.term > before.term and same and not elected:
         yield "term", f"{after.primary} leads on, by an election of term {after.term}"
     yield from _members(before, after)
     if before.sync != after.sync:

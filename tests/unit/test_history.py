@@ -69,6 +69,17 @@ def test_a_timeline_that_is_only_reserved_is_no_election_yet() -> None:
     assert told(replace(DOCUMENT, timelines=(*DOCUMENT.timelines, reserved))) == []
 
 
+def test_a_term_that_is_about_to_promote_is_not_told_of_by_itself() -> None:
+    reserved = replace(ELECTED, confirmed=False, took=None)
+    promoting = replace(DOCUMENT, term=Term(5), timelines=(*DOCUMENT.timelines, reserved))
+    assert told(promoting) == []
+
+
+def test_the_first_database_is_no_election() -> None:
+    first = replace(ELECTED, parent_tli=TimelineId(0), reason="first database", took=None)
+    assert election_event(first).message == "b holds the first database"
+
+
 SYNC = SyncSet((SyncMember(B, DataId("b")), SyncMember(C, DataId("c"))), 1)
 
 
