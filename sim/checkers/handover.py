@@ -42,6 +42,7 @@ class _Switchover:
     by: NodeId  # who led when it was ordered
     target: str
     since_ns: int
+    order: object  # by which it was asked for
     completed_ns: int | None = None
 
 
@@ -68,7 +69,8 @@ class Handover(Watcher):
                     at = self._world.heap.now_ns
                     self._released = (node.name, at) if all(ways) else None
                 case EventName.SWITCHOVER_ACCEPTED:
-                    self._ordered(node, str(dict(event.fields)["target"]))
+                    fields = dict(event.fields)
+                    self._ordered(node, str(fields["target"]), fields.get("order"))
                 case EventName.SWITCHOVER_COMPLETED if self._switchover is not None:
                     self._switchover.completed_ns = self._world.heap.now_ns
                 case EventName.SWITCHOVER_FAILED:
@@ -129,14 +131,17 @@ class Handover(Watcher):
                 (switched.by,),
             )
 
-    def _ordered(self, node: Processes, target: str) -> None:
+    def _ordered(self, node: Processes, target: str, order: object) -> None:
         now = self._world.heap.now_ns
         whole = self._calm(node.name, CALM_NS)
-        self._switchover = _Switchover(node.name, target, now) if whole else None
+        self._switchover = _Switchover(node.name, target, now, order) if whole else None
 
     def _failed(self, node: Processes, event: Event) -> None:
-        switched, self._switchover = self._switchover, None
-        why = str(dict(event.fields)["reason"])
+        fields = dict(event.fields)
+        switched, why = self._switchover, str(fields["reason"])
+        if switched is not None and fields.get("order") not in (None, switched.order):
+            return  # one that was asked for by the clock, and dropped for this one
+        self._switchover = None
         if switched is not None and "cancelled" not in why and self._all_calm(switched):
             raise ViolationError(
                 "switchover_failed",
