@@ -55,10 +55,17 @@ class Ending:
             case signal.SIGUSR2:
                 log(Severity.INFO, "SIGUSR2: making way for a new agent, PostgreSQL goes on")
                 self.replace()
-                nursery.start_soon(_end_if_it_hangs)
+                nursery.start_soon(self._end_if_it_hangs)
             case _:
                 log(Severity.INFO, f"{number.name}: stopping")
                 self.stop()
+
+    async def _end_if_it_hangs(self) -> None:
+        """End this process as a crash would, which the next agent is used to."""
+        await trio.sleep(REPLACE_TIMEOUT_S)
+        if self.replaced:  # else a stop came after all, which has a limit of its own
+            log(Severity.ERROR, f"not done after {REPLACE_TIMEOUT_S:g} s: this agent ends at once")
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def become_new_agent() -> NoReturn:
@@ -71,10 +78,3 @@ def become_new_agent() -> NoReturn:
         OSError: the program is gone. Nothing has changed.
     """
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the very same
-
-
-async def _end_if_it_hangs() -> None:
-    """End this process as a crash would, which the next agent is used to."""
-    await trio.sleep(REPLACE_TIMEOUT_S)
-    log(Severity.ERROR, f"not done after {REPLACE_TIMEOUT_S:g} s: this agent ends at once")
-    os.kill(os.getpid(), signal.SIGKILL)
