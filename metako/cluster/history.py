@@ -122,8 +122,8 @@ def _orders(
 ) -> Iterator[tuple[str, str]]:
     if after.switchover is not None and after.switchover != before.switchover:
         yield "switchover", f"a switchover to {after.switchover.target} was asked for"
-    gone = before.switchover is not None and after.switchover is None
-    if before.switchover is not None and gone and not (elected or after.term > before.term):
+    led_on = not elected and after.term == before.term
+    if before.switchover is not None and after.switchover is None and led_on:
         yield "switchover", f"the switchover to {before.switchover.target} was given up"
     if after.scheduled is not None and after.scheduled != before.scheduled:
         to = after.scheduled.target or "whoever is fit then"

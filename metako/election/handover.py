@@ -23,7 +23,7 @@ from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds
 from metako.model.lsn import Lsn
-from metako.model.orders import Order, OrderAnswer, OrderKind, refused
+from metako.model.orders import NOT_ACTIVE, Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -99,7 +99,7 @@ class Handover:
         if leader.ending or self._stop_at_ns is not None:
             return refused(order, f"{self._core.node} is being stopped and hands over already")
         if document is None or not leader.active:
-            return refused(order, "the primary is not active yet; try again in a moment")
+            return refused(order, NOT_ACTIVE)
         if order.kind is OrderKind.CANCEL_SWITCHOVER:
             if wanted is None:
                 return refused(order, "no switchover is under way")
@@ -175,8 +175,7 @@ class Handover:
         """Hand over because this node stops: at once if there is nobody to hand over to."""
         serving = leader.committed if leader.active else None
         # In a paused cluster nobody else leads because this node is to stop for a while.
-        alone = serving is None or serving.paused
-        if serving is None or alone or self.heirs.best(serving, planned=True) is None:
+        if serving is None or serving.paused or self.heirs.best(serving, planned=True) is None:
             leader.end_server(STOP)
             return
         limit_ms = self._core.settings.stop_timeout_ms // STOP_CHECKPOINT_PART

@@ -69,15 +69,21 @@ class Heirs:
         behind = self._lsn - self.flushed(node)
         return f"it is {behind >> 20} MiB of WAL behind" if behind > LAG_MAX_BYTES else ""
 
-    def obstacle(self, document: ClusterDocument, node: NodeId) -> str:
-        """Return in words why a node cannot take over now; "" if it can."""
-        core = self._core
+    def bar(self, document: ClusterDocument, node: NodeId) -> str:
+        """Return in words why a node could not take over at any time; "" if it might."""
         if node not in document.members():
             return "it is no member of the cluster"
-        if node == core.node:
+        if node == self._core.node:
             return "it is the primary already"
         if node in document.witnesses:
             return "it is a witness and has no data"
+        return ""
+
+    def obstacle(self, document: ClusterDocument, node: NodeId) -> str:
+        """Return in words why a node cannot take over now; "" if it can."""
+        core = self._core
+        if bar := self.bar(document, node):
+            return bar
         if node not in document.voters:
             return "it is a learner and has no vote"
         member = core.members.get(node)

@@ -165,8 +165,9 @@ class Leader:
         if self.proposal is not None:
             due.append(self._retry_at_ns)
         sync = self.sync.wakeup() if self._settled() else None
-        handover = self.handover.wakeup(self._handing_over())
-        restarts = self.decisions.restarts.wakeup()
+        document = self._handing_over()
+        handover = self.handover.wakeup(document)
+        restarts = self.decisions.restarts.wakeup(document if self._in_office() else None)
         ends = self._end_by_ns if self.ending == HANDOVER else None
         due.extend(at for at in (sync, handover, restarts, ends) if at is not None)
         return min(due)
@@ -258,8 +259,7 @@ class Leader:
         return self.committed if may else None
 
     def _hand_over(self, now: Instant) -> None:
-        document = self._handing_over()
-        if document is None:
+        if (document := self._handing_over()) is None:
             return
         self.handover.advance(now, self, document)
         if self.ending == HANDOVER:

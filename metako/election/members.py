@@ -32,7 +32,7 @@ from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.instant import Instant
 from metako.model.member import Member, MemberMeta, MemberState, ServerState
-from metako.model.orders import Order, OrderAnswer, OrderKind, refused
+from metako.model.orders import NOT_ACTIVE, Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -64,7 +64,7 @@ class MemberChanges:
         if leader.ending:
             return refused(order, f"{self._core.node} is being stopped; try again in a moment")
         if document is None or not leader.active:
-            return refused(order, "the primary is not active yet; try again in a moment")
+            return refused(order, NOT_ACTIVE)
         if node is None:
             return refused(order, "no member was named")
         if leader.proposal is not None or not leader.lease.settled:

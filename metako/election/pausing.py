@@ -19,7 +19,7 @@ from metako.model.document import ClusterDocument
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, seconds
-from metako.model.orders import Order, OrderAnswer, OrderKind, refused
+from metako.model.orders import NOT_ACTIVE, Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.election import Election
@@ -60,7 +60,7 @@ def judge_pause(core: Core, now: Instant, order: Order, leader: Leader) -> Order
     """Pause or resume; None while another change has to be on a majority first."""
     document = leader.committed
     if document is None or not leader.attachable or leader.ending:
-        return refused(order, "the primary is not active yet; try again in a moment")
+        return refused(order, NOT_ACTIVE)
     pauses = order.kind is OrderKind.PAUSE
     newest = leader.proposal or document
     if newest.paused is pauses:

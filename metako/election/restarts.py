@@ -26,7 +26,7 @@ from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import ServerState
-from metako.model.orders import Order, OrderAnswer, OrderKind, refused
+from metako.model.orders import NOT_ACTIVE, Order, OrderAnswer, OrderKind, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -49,7 +49,7 @@ class Restarts:
         """Take an order or refuse it; None while another change has to be on a majority first."""
         document = leader.committed
         if document is None or not leader.active or leader.ending:
-            return refused(order, "the primary is not active yet; try again in a moment")
+            return refused(order, NOT_ACTIVE)
         left = (leader.proposal or document).restarts
         if order.kind is OrderKind.CANCEL_RESTART:
             return self._cancel(now, order, leader, document, left)
@@ -139,10 +139,18 @@ class Restarts:
             why = f"{head.node} was not back within {head.timeout_ms / 1000:g} s"
             self._fail(now, leader, document, why)
 
-    def wakeup(self) -> int | None:
-        """Return when time alone has something done (CLOCK_MONOTONIC); None if never."""
+    def wakeup(self, document: ClusterDocument | None) -> int | None:
+        """Return when time alone has something done (CLOCK_MONOTONIC); None if never.
+
+        Args:
+            document: that `advance` would get; None while it is not to be called.
+        """
         head = self._head
-        return None if head is None else self._since_ns + milliseconds(head.timeout_ms)
+        if document is None or head is None or document.restarts[:1] != (head,):
+            return None
+        if document.switchover is not None or head.node == self._core.node:
+            return None  # a switchover has its own limit, and what comes of it is seen
+        return self._since_ns + milliseconds(head.timeout_ms)
 
     def _own_turn(
         self, now: Instant, leader: Leader, document: ClusterDocument, head: Restart

@@ -15,9 +15,8 @@ from metako.election.core import Core
 from metako.election.handover import Handover
 from metako.model.document import ClusterDocument, Scheduled
 from metako.model.events import EventName, Severity
-from metako.model.ids import NodeId
 from metako.model.instant import Instant
-from metako.model.orders import Order, OrderAnswer, refused
+from metako.model.orders import NOT_ACTIVE, Order, OrderAnswer, refused
 
 if TYPE_CHECKING:
     from metako.election.leader import Leader
@@ -37,7 +36,7 @@ class Schedule:
         """Take an order for later or refuse it; None while another change is under way."""
         document = leader.committed
         if document is None or not leader.active or leader.ending:
-            return refused(order, "the primary is not active yet; try again in a moment")
+            return refused(order, NOT_ACTIVE)
         newest = leader.proposal or document
         pending = newest.scheduled
         if pending is not None and pending.order_id == order.order_id:
@@ -46,8 +45,9 @@ class Schedule:
             return refused(order, f"its time has passed on {self._core.node}")
         if pending is not None:
             return refused(order, "one is scheduled already; cancel it first")
-        if order.target is not None and (why := _never(self._core, document, order.target)):
-            return refused(order, f"{order.target} cannot take over: {why}")
+        heirs, target = self._handover.heirs, order.target
+        if target is not None and (why := heirs.bar(document, target)):
+            return refused(order, f"{target} cannot take over: {why}")
         if leader.proposal is not None:
             return None
         wish = Scheduled(order.order_id, order.target, order.timeout_ms, order.at_ms)
@@ -121,17 +121,6 @@ def _tell_dropped(core: Core, wish: Scheduled, why: str) -> None:
         order=wish.order_id,
         reason=why,
     )
-
-
-def _never(core: Core, document: ClusterDocument, target: NodeId) -> str:
-    """Return why a node could not take over at any time; what may pass until then is no reason."""
-    if target not in document.members():
-        return "it is no member of the cluster"
-    if target == core.node:
-        return "it is the primary already"
-    if target in document.witnesses:
-        return "it is a witness and has no data"
-    return ""
 
 
 def _accepted(now: Instant, wish: Scheduled) -> OrderAnswer:

@@ -51,6 +51,8 @@ class Order:
     nodes: tuple[NodeId, ...] = ()  # of a restart: whose servers; none named: all of them
 
 
+NOT_ACTIVE = "the primary is not active yet; try again in a moment"
+"""Why whatever it is cannot be done now."""
 REASON_MAX = 250
 """Bytes of a reason: more would not fit its field in a message."""
 

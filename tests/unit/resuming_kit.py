@@ -12,8 +12,9 @@ from metako.model.document import ClusterDocument, Durability, Phase, SyncMember
 from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn
-from metako.model.timeline import TimelineEntry
+from metako.model.lsn import Lsn, WalPosition
+from metako.model.postgres import DataState, PostgresObserved, ProcessState
+from metako.model.timeline import HistoryStep, TimelineEntry
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
 NOW = Instant(seconds(100), seconds(500))
@@ -35,6 +36,8 @@ DOCUMENT = ClusterDocument(
     timelines=(TimelineEntry(Term(4), TimelineId(2), TimelineId(1), Lsn(0), A, "", True),),
     hold_ms=2000,
 )
+END = Lsn(1 << 24)
+"""Where the WAL of a detached standby ends."""
 HARD = HardState(A, 7, Term(4), A, Term(4), Term(0), 2000, DOCUMENT)
 
 
@@ -51,3 +54,18 @@ OF_FIVE = replace(
 def core_of(hard: HardState) -> Core:
     cluster = ClusterSettings("test", A, (A, B, C))
     return Core(ElectionSettings(), cluster, A, hard, random.Random(1))
+
+
+def detached_standby() -> PostgresObserved:
+    """Return the picture of a standby of `a`'s data that has kept its promise."""
+    return PostgresObserved(
+        data=DataState.PRESENT,
+        process=ProcessState.RUNNING,
+        system_id=1,
+        data_id=DataId("a"),
+        in_recovery=True,
+        timeline=TimelineId(2),
+        history=(HistoryStep(TimelineId(2), Lsn(0)),),
+        position=WalPosition(TimelineId(2), END),
+        detached_for=Term(9),
+    )

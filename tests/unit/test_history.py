@@ -24,6 +24,7 @@ from metako.model.events import EventName, event
 from metako.model.ids import DataId, NodeId, RecordId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds
 from metako.model.lsn import Lsn
+from metako.model.orders import Order, OrderKind
 from metako.model.timeline import TimelineEntry, Took
 from metako.runtime.history import FILE_NAME, HistoryBook, entry_of, with_elections
 from sim.settled import Stage, document, primary, settled, status, wait_primary
@@ -202,9 +203,16 @@ def test_a_version_that_is_not_committed_is_not_told() -> None:
     for node in (B, C):
         world.nodes[node].kill_agent()
     before = histories(world)[A]
+    world.nodes[A].order(Order("", OrderKind.PAUSE))
     world.run(1)
-    assert status(world, A).document is not None
+    shown = status(world, A).document
+    assert shown is not None
+    assert shown.paused
     assert histories(world)[A] == before
+    for node in (B, C):
+        world.nodes[node].start()
+    world.run(2)
+    assert histories(world)[A][-1] == "the cluster is paused: nobody takes over"
 
 
 # ---------------------------------------------------------------- the book

@@ -5,20 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from resuming_kit import DOCUMENT, HARD, A, B, C, core_of
+from answers_kit import listen
+from resuming_kit import DOCUMENT, END, HARD, A, B, C, core_of, detached_standby
 
 from metako.election.lossy import excused
 from metako.election.quorum import Promise, Verdict
 from metako.model.document import Durability, SyncSet
 from metako.model.events import EventName
-from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
-from metako.model.lsn import Lsn, WalPosition
+from metako.model.ids import Address, DataId, NodeId, TimelineId
+from metako.model.lsn import Lsn
 from metako.model.member import Member, MemberMeta, MemberState
 from metako.model.orders import Order, OrderAnswer, OrderKind
-from metako.model.postgres import DataState, PostgresObserved, ProcessState
-from metako.model.timeline import HistoryStep
+from metako.model.postgres import ProcessState
 from sim.checkers.durability import Durable
-from sim.processes import Processes
 from sim.settled import (
     Stage,
     document,
@@ -30,45 +29,14 @@ from sim.settled import (
     wait_primary,
     writes,
 )
-from sim.watch import Watcher
 
 KEPT = {node: Promise(node, True, DataId(node), None, False, 100, TimelineId(2)) for node in (A, C)}
-END, LIMIT = Lsn(1 << 24), 1 << 16
+LIMIT = 1 << 16
 LOSSY = EventName.COMMITS_MAY_BE_LOST
-
-
-class Answers(Watcher):
-    """Remembers what operators were told."""
-
-    def __init__(self) -> None:
-        self.all: list[OrderAnswer] = []
-
-    def answered(self, node: Processes, answers: object) -> None:
-        self.all += answers  # type: ignore[arg-type]
-
-
-def listen(world: Stage) -> list[OrderAnswer]:
-    answers = Answers()
-    world.watch.add(answers)
-    return answers.all
 
 
 def fail_over(world: Stage, node: NodeId) -> None:
     assert world.nodes[node].order(Order("", OrderKind.FAILOVER))
-
-
-def detached_standby() -> PostgresObserved:
-    return PostgresObserved(
-        data=DataState.PRESENT,
-        process=ProcessState.RUNNING,
-        system_id=1,
-        data_id=DataId("a"),
-        in_recovery=True,
-        timeline=TimelineId(2),
-        history=(HistoryStep(TimelineId(2), Lsn(0)),),
-        position=WalPosition(TimelineId(2), END),
-        detached_for=Term(9),
-    )
 
 
 def of_async() -> Stage:

@@ -6,7 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from resuming_kit import HARD, A, B, C, core_of
+from resuming_kit import END, HARD, A, B, C, core_of, detached_standby
 
 from metako.api.view import status_view
 from metako.cli.status_text import picture
@@ -20,12 +20,10 @@ from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.guard.packets import GuardStatus
 from metako.guard.watchdog import Wish
 from metako.model.events import Severity
-from metako.model.ids import DataId, NodeId, RecordId, Term, TimelineId
+from metako.model.ids import NodeId, RecordId, Term
 from metako.model.instant import Instant
-from metako.model.lsn import Lsn, WalPosition
 from metako.model.member import MemberMeta
 from metako.model.postgres import DataState, PostgresObserved, ProcessState
-from metako.model.timeline import HistoryStep
 from metako.model.watchdog import NO_WATCHDOG, WatchdogSeen, WatchdogState
 from metako.observability.metrics import render_metrics
 from metako.observability.status_line import status_line
@@ -35,18 +33,7 @@ from sim.settled import Stage, document, primary, settled, status, until, wait_p
 IDLE = WatchdogSeen(WatchdogState.IDLE, "", 1, "Fake")
 ARMED = WatchdogSeen(WatchdogState.ARMED, "", 1, "Fake")
 FAILED = WatchdogSeen(WatchdogState.FAILED, "/dev/watchdog does not exist")
-DETACHED = PostgresObserved(
-    data=DataState.PRESENT,
-    process=ProcessState.RUNNING,
-    system_id=1,
-    data_id=DataId("a"),
-    in_recovery=True,
-    timeline=TimelineId(2),
-    history=(HistoryStep(TimelineId(2), Lsn(0)),),
-    position=WalPosition(TimelineId(2), Lsn(1 << 24)),
-    detached_for=Term(9),
-    lsn=Lsn(1 << 24),
-)
+DETACHED = replace(detached_standby(), lsn=END)
 
 
 def core_with(watchdog: WatchdogSeen, *, required: bool) -> Core:

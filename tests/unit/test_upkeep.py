@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from answers_kit import listen
 from handover_kit import Office, cancel, member, switchover
 from resuming_kit import A, B, C
 
@@ -12,7 +13,6 @@ from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.member import MemberState
 from metako.model.orders import Order, OrderAnswer, OrderKind
-from sim.processes import Processes
 from sim.settled import (
     Stage,
     document,
@@ -28,26 +28,14 @@ from sim.settled import (
     wait_primary,
     writes,
 )
-from sim.watch import Watcher
-
-
-class Answers(Watcher):
-    """Remembers what operators were told."""
-
-    def __init__(self) -> None:
-        self.all: list[OrderAnswer] = []
-
-    def answered(self, node: Processes, answers: object) -> None:
-        self.all += answers  # type: ignore[arg-type]
 
 
 def order(world: Stage, node: NodeId, kind: OrderKind, *nodes: NodeId, s: int = 10) -> OrderAnswer:
     """Give an order to an agent; return the answer."""
-    answers = Answers()
-    world.watch.add(answers)
+    answers = listen(world)
     assert world.nodes[node].order(Order("", kind, timeout_ms=s * 1000, nodes=nodes))
-    until(world, lambda: bool(answers.all), limit_s=7)
-    return answers.all[0]
+    until(world, lambda: bool(answers), limit_s=7)
+    return answers[0]
 
 
 def blocked(world: Stage, node: NodeId) -> str:
@@ -263,6 +251,25 @@ def test_a_restart_that_cannot_be_is_refused() -> None:
     assert order(world, A, OrderKind.RESTART, B).accepted
 
 
+@pytest.mark.parametrize("answering", [(), (B, C)])
+def test_a_turn_that_is_over_does_not_wake_the_agent_again_and_again(
+    answering: tuple[NodeId, ...],
+) -> None:
+    """What ends it may not be on a majority for a while, nor the switchover of the primary's turn.
+
+    Every step of the kit finds the next deadline ahead, or fails.
+    """
+    for node in (B, A):
+        office = Office()
+        given = Order("r1", OrderKind.RESTART, timeout_ms=1000, nodes=(node,))
+        answer = office.give(given)
+        assert answer is not None
+        assert answer.accepted
+        office.run(990)
+        office.answering = set(answering)
+        office.run(400)
+
+
 # ---------------------------------------------------------------- switchovers by the clock
 
 
@@ -365,11 +372,10 @@ def test_another_may_be_ordered_at_once_meanwhile() -> None:
 
 def test_it_is_dropped_when_another_node_leads() -> None:
     world = settled()
-    answers = Answers()
-    world.watch.add(answers)
+    answers = listen(world)
     world.nodes[B].order(Order("", OrderKind.SWITCHOVER, B, 10_000, at_ms=9_000))
-    until(world, lambda: bool(answers.all), limit_s=3)
-    assert answers.all[0].accepted
+    until(world, lambda: bool(answers), limit_s=3)
+    assert answers[0].accepted
     world.nodes[A].kill_host()
     new = wait_primary(world, 10, other_than=A)
     assert document(world).scheduled is None
