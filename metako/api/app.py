@@ -38,10 +38,9 @@ from metako.api.health import (
 from metako.api.orders import OrderSink, order_routes
 from metako.api.view import JsonObject, cluster_view, local_role, status_view
 from metako.model.lsn import format_lsn
-from metako.model.status import NodeStatus
+from metako.model.status import HISTORY_MAX, NodeStatus
 
 HISTORY_DEFAULT = 50
-HISTORY_MAX = 10_000
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _READ = ("GET", "HEAD", "OPTIONS")
 _READ_AND_POST = (*_READ, "POST")

@@ -55,11 +55,8 @@ def fetch_status(url: str, timeout_s: float) -> dict[str, object]:
         UnreachableError: nobody answers there, or whoever does is not a metako agent.
         UsageError: `url` is not an HTTP address.
     """
-    base = base_url(url)
-    parts = urllib.parse.urlsplit(base)
-    assert parts.hostname, base
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-    return _status(connection, f"{parts.path}/status", base)
+    base, path, connection = _connect(url, timeout_s)
+    return _status(connection, f"{path}/status", base)
 
 
 def fetch_history(url: str, timeout_s: float, limit: int) -> list[object]:
@@ -69,12 +66,8 @@ def fetch_history(url: str, timeout_s: float, limit: int) -> list[object]:
         UnreachableError: nobody answers there, or whoever does is no agent of this version.
         UsageError: `url` is not an HTTP address.
     """
-    base = base_url(url)
-    parts = urllib.parse.urlsplit(base)
-    assert parts.hostname, base
-    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
-    path = f"{parts.path}/history?limit={limit}"
-    code, answer = _exchange(connection, "GET", path, base)
+    base, path, connection = _connect(url, timeout_s)
+    code, answer = _exchange(connection, "GET", f"{path}/history?limit={limit}", base)
     data = _object(answer)
     entries = data.get("history") if data is not None and code == 200 else None
     if not isinstance(entries, list):
@@ -98,6 +91,15 @@ def base_url(url: str) -> str:
     if not valid or any(character.isspace() for character in text):
         raise UsageError(f"not the address of an API: {url!r}; expected http://HOST:PORT")
     return f"http://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def _connect(url: str, timeout_s: float) -> tuple[str, str, http.client.HTTPConnection]:
+    """Return the base of an API's address, its path, and a connection for one request to it."""
+    base = base_url(url)
+    parts = urllib.parse.urlsplit(base)
+    assert parts.hostname, base
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+    return base, parts.path, connection
 
 
 class LocalAgent:

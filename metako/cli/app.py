@@ -25,11 +25,11 @@ from metako.cli.target import agent_socket, api_url, load_config, psql_url
 from metako.cli.upkeep_app import add_upkeep_commands
 from metako.model.errors import UsageError
 from metako.model.orders import TIMEOUT_DEFAULT_S, TIMEOUT_MAX_S, TIMEOUT_MIN_S
+from metako.model.status import HISTORY_MAX
 
 WATCH_INTERVAL_S = 1.0
 LOG_LINES = 20
 LOG_LINES_MAX = 1_000_000
-HISTORY_MAX = 10_000
 EXIT_USAGE = 2
 
 

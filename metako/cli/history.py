@@ -11,20 +11,19 @@ from datetime import datetime
 
 from metako.api.client import fetch_history
 from metako.cli.output import printable, write_json, write_line
+from metako.model.status import HISTORY_MAX
 
 PARTS = ("silence", "delay", "votes", "document", "promotion", "commit")
 """Of an election, in their order; `Took` says what they are."""
 UNKNOWN_TIME = "-" * 19
 ELECTION = "election"
-ASKED_MAX = 10_000
-"""Entries that the API gives at once."""
 
 
 def show_history(
     url: str, *, limit: int, elections_only: bool, timeout_s: float, as_json: bool
 ) -> int:
     """Show the newest entries of the history; return the exit code."""
-    asked = limit if not elections_only else ASKED_MAX
+    asked = limit if not elections_only else HISTORY_MAX
     entries = [e for e in fetch_history(url, timeout_s, asked) if isinstance(e, dict)]
     if elections_only:
         entries = [entry for entry in entries if entry.get("kind") == ELECTION][-limit:]

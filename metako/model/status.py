@@ -9,6 +9,9 @@ from metako.model.ids import NodeId, Term
 from metako.model.member import Member
 from metako.model.postgres import PostgresObserved
 
+HISTORY_MAX = 10_000
+"""Entries of its history that a node shows at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeStatus:

@@ -4,9 +4,6 @@ In: a scenario, a seed. Out: orders through the injector, to whichever node. Inv
 makes a run hopeless: three voters stay, and standbys enough for the acknowledgements that are asked
 for.
 What an order comes to is the engine's business; one that is refused is as good as another.
-
-It draws from a stream of its own, so that a seed's other random faults are what they would be
-without it. Only some of the seeds have such operators.
 """
 
 from __future__ import annotations
@@ -15,78 +12,43 @@ from collections.abc import Iterable, Sequence
 
 from metako.model.document import ClusterDocument, Durability, Phase
 from metako.model.ids import NodeId
-from sim.faults import Fault, Injector, Value
-from sim.faults.kind import Family
+from sim.faults import Value
 from sim.faults.surface import FaultyWorld
-from sim.heap import NS_PER_S, Heap
 from sim.scenario.model import Scenario
+from sim.scenario.operators import RandomOperators
 from sim.standing import is_member
-from sim.streams import stream
 
 PART = 0.4
 """Of the seeds, those with such operators."""
-CALM_NS = 6 * NS_PER_S
-"""A new cluster gets this long to form."""
 VOTERS_MIN = 3
 CHANGES_MAX = 40
 LEARNER_SHARE = 0.2
 """Of those that are taken in, the part that is to have no vote."""
 
 
-class RandomMembers:
+class RandomMembers(RandomOperators):
     """See the module's docstring. A `Script`."""
 
     def __init__(self, scenario: Scenario, seed: int) -> None:
-        self._rng = rng = stream(seed, scenario.name, "random members")
-        conditions = scenario.random
-        wanted = str(Family.OPERATOR) in conditions.faults
-        without = set(conditions.without)
-        kinds = ("add_member", "remove_member")
-        allowed = [k for k in kinds if wanted or k in conditions.faults]
-        off = str(Family.OPERATOR) in without
-        self.kinds = tuple(k for k in allowed if not off and k not in without)
-        self._some = rng.random() < PART
-        self._gap_ns = round(rng.uniform(3, 12) * NS_PER_S)  # between two orders, on average
-        self._left = CHANGES_MAX
-        self._over = False
-        self._injector: Injector  # from `begin` on, and so is the heap
-        self._heap: Heap
+        super().__init__(
+            scenario,
+            seed,
+            purpose="random members",
+            kinds=("add_member", "remove_member"),
+            part=PART,
+            gap_max_s=12,
+            orders_max=CHANGES_MAX,
+        )
 
-    def begin(self, injector: Injector) -> None:
-        """See `sim.scenario.plan.Script`."""
-        self._injector, self._heap = injector, injector.world.heap
-        if self.kinds and self._some:
-            self._heap.after(CALM_NS + self._next_ns(), self._turn)
-
-    def end(self) -> None:
-        """See `sim.scenario.plan.Script`."""
-        self._over = True
-
-    def on_event(self, name: str, node: str) -> None:
-        """See `sim.scenario.plan.Script`. Operators wait for nothing."""
-
-    def on_mark(self, name: str, node: str) -> None:
-        """See `sim.scenario.plan.Script`. Operators wait for nothing."""
-
-    def _next_ns(self) -> int:
-        return round(self._rng.expovariate(1 / self._gap_ns))
-
-    def _turn(self) -> None:
-        if self._over or not self._left:
-            return
-        self._left -= 1
+    def _act(self) -> None:
         world = self._injector.world
         document = world.document()
         if document is not None and document.phase is Phase.ACTIVE:
             orders = [o for o in self._sensible(world, document) if o[0] in self.kinds]
             if orders:
-                self._give(world, *self._rng.choice(orders))
-        self._heap.after(self._next_ns(), self._turn)
-
-    def _give(self, world: FaultyWorld, kind: str, args: dict[str, Value]) -> None:
-        # One that it is about may not count in the cluster, and then refuses.
-        asked = self._rng.choice([n for n in world.names if n != args["member"]])
-        self._injector.apply(Fault.make(self._heap.now_ns, kind, {"node": asked, **args}))
+                kind, args = self._rng.choice(orders)
+                # One that it is about may not count in the cluster, and then refuses.
+                self._give(kind, args, not_to=args["member"])
 
     def _sensible(
         self, world: FaultyWorld, document: ClusterDocument

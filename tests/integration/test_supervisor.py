@@ -210,17 +210,21 @@ async def test_failover_on_a_reserved_timeline_and_rewind_of_the_old_primary():
         assert not a.failures, a.failures
 
 
+async def deposed(a, b, statement):
+    """Let `a` crash after a statement that `b` has not got, and `b` lead; return the timelines."""
+    entries = await initialize(a)
+    await attach(b, a, 1, entries)
+    await b.target(Detached(Term(2)), settled_detached(2))
+    await a.psql(statement)
+    await crash(a)
+    await lead(b, 2, 6)
+    return [*entries, entry(2, 6, 2, b.observed.history[-1].begin_lsn)]
+
+
 async def test_a_rewind_asks_for_its_source_before_it_touches_the_data():
     """Else the last copy of a commit would vouch for nothing because some host is gone."""
     async with nodes("ab", bindir=BINDIR) as (a, b):
-        entries = await initialize(a)
-        await attach(b, a, 1, entries)
-        await b.target(Detached(Term(2)), settled_detached(2))
-        await a.psql("create table only_here()")
-        await crash(a)
-        await lead(b, 2, 6)
-        entries.append(entry(2, 6, 2, b.observed.history[-1].begin_lsn))
-
+        entries = await deposed(a, b, "create table only_here()")
         old_id, asked = a.observed.data_id, following(b, 2, entries)
         nobody = replace(asked.upstream, address=replace(b.address, port=free_port()))
         await a.target(replace(asked, upstream=nobody), lambda _: bool(a.failures), "refused")
@@ -253,14 +257,8 @@ async def test_an_old_primary_that_is_stopped_amid_its_crash_recovery_is_rewound
     come, and before it replays anything it syncs its data directory, however large that is.
     """
     async with nodes("ab", bindir=BINDIR) as (a, b):
-        entries = await initialize(a)
-        await attach(b, a, 1, entries)
-        await b.target(Detached(Term(2)), settled_detached(2))
-        await a.psql("create table t(i int); insert into t select generate_series(1,300000)")
-        await crash(a)
-        await lead(b, 2, 6)
-        entries.append(entry(2, 6, 2, b.observed.history[-1].begin_lsn))
-
+        rows = "create table t(i int); insert into t select generate_series(1,300000)"
+        entries = await deposed(a, b, rows)
         before = len(a.log())
         a.supervisor.set_target(Detached(Term(2)))
         startup = await stopped_startup(a)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from metako.cli import history
 from metako.cli.app import build_app
+from metako.model.status import HISTORY_MAX
 
 ELECTION = {
     "at": "2026-11-30T05:12:33.123+00:00",
@@ -65,7 +66,7 @@ def test_each_change_is_a_line_and_an_election_has_its_parts(run):
 def test_elections_alone_are_the_newest_of_all(run):
     result, asked = run("--elections", "-n", "1", "--json")
     assert json.loads(result.stdout) == [ELECTION]
-    assert asked[0][1] == history.ASKED_MAX
+    assert asked[0][1] == HISTORY_MAX
 
 
 def test_a_number_that_is_none_is_refused(run):
