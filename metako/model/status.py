@@ -9,7 +9,7 @@ from metako.model.ids import NodeId, Term
 from metako.model.member import Member
 from metako.model.postgres import PostgresObserved
 
-HISTORY_MAX = 10_000
+HISTORY_MAX = 1000
 """Entries of its history that a node shows at once."""
 
 

@@ -18,17 +18,16 @@ from pathlib import Path
 from metako.cluster.history import election_event
 from metako.model.document import ClusterDocument
 from metako.model.events import Event
+from metako.model.status import HISTORY_MAX
 from metako.observability.sinks import QueuedSink, RotatingFile
 
 Entry = dict[str, object]
 
 FILE_NAME = "history.jsonl"
-SHOWN_MAX = 500
-"""Entries in memory; the file has more."""
 ROTATION_BYTES = 1 << 20
 RETENTION = 3
 """Files beside the newest one."""
-READ_BYTES_MAX = 256 << 10
+READ_BYTES_MAX = 512 << 10
 """Of the newest file, at the start."""
 ELECTION = "election"
 
@@ -39,7 +38,7 @@ class HistoryBook:
     def __init__(self, directory: Path) -> None:
         """Read what was written before; a file that cannot be read is as good as none."""
         path = directory / FILE_NAME
-        self._entries: deque[Entry] = deque(_read_untrusted(path), SHOWN_MAX)
+        self._entries: deque[Entry] = deque(_read_untrusted(path), HISTORY_MAX)
         file = RotatingFile(path, rotation_bytes=ROTATION_BYTES, retention=RETENTION)
         self._sink = QueuedSink(file, name="history")
 

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from operator import attrgetter
 
 from metako.model.document import ClusterDocument
 from metako.model.timeline import TimelineEntry, trimmed
@@ -68,8 +69,9 @@ def rebuild(short: ShortDocument, own: ClusterDocument | None) -> ClusterDocumen
     return whole
 
 
+_every_field = attrgetter(*(field.name for field in fields(TimelineEntry)))
+
+
 def _digest(entries: Sequence[TimelineEntry]) -> str:
-    fields = [
-        (e.term, e.tli, e.parent_tli, e.begin_lsn, e.node, e.reason, e.confirmed) for e in entries
-    ]
-    return hashlib.blake2b(pack(fields), digest_size=DIGEST_CHARS // 2).hexdigest()
+    packed = pack([_every_field(entry) for entry in entries])
+    return hashlib.blake2b(packed, digest_size=DIGEST_CHARS // 2).hexdigest()

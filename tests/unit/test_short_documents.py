@@ -1,6 +1,6 @@
 """Documents without their oldest timelines: what is rebuilt, what is refused, when all is sent."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from itertools import pairwise
 
 import msgpack
@@ -11,7 +11,7 @@ from metako.election.sharing import Sharing
 from metako.model.document import NO_DOCUMENT
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import Lsn
-from metako.model.timeline import TIMELINES_IN_FULL_MAX, TIMELINES_MAX, TimelineEntry, trimmed
+from metako.model.timeline import TIMELINES_IN_FULL_MAX, TIMELINES_MAX, TimelineEntry, Took, trimmed
 from metako.wire.codec import decode_untrusted, encode, encode_document
 from metako.wire.limits import DOCUMENT_MAX_BYTES
 from metako.wire.messages import DocumentCopy, DocumentOffer, DocumentWanted, ShortDocument
@@ -23,12 +23,14 @@ KEPT = 4
 def reserved(number, *, parent=None):
     begin = Lsn(number << 24)
     above = TimelineId(number - 1 if parent is None else parent)
-    return TimelineEntry(Term(number), TimelineId(number), above, begin, NodeId("n1"), "election")
+    node, why = NodeId("n1"), "election"
+    return TimelineEntry(Term(number), TimelineId(number), above, begin, node, why, when_ms=number)
 
 
 def confirmed(entries):
     last = entries[-1]
-    return (*entries[:-1], replace(last, begin_lsn=Lsn(last.begin_lsn + 40), confirmed=True))
+    begin, took = Lsn(last.begin_lsn + 40), Took(*range(1, 7))
+    return (*entries[:-1], replace(last, begin_lsn=begin, confirmed=True, took=took))
 
 
 def versions(failovers, in_vain=()):
@@ -59,7 +61,7 @@ def test_the_format_of_a_short_document_does_not_change():
         "v": 1,
         "k": "doc-short",
         "c": 4,
-        "x": "2a04f5cbe01fe9bde1c893a70153aae1",
+        "x": "4ff9fee6e87e04d77c6f2a30aa48c442",
         "t": 7,
     }
     assert [entry["i"] for entry in told["tl"]] == [5, 6]
@@ -102,6 +104,30 @@ def test_it_takes_fewer_missed_failovers_than_timelines_that_are_told(missed):
     active = versions(40)[1::2]
     found = rebuild(shorten(active[-1], KEPT), active[-1 - missed])
     assert found == (active[-1] if missed <= KEPT else None)
+
+
+OTHER = {
+    "term": Term(77),
+    "tli": TimelineId(77),
+    "parent_tli": TimelineId(77),
+    "begin_lsn": Lsn(77),
+    "node": NodeId("n7"),
+    "reason": "another",
+    "confirmed": False,
+    "when_ms": 77,
+    "took": None,
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(TimelineEntry)])
+def test_no_field_of_what_is_left_out_may_differ(name):
+    """Else one version of a document would have two contents."""
+    own = versions(12)[-1]
+    third = replace(own.timelines[2], **{name: OTHER[name]})
+    differs = replace(own, timelines=(*own.timelines[:2], third, *own.timelines[3:]))
+    assert differs != own
+    assert rebuild(shorten(own, KEPT), own) == own
+    assert rebuild(shorten(own, KEPT), differs) is None
 
 
 def test_a_timeline_that_was_reserved_in_vain_here_alone_is_left_aside():
