@@ -39,10 +39,13 @@ def qualifies(world: World, group: Collection[NodeId]) -> bool:
     within, newest = world.document(group), world.document()
     if within is None or newest is None or not all(counts(node, newest) for node in nodes):
         return False
-    # A newer document of somebody outside may be on its way to the group, and then counts there.
+    # A newer document of somebody outside may be on its way to the group, and then counts there. So
+    # does one that a node starts with though it could not be told that it was written.
+    unsure = [node.unsure.document for node in nodes if node.unsure is not None]
+    documents = [within, newest, *(d for d in unsure if d is not None and d.ref > within.ref)]
     return all(
         has_majority(world, document, group) and _can_lead(world, document, group)
-        for document in (within, newest)
+        for document in documents
     )
 
 

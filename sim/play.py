@@ -151,6 +151,8 @@ def world_config(scenario: Scenario, seed: int) -> WorldConfig:
         spares=cluster.spares,
         acks=cluster.acks,
         durability=cluster.durability,
+        pair_mode=cluster.pair_mode,
+        takeover_wait_ms=cluster.takeover_wait_ms,
         election=cluster.election,
         clients=_clients(scenario, seed),
         drift_ppm=scenario.random.drift_ppm,

@@ -96,6 +96,7 @@ class Processes:
         self.lease_end_ns = 0  # virtual time at which that lease ends or was given up
         self.was_hidden = False  # a pause that no clock shows has happened here
         self.hard: HardState | None = None  # newest durable record
+        self.unsure: HardState | None = None  # its write failed, and it may be on the disk
         self.routing: RoutingTable | None = None  # newest table of the running agent
         self.slow_factor_ns = 0  # time that a step of a starved agent takes
         self.burnt_ns = 0  # time that it waits for a core on a host that is kept busy
@@ -205,7 +206,7 @@ class Processes:
             armed=armed,
         )
         world.watch.booted(self, self.hard, hard)
-        self.hard = hard
+        self.hard, self.unsure = hard, None
         agent = self.agent = SimAgent(self.heap, self.clock, self, engine, hard.boot_epoch)
         agent.step_ns = self.step_ns
         if not self.witness:
@@ -269,6 +270,7 @@ class Processes:
                     self.hard = hard  # it is on the disk, whoever asked for it
                 return
             if error is not None:
+                self.unsure = hard
                 self._fence_and_end(str(error))
                 return
             self.hard = hard

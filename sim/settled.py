@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 
 from metako.election.settings import ElectionSettings
-from metako.model.document import ClusterDocument, Durability
+from metako.model.document import ClusterDocument, Durability, PairMode
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, TimelineId
 from metako.model.status import NodeStatus
@@ -84,6 +84,7 @@ class Stage(World):
         spares: str = "",
         acks: int = 1,
         durability: Durability = Durability.QUORUM,
+        pair_mode: PairMode | None = PairMode.MANUAL,
         election: ElectionSettings | None = None,
         down: str = "",
     ) -> None:
@@ -93,6 +94,7 @@ class Stage(World):
             spares=tuple(map(NodeId, spares)),
             acks=acks,
             durability=durability,
+            pair_mode=pair_mode,
             election=election or ElectionSettings(),
             clients=(ClientConfig("c1", rate=0),),  # so that commits are expected to return
             down=tuple(map(NodeId, down)),
@@ -141,6 +143,7 @@ def settled(
     spares: str = "",
     acks: int = 1,
     durability: Durability = Durability.QUORUM,
+    pair_mode: PairMode | None = PairMode.MANUAL,
     election: ElectionSettings | None = None,
 ) -> Stage:
     """Return a cluster with a primary, every data node in the sync set, and some writes."""
@@ -151,6 +154,7 @@ def settled(
         spares=spares,
         acks=acks,
         durability=durability,
+        pair_mode=pair_mode,
         election=election,
     )
     settle(world)

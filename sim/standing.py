@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from metako.model.document import ClusterDocument
+from metako.model.document import ClusterDocument, PairMode
 from metako.model.ids import NodeId, RecordId
 
 if TYPE_CHECKING:
@@ -76,3 +76,22 @@ def has_majority(
 ) -> bool:
     """Return whether those of a group that `who` is true of have a majority of the votes."""
     return 2 * len(voters_among(world, document, group, who=who)) > len(document.voters)
+
+
+def decides(document: ClusterDocument) -> NodeId | None:
+    """Return who of a pair may be elected alone, and without whom nothing is agreed on."""
+    data = [name for name in document.voters if name not in document.witnesses]
+    if document.pair is None or len(data) != 2 or len(document.voters) != 2:
+        return None
+    listed = [m.node for m in document.sync.members if m.node in document.voters]
+    standby = [name for name in listed if name != document.primary]
+    takes_over = document.pair is PairMode.TAKEOVER and standby
+    return standby[0] if takes_over else document.primary
+
+
+def agree(document: ClusterDocument, nodes: Collection[NodeId]) -> bool:
+    """Return whether a version or a lease stands by what those nodes have answered."""
+    decisive = decides(document)
+    if decisive is None:
+        return 2 * len([name for name in document.voters if name in nodes]) > len(document.voters)
+    return {document.primary, decisive} <= set(nodes)

@@ -7,14 +7,15 @@ that a fault takes away later has been one: what was said by it was true.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metako.model.document import NO_DOCUMENT, ClusterDocument, DocumentRef
 from metako.model.durable import HardState
 from metako.model.events import Event, EventName
 from metako.model.ids import NodeId, RecordId, Term
-from sim.standing import record_named
+from metako.model.orders import Order
+from sim.standing import agree, decides, record_named
 from sim.watch import Watcher
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ class Versions(Watcher):
         self._held: dict[tuple[NodeId, RecordId], DocumentRef] = {}  # newest that was durable
         self._votes: dict[tuple[Term, NodeId], set[RecordId]] = {}  # that were durable, by whom for
         self._live: tuple[ClusterDocument, ...] | None = None  # None: has to be found anew
+        self._given_up: set[NodeId] = set()  # by operators' orders
+
+    def ordered(self, node: Processes, order: Order) -> None:
+        self._given_up.update(order.lost)
 
     # ------------------------------------------------------------ what there is
 
@@ -92,23 +97,30 @@ class Versions(Watcher):
         return self._live
 
     def is_on_majority(self, document: ClusterDocument, voters: ClusterDocument) -> bool:
-        """Return whether a version, or a later one, was durable at most voters of another one.
+        """Return whether a version, or a later one, was durable at enough voters of another one.
 
         Only what is in the records counts by which they are voters.
         """
-        having = [
-            name
-            for name in voters.voters
-            if self._held.get((name, record_named(voters, name)), NO_DOCUMENT) >= document.ref
-        ]
-        return _is_majority(having, voters)
+        having = []
+        for name in voters.voters:
+            # Also one that the version takes in by a new record: whoever counts by its former
+            # record has lost that, and elects nobody.
+            records = {record_named(voters, name), record_named(document, name)}
+            held = [self._held.get((name, record), NO_DOCUMENT) for record in records]
+            if max(held) >= document.ref:
+                having.append(name)
+        return agree(voters, having)
 
     def was_elected(self, node: NodeId, term: Term, voters: ClusterDocument) -> bool:
-        """Return whether most voters of a document had durably voted for a node in a term."""
+        """Return whether most voters of a document had durably voted for a node in a term.
+
+        In a pair the one that decides needs its own vote alone, and the other one an operator who
+        says that the first is off.
+        """
         records = self._votes.get((term, node), set())
         voted = [name for name in voters.voters if record_named(voters, name) in records]
-        return _is_majority(voted, voters)
-
-
-def _is_majority(nodes: Collection[NodeId], document: ClusterDocument) -> bool:
-    return 2 * len(nodes) > len(document.voters)
+        if node in voted and decides(voters) is not None:
+            others = {name for name in voters.voters if name != node}
+            if node == decides(voters) or others <= self._given_up:
+                return True
+        return 2 * len(voted) > len(voters.voters)

@@ -16,7 +16,7 @@ from functools import partial
 from metako.cluster.engine import NodeSettings
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.membership.config import MembershipConfig
-from metako.model.document import ClusterDocument, Durability
+from metako.model.document import ClusterDocument, Durability, PairMode
 from metako.model.ids import Address, NodeId, TimelineId
 from metako.model.member import MemberMeta
 from metako.wire.codec import decode_untrusted, encode
@@ -59,6 +59,8 @@ class WorldConfig:
     spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
     acks: int = 1
     durability: Durability = Durability.QUORUM
+    pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both
+    takeover_wait_ms: int = 0  # `takeover`: beyond the hold
     election: ElectionSettings = field(default_factory=ElectionSettings)
     membership: MembershipConfig = field(default_factory=MembershipConfig)
     clients: tuple[ClientConfig, ...] = ()
@@ -176,6 +178,8 @@ class World:
                 witnesses=tuple(n for n in config.witnesses if n in self.members),
                 acks=config.acks,
                 durability=config.durability,
+                pair_mode=config.pair_mode,
+                takeover_wait_ms=config.takeover_wait_ms,
             ),
             membership=config.membership,
             address=Address(name, GOSSIP_PORT),

@@ -170,6 +170,7 @@ def _document(document: ClusterDocument, committed: DocumentRef) -> JsonObject:
         "leaving": list(document.leaving),
         "hold_ms": document.hold_ms,
         "paused": document.paused,
+        "pair_mode": document.pair.value if document.pair else None,
         "switchover": _switchover(document.switchover) if document.switchover else None,
         "scheduled": _scheduled(document.scheduled) if document.scheduled else None,
         "restarts": [_restart(restart) for restart in document.restarts],

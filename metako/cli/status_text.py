@@ -17,7 +17,7 @@ from datetime import datetime
 from metako.cli.output import plain_table, printable
 from metako.cli.status_data import UNKNOWN, Data, names_at, object_at, objects_at, text_at
 from metako.cli.upkeep_text import upkeep_facts
-from metako.model.document import majority_of
+from metako.model.document import PairMode, majority_of
 
 LOST_RECORD = "lost record"
 NO_MEMBER = "not a member"
@@ -279,8 +279,14 @@ def doing(member: Data) -> str:
 
 
 def votes_of(data: Data) -> str:
-    """Return how many voters there are by the document, and how many of them are needed."""
-    count = len(names_at(object_at(data, "document") or {}, "voters"))
+    """Return how many voters there are by the document, and which of them are needed."""
+    document = object_at(data, "document") or {}
+    count = len(names_at(document, "voters"))
+    mode = document.get("pair_mode")
+    if mode == PairMode.MANUAL:
+        return "2 voters, pair_mode manual: the primary goes on alone, both elect the next one"
+    if mode == PairMode.TAKEOVER:
+        return "2 voters, pair_mode takeover: the synchronous standby takes over alone"
     noun = "voter" if count == 1 else "voters"
     return f"{count} {noun}, of which {majority_of(count)} are needed"
 

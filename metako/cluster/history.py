@@ -97,6 +97,9 @@ def _differences(
         yield "sync_set", f"commits wait for {_sync(after.sync)} (before: {_sync(before.sync)})"
     if before.durability is not after.durability:
         yield "durability", f"durability is {after.durability} (before: {before.durability})"
+    if before.pair is not after.pair:
+        mode = f"pair_mode is {after.pair}" if after.pair else "no pair_mode: a majority decides"
+        yield "pair_mode", mode
     if before.paused is not after.paused:
         text = "paused: nobody takes over" if after.paused else "resumed"
         yield "pause", f"the cluster is {text}"

@@ -11,15 +11,8 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from metako.model.document import Durability
+from metako.model.document import Durability, PairMode
 from metako.model.ids import Address, NodeId
-
-
-class PairMode(enum.StrEnum):
-    """What a cluster of two nodes without a witness does when one of them falls silent."""
-
-    MANUAL = "manual"
-    TAKEOVER = "takeover"
 
 
 class WatchdogMode(enum.StrEnum):

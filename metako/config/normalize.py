@@ -17,7 +17,7 @@ from metako.config.problems import Problem
 from metako.config.profiles import GOSSIP_MS, HEALTH_MS, TIMING_MS, check_gossip, check_timing
 from metako.config.schema import FileSchema, TimingSection
 from metako.config.watchdog import check_watchdog, watchdog_timeout_s
-from metako.model.document import Durability
+from metako.model.document import Durability, PairMode
 from metako.model.ids import Address, NodeId
 
 
@@ -131,7 +131,7 @@ def _cluster(schema: FileSchema, members: Members) -> out.ClusterConfig:
         bootstrap_node=members.bootstrap_node,
         members=members.members,
         min_votes=section.min_votes,
-        pair_mode=None if section.pair_mode is None else out.PairMode(section.pair_mode),
+        pair_mode=None if section.pair_mode is None else PairMode(section.pair_mode),
         takeover_delay_ms=section.takeover_delay,
         takeover_failures=section.takeover_failures,
         max_clock_skew_ms=section.max_clock_skew,

@@ -14,7 +14,7 @@ import enum
 from dataclasses import replace
 
 from metako.election.core import Core
-from metako.election.errand import NO_ERRAND
+from metako.election.errand import LOST_TERMS, NO_ERRAND
 from metako.election.lossy import excused
 from metako.election.pausing import barred
 from metako.election.quorum import Promise, Verdict, judge, voices
@@ -54,6 +54,7 @@ class Candidate:
         self.term = Term(0)  # stood in, or asked about in the pre-vote
         self.incumbent = False  # a leader that stands again without stopping its server
         self.errand = NO_ERRAND  # an operator's order to stand that is in force
+        self.alone = False  # its own vote is enough, by the pair's rule
         self.stand_at_ns = 0  # CLOCK_MONOTONIC; valid while WAITING
         self.verdict: Verdict | None = None  # newest; None before the first in this candidacy
         self.refusals: dict[NodeId, Refusal] = {}
@@ -89,9 +90,7 @@ class Candidate:
     def wakeup(self) -> int | None:
         if self.stage is Stage.IDLE:
             return None
-        if self.stage is Stage.WAITING:
-            return self.stand_at_ns
-        return self._retry_at_ns
+        return self.stand_at_ns if self.stage is Stage.WAITING else self._retry_at_ns
 
     def _rank(self, primary_crashed: bool) -> int:
         core = self.core
@@ -137,8 +136,8 @@ class Candidate:
         )
 
     def next_term(self) -> Term:
-        hard = self.core.hard
-        return Term(max(hard.term, hard.promised_term, hard.document_ref.term, self.term) + 1)
+        hard, ahead = self.core.hard, LOST_TERMS if self.errand.lost else 1
+        return Term(max(hard.term, hard.promised_term, hard.document_ref.term, self.term) + ahead)
 
     def begin_pre_vote(self, now: Instant) -> None:
         core = self.core
@@ -246,6 +245,8 @@ class Candidate:
         if reply.granted:
             self._granted.add(sender)
             return self._pre_vote_won()
+        if reply.promised > core.hard.promised_term:
+            core.sole.withdraw()
         self.refusals[sender] = reply.refusal or Refusal.TERM
         core.emit(
             EventName.PRE_VOTE_REFUSED,
@@ -284,6 +285,7 @@ class Candidate:
         if not reply.granted:
             self.refusals[sender] = reply.refusal or Refusal.TERM
             if reply.promised > self.term:
+                self.core.sole.withdraw()
                 self.lose(f"{sender} promised term {reply.promised}")
             elif reply.refusal is Refusal.TERM:
                 # The vote was split: do not sit out the whole timeout, somebody may be dead.
@@ -335,9 +337,8 @@ class Candidate:
             if self.barred:
                 self.lose("the cluster is paused")
                 return None
-            if self.errand.lost:
-                document = document.without(self.errand.lost)
-            verdict = judge(document, core.node, promises, min_votes=core.cluster.min_votes)
+            document, least = document.without(self.errand.lost), core.cluster.min_votes
+            verdict = judge(document, core.node, promises, min_votes=least, alone=self.alone)
             self.verdict = excused(core, document, verdict, promises, forced=self.errand.forced)
         return self.verdict
 
@@ -369,7 +370,7 @@ class Candidate:
 
     def _pre_vote_won(self) -> bool:
         document = self.core.document
-        return document is not None and document.has_majority(self._granted)
+        return document is not None and (self.alone or document.has_majority(self._granted))
 
     def pre_vote_won(self) -> bool:
         return self.stage is Stage.PRE_VOTE and self._pre_vote_won()

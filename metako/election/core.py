@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from metako.election.awaiting import Awaited
 from metako.election.course import Course
+from metako.election.pair import SoleRight
 from metako.election.quorum import Promise
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.election.sharing import Sharing
@@ -51,6 +52,7 @@ class Core:
     following: tuple[ClusterDocument, Following] | None = None  # newest one made, and from what
     heir: Awaited = field(default_factory=Awaited)  # whom our release has named
     course: Course = field(default_factory=Course)  # of the newest election, for people
+    sole: SoleRight = field(init=False)  # whether its own vote is enough, in a pair
     _sharing: Sharing = field(init=False)  # what was told of the newest document, and to whom
     _judged: tuple[ClusterDocument | None, Standing] | None = None  # what the newest one makes us
     _dirty: bool = False
@@ -59,6 +61,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self._sharing = Sharing(self.settings.timelines_sent)
+        self.sole = SoleRight(self.node)
 
     # ------------------------------------------------------------ outputs
 
@@ -112,6 +115,8 @@ class Core:
     def promise(self, term: Term, voted_for: NodeId | None = None) -> None:
         """Reject everything below `term` from now on, and vote if a name is given."""
         hard = self.hard
+        if voted_for != self.node and (voted_for is not None or term > hard.promised_term):
+            self.sole.withdraw()
         if term > hard.promised_term:
             hard = replace(hard, promised_term=term)
         if voted_for is not None:
@@ -132,6 +137,7 @@ class Core:
             return False
         before = self.standing_as
         self.record(self.hard.with_document(document))
+        self.sole.adopted(document)
         now = self.standing_as
         if now is before:
             return True

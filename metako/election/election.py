@@ -210,6 +210,8 @@ class Election:
     def heard_rejected(self, message: TermRejected) -> None:
         if message.promised >= TERM_MAX:
             return
+        if message.promised > self.core.hard.promised_term:
+            self.core.sole.withdraw()
         if self.leader is not None and message.rejected == self.leader.term:
             self.leader.heard_rejected(message.promised)
         self.candidate.heard_rejected(message.rejected, message.promised)
@@ -247,7 +249,7 @@ class Election:
             self._hold_ended(now)
         if (self.leader is None or candidate.incumbent) and not self.stopping:
             holding = self.voter.hold.active(now)
-            if candidate.stage is not Stage.IDLE and advance(candidate, now, holding=holding):
+            if candidate.stage is not Stage.IDLE and advance(candidate, now, self.voter.hold):
                 self._take_office(now)
             elif candidate.stage is Stage.IDLE and not holding and self._election_due(now):
                 candidate.schedule(now, candidate.delay_ms(primary_crashed=False))

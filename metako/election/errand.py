@@ -12,6 +12,14 @@ from metako.model.ids import NodeId
 STAND_S = 20.0
 """For so long an order has its node stand again and again."""
 
+LOST_TERMS, LOST_TIMELINES = 1000, 8
+"""How far ahead of all that is known whoever does without a lost member takes its numbers.
+
+It may not be lost after all, and have led, alone, terms and timelines that nobody else has heard
+of. When it is heard again the greater term has to be the one that the operator wanted, and no
+number may stand for two lines of WAL.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Errand:

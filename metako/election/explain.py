@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metako.election.core import Core
 from metako.election.election import Election
 from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.ids import NodeId
@@ -42,7 +43,23 @@ def blocked(election: Election, now: Instant) -> str:
     verdict = election.candidate.verdict
     if verdict is not None and verdict.missing:
         return f"no primary: missing {verdict.missing}"
+    silent = [
+        node for node in core.document.voters if node != core.node and not core.is_alive(node)
+    ]
+    if core.document.decider is not None and silent:
+        return _one_of_two(core, silent[0])
     return "no primary: an election is due"
+
+
+def _one_of_two(core: Core, silent: NodeId) -> str:
+    """Return what the rest of a pair waits for."""
+    if core.sole.held(core.document):
+        return f"no primary: this node takes over once {silent} has been silent for long enough"
+    return (
+        f"no primary: {silent} cannot be reached, and this node may not know what was committed "
+        f"there: it waits for {silent}, or, if the host of {silent} is off, for `metako failover "
+        f"--lost {silent}` here"
+    )
 
 
 def committed(election: Election) -> DocumentRef:

@@ -328,7 +328,7 @@ class Leader:
 
     def _renew(self, now: Instant) -> None:
         first = self.lease.until_boot_ns == 0
-        if self.lease.renew(self.electorate, self._hold_ms) and first:
+        if self.lease.renew(self.electorate, self._hold_ms, self.proposal) and first:
             self._core.emit(
                 EventName.LEASE_GAINED,
                 f"holds the lease of term {self.term}",
@@ -360,12 +360,12 @@ class Leader:
             return
         wanted = proposal.ref
         holders = {n for n, ref in self.refs.items() if ref >= wanted} | {core.node}
-        if not proposal.has_majority(holders) or not self.electorate.has_majority(holders):
+        if not proposal.grants(holders) or not self.electorate.grants(holders):
             return
         entered = self.attachable and not self._in_office()
-        if self.committed is not None and self.committed.voters != proposal.voters:
-            self.lease.voters_changed()
+        self.lease.agreed(self.committed, proposal)
         self.proposal, self.committed = None, proposal
+        core.sole.committed(proposal)
         core.course.committed(now)
         core.emit(
             EventName.DOCUMENT_COMMITTED,

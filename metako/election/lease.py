@@ -83,20 +83,31 @@ class Lease:
         return self.round
 
     def would_count(self, node: NodeId, round_: int, document: ClusterDocument) -> bool:
-        """Return whether a majority has answered that round once `node` has, and had not before."""
+        """Return whether that round counts once `node` has answered it, and did not before."""
         if round_ <= self._counted:
             return False
         answers = self._answers.get(round_)
-        return answers is not None and document.has_majority(answers | {node})
+        return answers is not None and document.grants(answers | {node})
 
     def answer(self, node: NodeId, round_: int) -> None:
         if round_ in self._answers:
             self._answers[round_].add(node)
 
-    def renew(self, document: ClusterDocument, hold_ms: int) -> bool:
-        """Recompute the lease; return whether it became longer."""
+    def renew(
+        self, document: ClusterDocument, hold_ms: int, proposal: ClusterDocument | None = None
+    ) -> bool:
+        """Recompute the lease; return whether it became longer.
+
+        Args:
+            document: whose voters grant it.
+            hold_ms: that they were asked for.
+            proposal: one that is not committed. If another one of a pair decides by it, that one
+                has to grant the lease from now on: it may hear of the document at any moment.
+        """
+        also = document if proposal is None or proposal.decider is None else proposal
         for round_ in range(self.round, self._counted, -1):
-            if round_ in self._answers and document.has_majority(self._answers[round_]):
+            answers = self._answers.get(round_, ())
+            if document.grants(answers) and also.grants(answers):
                 self._counted = round_
                 break
         else:
@@ -106,9 +117,17 @@ class Lease:
         self.until_boot_ns = max(until, self.until_boot_ns)
         return longer
 
-    def voters_changed(self) -> None:
-        """Let rounds that were sent under other voters count no more."""
-        self._counted = self._others_since = self.round
+    def agreed(self, before: ClusterDocument | None, document: ClusterDocument) -> None:
+        """Let rounds count no more that were sent while others had to answer them.
+
+        Args:
+            before: the version that was agreed on until now, if one of this term was.
+            document: the one that is agreed on now.
+        """
+        if before is None:
+            return
+        if (before.voters, before.pair) != (document.voters, document.pair):
+            self._counted = self._others_since = self.round
 
     @property
     def settled(self) -> bool:

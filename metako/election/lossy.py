@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from metako.election.core import Core
 from metako.election.errand import STAND_S, Errand
 from metako.election.quorum import Promise, Verdict
-from metako.model.document import ClusterDocument, Durability
+from metako.model.document import ClusterDocument, Durability, PairMode
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn
@@ -85,7 +85,10 @@ def grounds(core: Core, document: ClusterDocument, *, forced: bool) -> str:
     lag = lag_bytes(core, document, position.lsn if position is not None else Lsn(0))
     behind = "nobody knows how many" if lag is None else f"{lag}"
     why = "an operator's order" if forced else "durability is async"
-    return f"{why}; bytes of WAL that {document.primary} was last heard to have beyond it: {behind}"
+    told = f"{why}; bytes of WAL that {document.primary} was last heard to have beyond it: {behind}"
+    if document.pair is PairMode.MANUAL and document.primary != core.node:
+        told += "; it may have gone on alone after that"
+    return told
 
 
 def by_order(lost: Collection[NodeId]) -> str:
@@ -102,9 +105,15 @@ def _not_lost(election: Election, order: Order) -> str:
             return f"{node} is no member of the cluster"
         if node == core.node:
             return f"{node} is this very node"
-        if core.is_alive(node):
+        if core.is_alive(node) and not _forgot(core, document, node):
             return f"{node} is alive: a member that is not lost is removed by its leader"
     return ""
+
+
+def _forgot(core: Core, document: ClusterDocument | None, node: NodeId) -> bool:
+    """Return whether a member, by what it says, has lost its durable record, and votes no more."""
+    meta = core.members[node].meta
+    return document is not None and meta is not None and not document.admits(node, meta.record_id)
 
 
 def ordered(election: Election, now: Instant, order: Order) -> OrderAnswer:

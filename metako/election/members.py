@@ -20,12 +20,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from metako.election.core import Core
+from metako.election.pair import describe, pair_due
 from metako.model.document import (
     NO_DOCUMENT,
     ClusterDocument,
     DocumentRef,
     Durability,
     MemberRecord,
+    PairMode,
     majority_of,
 )
 from metako.model.events import EventName
@@ -199,7 +201,10 @@ class MemberChanges:
 
     def waiting(self, leader: Leader, document: ClusterDocument) -> tuple[tuple[NodeId, str], ...]:
         """Return what each change that is under way waits for, in words."""
-        told = [(node, self._catching_up(leader, document, node)) for node in document.joining]
+        told = [
+            (node, self._catching_up(leader, document, node) or self._held_up(document))
+            for node in document.joining
+        ]
         for node in document.leaving:
             listed = node in document.sync.nodes()
             why = "commits may still wait for it" if listed else self._needed(document, node)
@@ -218,6 +223,7 @@ class MemberChanges:
             self._let_go(leader, document)
             or self._record_learners(document)
             or self._give_vote(leader, document)
+            or self._change_rule(leader, document)
         )
         if changed is not None:
             leader.propose(now, changed)
@@ -275,6 +281,11 @@ class MemberChanges:
         for node in document.joining:
             if node not in document.learners or self._catching_up(leader, document, node):
                 continue
+            if document.decider is not None:
+                # Elections without the one that decides are possible next, so it stops deciding
+                # first: a version by which both are needed, committed by both.
+                words = "a third voter has caught up"
+                return self._with_rule(document, None, words) if self._both(document) else None
             voters = (*document.voters, node)
             self._tell(node, f"it is a voter now; {_votes(voters)}")
             return _next(
@@ -284,6 +295,32 @@ class MemberChanges:
                 joining=_without(document.joining, node),
             )
         return None
+
+    def _change_rule(self, leader: Leader, document: ClusterDocument) -> ClusterDocument | None:
+        """Put the configured rule of a pair in force, and out of force what is no pair any more."""
+        rule = pair_due(document, self._core.cluster.pair_mode)
+        if rule is document.pair or not leader.lease.settled or not self._both(document):
+            return None
+        return self._with_rule(document, rule, "as configured")
+
+    def _both(self, document: ClusterDocument) -> bool:
+        """Return whether everybody is there whom a version without a decider has to reach."""
+        others = _without(document.voters, self._core.node)
+        return not document.is_pair or all(self._core.is_alive(node) for node in others)
+
+    def _held_up(self, document: ClusterDocument) -> str:
+        """Return why a third voter has to wait for the second one; "" if it has not."""
+        if document.decider is None or self._both(document):
+            return ""
+        silent = ", ".join(_without(document.voters, self._core.node))
+        return f"{silent} cannot be reached, and has to agree to a third voter, or to be removed"
+
+    def _with_rule(
+        self, document: ClusterDocument, rule: PairMode | None, words: str
+    ) -> ClusterDocument:
+        told = f"{describe(rule)} ({words})"
+        self._core.emit(EventName.MEMBERS_CHANGED, told, pair=str(rule or ""))
+        return _next(document, pair=rule)
 
     def _catching_up(self, leader: Leader, document: ClusterDocument, node: NodeId) -> str:
         """Return what a node lacks that is to get a vote; "" if it lacks nothing."""
@@ -306,6 +343,9 @@ class MemberChanges:
 
 
 def _next(document: ClusterDocument, **changes: object) -> ClusterDocument:
+    """Return the next version. By one that takes or gives a vote a majority decides at first."""
+    if changes.get("voters", document.voters) != document.voters:
+        changes["pair"] = None
     return replace(document, version=document.version + 1, **changes)  # type: ignore[arg-type]
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from metako.election.core import Core
+from metako.election.errand import LOST_TIMELINES
 from metako.election.lossy import grounds
 from metako.election.quorum import Promise, data_grounds, data_quorum, successor_sync_set
 from metako.election.reserve import confirm, first_entry, reserve
@@ -39,9 +40,8 @@ def winners_document(
     base: ClusterDocument,
     term: Term,
     promises: Collection[Promise],
-    reason: str,
+    why: Mandate,
     hold_ms: int,
-    when_ms: int,
 ) -> ClusterDocument:
     """Return the first document of a term whose winner has yet to be promoted.
 
@@ -50,9 +50,8 @@ def winners_document(
         base: the newest document found.
         term: that was won.
         promises: that it was won with; the new timeline gets a number above all of theirs.
-        reason: of the promotion, for people.
+        why: it leads.
         hold_ms: that the winner's heartbeats ask for.
-        when_ms: now, by the wall clock.
     """
     observed = core.observed
     assert observed.position is not None
@@ -61,6 +60,9 @@ def winners_document(
         observed.max_tli,
         observed.timeline,
     )
+    if why.lost:
+        told = (entry.tli for entry in base.timelines)
+        highest = TimelineId(max(highest, *told) + LOST_TIMELINES)
     return replace(
         base,
         term=term,
@@ -70,7 +72,7 @@ def winners_document(
         primary_data_id=observed.data_id,
         phase=Phase.PROMOTING,
         sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
-        timelines=_reserved(core, base, highest, term, reason, when_ms),
+        timelines=_reserved(core, base, highest, term, why.reason, why.when_ms),
         switchover=None,  # this promotion is what came of it
         scheduled=base.scheduled if base.primary == core.node else None,
         restarts=left_after(base),
@@ -100,10 +102,10 @@ def first_document(
     """
     if base.phase is Phase.INITIALIZING or serving:
         return replace(base, term=term, version=base.version + 1, hold_ms=hold_ms)
-    document = winners_document(core, base, term, promises, why.reason, hold_ms, why.when_ms)
+    document = winners_document(core, base, term, promises, why, hold_ms)
     if why.resumes:
         document = replace(document, paused=False)
-    return document.without(why.lost) if why.lost else document
+    return document.going_on_without(why.lost) if why.lost else document
 
 
 def activated_document(core: Core, document: ClusterDocument, now: Instant) -> ClusterDocument:
@@ -148,11 +150,16 @@ def tell_won(
     incumbent: bool,
     forced: bool,
 ) -> None:
-    """Report with whose votes an election was won, and why the winner has every commit, if so."""
+    """Report with whose votes an election was won, and why the winner has every commit, if so.
+
+    Who does without the votes of a majority may not know the newest document, by which another set
+    of standbys, or none, has the newest commits: then nothing shows that it has them.
+    """
     data, own = "its own server is the primary", promises[core.node].position
     if not incumbent and document.phase is not Phase.INITIALIZING:
+        newest = not forced or document.has_majority(promises)
         data = data_grounds(document, core.node, promises)
-        if own is None or not data_quorum(document, own, promises):
+        if own is None or not newest or not data_quorum(document, own, promises):
             data = grounds(core, document, forced=forced)
             core.emit(EventName.COMMITS_MAY_BE_LOST, data, Severity.ERROR, term=term)
     core.emit(

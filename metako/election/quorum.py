@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from metako.model.document import ClusterDocument, DocumentRef, SyncMember, SyncSet
+from metako.model.document import ClusterDocument, DocumentRef, PairMode, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, TimelineId
 from metako.model.lsn import RankedPosition
 
@@ -74,10 +74,19 @@ def judge(
     promises: Mapping[NodeId, Promise],
     *,
     min_votes: int = 0,
+    alone: bool = False,
 ) -> Verdict:
-    """Return whether `candidate` may lead under `document` with these promises."""
+    """Return whether `candidate` may lead under `document` with these promises.
+
+    Args:
+        document: the newest one found.
+        candidate: whose promise is among them.
+        promises: those that count.
+        min_votes: that the configuration asks for.
+        alone: the candidate may be elected by its own vote (`election.pair`).
+    """
     granted = [node for node in document.voters if node in promises]
-    control = document.has_majority(granted) and len(granted) >= min_votes
+    control = (alone or document.has_majority(granted)) and len(granted) >= min_votes
     own = promises.get(candidate)
     if own is None or own.position is None or not own.detached:
         return Verdict(control, data=False, better=None, missing="own position unknown")
@@ -182,9 +191,11 @@ def successor_sync_set(
     """Return S_new = (S ∪ {P}) ∖ {winner} with the same k.
 
     Anything else at this moment would shrink the data quorum of the *next* election below what
-    the commits of the last primary are covered by.
+    the commits of the last primary are covered by. In a pair in which the standby decides S_new is
+    empty: the winner, which has every commit, would else need the one that may be lost. Then the
+    next election takes the winner's own promise, and nothing less covers anything.
     """
-    if document.sync.k == 0:
+    if document.sync.k == 0 or document.pair is PairMode.TAKEOVER:
         return SyncSet()
     members = dict.fromkeys(document.sync.members)
     if document.primary != winner:

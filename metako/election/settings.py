@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metako.model.document import Durability
+from metako.model.document import Durability, PairMode
 from metako.model.ids import NodeId
 
 CLOCK_RATE_ERROR = 0.01
@@ -41,8 +41,10 @@ class ElectionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """What the configuration says about the cluster; used at the first bootstrap only, except
-    for `acks`, `min_votes`, `priority`, `max_lag_bytes` and `watchdog_required`."""
+    """What the configuration says about the cluster.
+
+    Name, bootstrap node, members and durability are used at the first bootstrap only.
+    """
 
     name: str
     bootstrap_node: NodeId
@@ -55,3 +57,5 @@ class ClusterSettings:
     priority: int = 100  # of this node; 0 never stands
     max_lag_bytes: int = 1 << 20  # `async` only: who is further behind is not elected
     watchdog_required: bool = False  # this node does not lead while its watchdog cannot be armed
+    pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both
+    takeover_wait_ms: int = 0  # `takeover` only: beyond the hold, before the standby takes over

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from metako.election.candidate import Candidate, Stage
+from metako.election.core import Core
 from metako.election.errand import NO_ERRAND
+from metako.election.lease import Hold
 from metako.model.document import Phase
-from metako.model.instant import Instant
+from metako.model.instant import Instant, milliseconds
 
 WAIT_REPEATS = 4
 """A node that cannot stand yet looks again after so many `retry_ms`."""
 
 
-def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
+def advance(candidate: Candidate, now: Instant, hold: Hold) -> bool:
     """Do what is due for a candidacy; return whether it has won and can lead.
 
     Args:
         candidate: changed in place.
         now: the time of this step.
-        holding: the voter of the same node holds for somebody; then it does not begin to stand.
+        hold: of the same node's voter. While it lasts the node does not begin to stand.
     """
-    core = candidate.core
+    core, holding = candidate.core, hold.active(now)
+    candidate.alone = core.sole.held(core.document) and _waited(core, now, hold)
     if candidate.errand is not NO_ERRAND and now.mono_ns >= candidate.errand.until_ns:
         candidate.errand = NO_ERRAND
     if candidate.stage is Stage.WAITING and now.mono_ns >= candidate.stand_at_ns:
@@ -45,6 +48,17 @@ def advance(candidate: Candidate, now: Instant, *, holding: bool) -> bool:
         return True
     candidate.tick(now)
     return False
+
+
+def _waited(core: Core, now: Instant, hold: Hold) -> bool:
+    """Return whether the one that decides in a pair has waited long enough for the other one.
+
+    A standby waits for longer than its hold, as configured: a primary that is only slow to come
+    back keeps its data, and its applications their sessions.
+    """
+    if core.document is None or core.document.primary == core.node:
+        return True
+    return now.mono_ns >= hold.until_ns + milliseconds(core.cluster.takeover_wait_ms)
 
 
 def _judge(candidate: Candidate) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from metako.election.core import Core
 from metako.election.syncset import Order, SyncChange, next_change
-from metako.model.document import ClusterDocument, SyncMember, SyncSet
+from metako.model.document import ClusterDocument, PairMode, SyncMember, SyncSet
 from metako.model.events import EventName
 from metako.model.ids import NodeId
 from metako.model.instant import Instant, milliseconds
@@ -260,7 +260,10 @@ class SyncSetKeeper:
         core = self._core
         settle = milliseconds(core.settings.standby_settle_ms)
         grace = milliseconds(core.settings.standby_grace_ms)
-        others = [node for node in document.data_members() if node != core.node]
+        # Where the standby decides alone, no other one may have commits that it lacks.
+        alone = document.pair is PairMode.TAKEOVER
+        able = document.voters if alone else document.data_members()
+        others = [node for node in able if node != core.node]
         if all(self._gone(node) and self._away(node) for node in others):
             grace = 0  # nobody is left who could acknowledge: waiting would only block commits
         streaming, awaited = [], []

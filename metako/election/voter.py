@@ -85,6 +85,8 @@ class Voter:
         self.hold.extend(now, beat.hold_ms, sender, beat.term, beat.boot_epoch, beat.round)
         before = self.heartbeat
         self.heartbeat, self.heartbeat_at, self.leader = beat, now, sender
+        if core.document is not None and beat.committed == core.document_ref:
+            core.sole.committed(core.document)
         core.send(sender, HeartbeatAck(beat.term, beat.boot_epoch, beat.round, core.document_ref))
         if before is None or before.term != beat.term:
             core.emit(

@@ -33,6 +33,17 @@ class Durability(enum.StrEnum):
     STRICT = "strict"  # k of the listed standbys, always
 
 
+class PairMode(enum.StrEnum):
+    """What two voters without a witness do when one of them falls silent.
+
+    No rule survives the silence of either one: a majority of two is both. So one of the two is the
+    *decider*: the other one can do nothing without it.
+    """
+
+    MANUAL = "manual"  # the primary decides: it goes on alone; its loss waits for an operator
+    TAKEOVER = "takeover"  # the synchronous standby decides: it takes over alone
+
+
 class DocumentRef(NamedTuple):
     """Version of a document; the order is the order of replacement."""
 
@@ -149,6 +160,7 @@ class ClusterDocument:
     leaving: tuple[NodeId, ...] = ()  # members that leave once commits do not wait for them
     scheduled: Scheduled | None = None  # dropped when another node leads
     restarts: tuple[Restart, ...] = ()  # whose servers are restarted, one by one, in this order
+    pair: PairMode | None = None  # the rule of two voters; None: a majority decides
 
     @property
     def ref(self) -> DocumentRef:
@@ -176,6 +188,33 @@ class ClusterDocument:
     @property
     def majority(self) -> int:
         return majority_of(len(self.voters))
+
+    @property
+    def is_pair(self) -> bool:
+        """Return whether there are two voters, both with data, whose majority would be both."""
+        return len(self.voters) == 2 and not set(self.voters) & set(self.witnesses)
+
+    @property
+    def decider(self) -> NodeId | None:
+        """Return who of a pair can be elected by itself (R67); None where a majority decides.
+
+        With `takeover` the standby that has every commit decides, and while there is none, P.
+        """
+        if self.pair is None or not self.is_pair:
+            return None
+        if self.pair is PairMode.TAKEOVER:
+            listed = self.sync.nodes()
+            for voter in self.voters:
+                if voter != self.primary and voter in listed:
+                    return voter
+        return self.primary
+
+    def grants(self, nodes: Collection[NodeId]) -> bool:
+        """Return whether answers of `nodes` renew a lease and make a document committed."""
+        decider = self.decider
+        if decider is None:
+            return self.has_majority(nodes)
+        return self.primary in nodes and decider in nodes
 
     def has_majority(self, nodes: Collection[NodeId]) -> bool:
         """Return whether `nodes` contains a majority of the voters."""
@@ -209,9 +248,11 @@ class ClusterDocument:
     def without(self, nodes: Collection[NodeId]) -> ClusterDocument:
         """Return this very version as if those nodes were no members, and nobody had asked them."""
         sync = tuple(member for member in self.sync.members if member.node not in nodes)
+        voters = tuple(node for node in self.voters if node not in nodes)
         return replace(
             self,
-            voters=tuple(node for node in self.voters if node not in nodes),
+            pair=self.pair if voters == self.voters else None,
+            voters=voters,
             learners=tuple(node for node in self.learners if node not in nodes),
             witnesses=tuple(node for node in self.witnesses if node not in nodes),
             records=tuple(record for record in self.records if record.node not in nodes),
@@ -219,6 +260,14 @@ class ClusterDocument:
             leaving=tuple(node for node in self.leaving if node not in nodes),
             sync=SyncSet(sync, min(self.sync.k, len(sync))),
         )
+
+    def going_on_without(self, nodes: Collection[NodeId]) -> ClusterDocument:
+        """Return this very version for a winner that an operator's order has do without `nodes`.
+
+        The other one of a pair stays a member: it is no hindrance, and comes back by itself.
+        """
+        rest = self.without(nodes)
+        return rest if self.pair is None else replace(self, sync=rest.sync)
 
     def data_members(self) -> tuple[NodeId, ...]:
         """Return the members that hold data, in the document's order."""

@@ -12,6 +12,7 @@ from metako.config.node_config import WatchdogMode
 from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.guard.watchdog import Wish
 from metako.membership import MembershipConfig
+from metako.model.document import PairMode
 from metako.model.errors import ConfigError
 from metako.model.member import MemberMeta
 from metako.postgres.osuser import OsUser
@@ -70,6 +71,8 @@ def node_settings(config: NodeConfig) -> NodeSettings:
             priority=config.node.priority,
             max_lag_bytes=config.durability.max_lag_on_failover_bytes,
             watchdog_required=config.watchdog.mode is WatchdogMode.REQUIRED,
+            pair_mode=cluster.pair_mode or PairMode.MANUAL,
+            takeover_wait_ms=_takeover_wait_ms(config),
         ),
         membership=MembershipConfig(
             probe_interval_ms=config.gossip.probe_interval_ms,
@@ -89,6 +92,15 @@ def node_settings(config: NodeConfig) -> NodeSettings:
             agent_version=metako.__version__,
         ),
     )
+
+
+def _takeover_wait_ms(config: NodeConfig) -> int:
+    """Return how long the standby of a pair waits beyond its hold before it takes over.
+
+    A failed contact is a heartbeat that did not come; the hold spans some of those.
+    """
+    silence = config.cluster.takeover_failures * config.timing.heartbeat_ms
+    return max(config.cluster.takeover_delay_ms, silence - config.timing.hold_ms)
 
 
 def watchdog_wish(config: NodeConfig) -> Wish | None:

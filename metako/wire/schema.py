@@ -125,7 +125,7 @@ KEYS: Mapping[type, str] = MappingProxyType(
         ClusterDocument: "id=cluster_id name=cluster_name sys=system_id t=term n=version p=primary"
         " d=primary_data_id ph=phase vo=voters le=learners wi=witnesses s=sync du=durability"
         " tl=timelines h=hold_ms pause=paused sw=switchover rec=records join=joining go=leaving"
-        " at=scheduled rst=restarts",
+        " at=scheduled rst=restarts pair=pair",
         HardState: "node=node_id boot=boot_epoch t=term vote=voted_for prom=promised_term"
         " rel=released_term hold=max_hold_ms doc=document asked=asked id=record_id",
     }

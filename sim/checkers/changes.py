@@ -22,7 +22,7 @@ from metako.wire.messages import Heartbeat, HeartbeatAck, Outbound
 from sim.heap import NS_PER_S
 from sim.network import Fate
 from sim.postgres.receiver import ReceiverPhase
-from sim.standing import is_member, record_named
+from sim.standing import agree, decides, is_member, record_named
 from sim.versions import Versions
 from sim.watch import ViolationError, Watcher
 
@@ -103,6 +103,8 @@ class Changes(Watcher):
         base = self._versions.base.get(document.ref)
         if base is not None and self._done_without(base, document):
             base = None
+        if base is not None and decides(base) is not None and base.term != document.term:
+            base = None  # all of a pair, or an operator in its place, have elected the new leader
         for voters in (document, base or document):
             if not self._versions.is_on_majority(document, voters):
                 raise ViolationError(
@@ -184,6 +186,13 @@ class Changes(Watcher):
     def _judge_votes(
         self, base: ClusterDocument, document: ClusterDocument, votes: Sequence[NodeId]
     ) -> None:
+        if decides(base) is not None and set(votes) & set(document.voters):
+            self._fail(
+                "voters_step",
+                document,
+                base,
+                f"lets {', '.join(document.voters)} elect, while {decides(base)} decides alone",
+            )
         if len(votes) > 1:
             self._fail("voters_step", document, base, f"changes the votes of {', '.join(votes)}")
         grounds = [base, self._versions.base.get(base.ref) or base]
@@ -223,7 +232,7 @@ class Changes(Watcher):
             for name in base.voters
             if name != document.primary and answered.get(record_named(base, name), -1) < since
         ]
-        return missing if 2 * len(missing) >= len(base.voters) else []
+        return [] if agree(base, [n for n in base.voters if n not in missing]) else missing
 
     def _judge_given(self, base: ClusterDocument, document: ClusterDocument, name: NodeId) -> None:
         if name in document.witnesses or self._has_nearly_all(base, name):

@@ -42,6 +42,7 @@ class Durable(Watcher):
         self.forfeited = 0  # commits that were given up, where that is allowed
         self._may_lose = world.config.durability is Durability.ASYNC
         self._lossy: set[NodeId] = set()  # who leads without a data quorum, and has yet to promote
+        self._lossy_tli = TimelineId(0)  # newest one that begins so; 0: none
 
     def ordered(self, node: Processes, order: Order) -> None:
         # Somebody has said that losing commits is better than waiting.
@@ -53,6 +54,9 @@ class Durable(Watcher):
 
     def acknowledged(self, server: SimServer, commit: Commit) -> None:
         if commit.level not in COUNTED:
+            return
+        if commit.record.tli < self._lossy_tli:
+            self.forfeited += 1  # by a primary that had been given up with all that it had
             return
         late = (
             commit.record.tli < self._tli
@@ -69,6 +73,7 @@ class Durable(Watcher):
     def promoted(self, server: SimServer, tli: TimelineId) -> None:
         if server.node in self._lossy:
             self._forfeit(server)
+            self._lossy_tli = tli
         self._lossy.clear()
         if tli > self._tli:
             self._check(server, "was promoted to")

@@ -17,7 +17,7 @@ from metako.model.document import ClusterDocument
 from metako.model.ids import NodeId
 from sim.heap import NS_PER_MS, NS_PER_S
 from sim.monitor import Monitor, clocks_off
-from sim.standing import counts
+from sim.standing import counts, decides
 from sim.versions import Versions
 from sim.watch import ViolationError, Watcher
 
@@ -46,7 +46,8 @@ class Fenced(Watcher):
         self._world = world
         self._monitor = monitor
         self._versions = versions
-        self._voters: frozenset[NodeId] | None = None  # of the live documents; None: not seen yet
+        # Of the live documents, with who of a pair decides; None: not seen yet.
+        self._voters: tuple[frozenset[NodeId], NodeId | None] | None = None
         self._voters_since_ns = 0  # when they were last seen to change, or to differ
         self._samples = 0
         # When each lease was to end: when they were last looked at, and the time before that.
@@ -109,14 +110,20 @@ class Fenced(Watcher):
         settled = self._voters_are_settled(live, now)
         held: list[int] = []
         for document in live:
-            ends = {name: self._end_of_hold(name, node.name, document) for name in document.voters}
+            decisive = decides(document)
+            if decisive is not None and not settled:
+                continue  # whether it may be elected alone yet depends on what it has heard
+            voters = document.voters if decisive is None else (decisive,)
+            ends = {name: self._end_of_hold(name, node.name, document) for name in voters}
             free = [name for name, end in ends.items() if end <= now]
             # With an even number of voters there are two answers to what a majority holds.
-            enough = len(ends) - document.majority if settled else document.majority - 1
+            majority = len(ends) // 2 + 1
+            enough = len(ends) - majority if settled else majority - 1
             held.append(sorted(ends.values())[enough])
             if len(free) > enough:
                 self._fail(node.name, document, free, settled=settled)
-        self._held[node.name] = min(held)
+        if held:
+            self._held[node.name] = min(held)
 
     def _fail(
         self, name: NodeId, document: ClusterDocument, free: Sequence[NodeId], *, settled: bool
@@ -135,9 +142,12 @@ class Fenced(Watcher):
         )
 
     def _voters_are_settled(self, live: Sequence[ClusterDocument], now: int) -> bool:
-        """Return whether all live documents have had the same voters for longer than a lease."""
-        known = {frozenset(document.voters) for document in live}
-        newest = frozenset(max(live, key=lambda document: document.ref).voters)
+        """Return whether all live documents have had the same voters for longer than a lease.
+
+        Of a pair whose rule is that one of them decides, it has to have been the same one.
+        """
+        known = {_electors(document) for document in live}
+        newest = _electors(max(live, key=lambda document: document.ref))
         longest_ns = 2 * max(document.hold_ms for document in live) * NS_PER_MS
         if self._voters is None:
             self._voters, self._voters_since_ns = newest, now - longest_ns
@@ -163,3 +173,7 @@ class Fenced(Watcher):
         if hold.leader not in (leader, None):
             return 0
         return node.clock.true_at_mono(hold.until_ns, now) if hold.until_ns else 0
+
+
+def _electors(document: ClusterDocument) -> tuple[frozenset[NodeId], NodeId | None]:
+    return frozenset(document.voters), decides(document)

@@ -91,7 +91,7 @@ def unlisted(document: ClusterDocument, node: NodeId) -> ClusterDocument:
 def _leader(document: ClusterDocument, record_id: RecordId, heard: tuple[Heard, ...]) -> _Proposing:
     core = Core(
         settings=ElectionSettings(),
-        cluster=ClusterSettings("explored", document.primary, document.voters),
+        cluster=ClusterSettings("explored", document.primary, document.voters, pair_mode=None),
         node=document.primary,
         hard=HardState(
             document.primary,

@@ -19,13 +19,26 @@ from sim.mutations.handovers import HANDOVERS
 from sim.mutations.leases import LEASES
 from sim.mutations.members import MEMBERS
 from sim.mutations.models import MODELS
+from sim.mutations.pair import PAIR
 from sim.mutations.slips import SLIPS
 from sim.mutations.syncing import SYNCING
 from sim.mutations.upkeep import UPKEEP
 
 __all__ = ["MUTATIONS", "Mutation", "planted"]
 
-TABLES = (ELECTIONS, LEASES, SYNCING, MEMBERS, DRIVERS, MODELS, SLIPS, HANDOVERS, UPKEEP, BLIND)
+TABLES = (
+    ELECTIONS,
+    LEASES,
+    SYNCING,
+    MEMBERS,
+    DRIVERS,
+    MODELS,
+    SLIPS,
+    HANDOVERS,
+    UPKEEP,
+    PAIR,
+    BLIND,
+)
 
 MUTATIONS: Mapping[str, Mutation] = MappingProxyType({m.name: m for table in TABLES for m in table})
 

@@ -30,7 +30,7 @@ def _lease_not_renewed(patch: Patch) -> None:
 
 
 def _former_voters_renew(patch: Patch) -> None:
-    patch.set(Lease, "voters_changed", lambda _: None)
+    patch.set(Lease, "agreed", lambda *_: None)
 
 
 def _unadmitted_listed(patch: Patch) -> None:
@@ -67,7 +67,7 @@ MEMBERS = (
                     ("_without(document.joining, node)", "()"))),
     Mutation("committed_by_former_voters", "§4.1", "a version is committed by the voters before it",
              edited(Leader, "_check_committed",
-                    ("if not proposal.has_majority(holders) or not", "if not"))),
+                    ("if not proposal.grants(holders) or not", "if not"))),
     Mutation("electorate_uncommitted", "§4.1", "the voters of a version that is not committed "
              "grant the lease", _electorate_uncommitted),
     Mutation("vote_before_caught_up", "§4.1", "a node gets its vote as soon as it is taken in",

@@ -9,6 +9,7 @@ from sim.faults import Range, Type, Value
 from sim.faults.arguments import NAMES, Open, show, show_duration
 from sim.heap import NS_PER_MS
 from sim.scenario.model import (
+    MAJORITY,
     Cluster,
     Conditions,
     Expectation,
@@ -53,6 +54,8 @@ def _cluster(cluster: Cluster) -> Data:
         "spares": list(cluster.spares),
         "acks": cluster.acks,
         "durability": str(cluster.durability),
+        "pair_mode": str(cluster.pair_mode or MAJORITY),
+        "takeover_wait": show_duration(cluster.takeover_wait_ms * NS_PER_MS),
         "timing": cluster.timing,
         "election": {key: show_duration(ms * NS_PER_MS) for key, ms in changed.items()},
     }

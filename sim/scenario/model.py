@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from metako.config.profiles import TIMING_MS
 from metako.election.settings import ElectionSettings
-from metako.model.document import Durability
+from metako.model.document import Durability, PairMode
 from metako.model.ids import NodeId
 from sim.faults import Family, Range
 from sim.faults.arguments import Open
@@ -61,6 +61,10 @@ class Step:
     every_ns: int = 0  # between two of them
 
 
+MAJORITY = "majority"
+"""Of `pair_mode`: a majority of two voters is both, and nobody decides alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cluster:
     """The nodes, and how they are set up."""
@@ -73,6 +77,8 @@ class Cluster:
     election: ElectionSettings = field(default_factory=ElectionSettings)
     learners: tuple[NodeId, ...] = ()  # those of the names without a vote
     spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
+    pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both
+    takeover_wait_ms: int = 0  # `takeover`: beyond the hold
 
     @property
     def data_nodes(self) -> tuple[NodeId, ...]:

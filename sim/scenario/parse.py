@@ -13,7 +13,7 @@ from metako.config.node_config import TimingConfig
 from metako.config.problems import Problem
 from metako.config.profiles import TIMING_MS, check_timing
 from metako.election.settings import ElectionSettings
-from metako.model.document import Durability
+from metako.model.document import Durability, PairMode
 from metako.model.ids import NodeId
 from sim.faults import KINDS, Argument, Family, Range, Type
 from sim.heap import NS_PER_MS, NS_PER_S
@@ -24,6 +24,7 @@ from sim.scenario.model import (
     CLIENTS_MAX,
     DURATION_MAX_NS,
     LEVELS,
+    MAJORITY,
     NODES_MAX,
     Cluster,
     Conditions,
@@ -99,6 +100,8 @@ def _cluster(reader: Reader) -> Cluster:
         reader.problem("learners", "the first node and witnesses have a vote")
     if set(spares) & set(learners):
         reader.problem("learners", "a spare is no member yet")
+    pair = reader.choice("pair_mode", [*PairMode, MAJORITY], PairMode.MANUAL)
+    wait_ns = reader.duration("takeover_wait", 0, low=0)
     reader.done()
     return Cluster(
         names,
@@ -109,6 +112,8 @@ def _cluster(reader: Reader) -> Cluster:
         election,
         tuple(map(NodeId, learners)),
         spares,
+        None if pair == MAJORITY else PairMode(pair),
+        wait_ns // NS_PER_MS,
     )
 
 
