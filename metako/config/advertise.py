@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 from dataclasses import replace
 
-from metako.config.legacy import WILDCARDS, is_loopback
+from metako.config.hosts import WILDCARDS, is_loopback
 from metako.config.node_config import NodeConfig
 from metako.model.errors import ConfigError
 from metako.model.ids import Address

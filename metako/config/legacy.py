@@ -11,113 +11,14 @@ not contradicted: one of the two is a mistake, and guessing which could start th
 
 from __future__ import annotations
 
-import copy
-import ipaddress
 from collections.abc import Mapping
 
+from metako.config.hosts import WILDCARDS, is_loopback, same_host
 from metako.config.legacy_schema import PRIMARY_ROLES, Coordination, LegacySchema
-from metako.config.problems import Path, Problem, dotted
+from metako.config.problems import Path, Problem
 from metako.config.profiles import GOSSIP_MS, HEALTH_MS, TIMING_MS
+from metako.config.translation import Translation
 from metako.config.units import format_duration_ms
-
-WILDCARDS = frozenset(("0.0.0.0", "::", "*"))  # noqa: S104  # recognised here, not bound
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine and cannot be reached from any other."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def same_host(one: object, other: object) -> bool:
-    """Return whether two hosts are spellings of the same one, as far as the text tells."""
-    return one == other or (
-        isinstance(one, str) and isinstance(other, str) and is_loopback(one) and is_loopback(other)
-    )
-
-
-class Translation:
-    """The own sections as they grow, and what was found on the way."""
-
-    def __init__(self, own: Mapping[str, object]) -> None:
-        self.values: dict[str, object] = copy.deepcopy(dict(own))
-        self.origins: dict[Path, Path] = {}  # own path → path in the pg-metako sections
-        self.problems: list[Problem] = []
-        self.notes: list[str] = []
-
-    def origin_of(self, path: Path) -> Path:
-        """Return the path under which the operator wrote `path`."""
-        for length in range(len(path), 0, -1):
-            origin = self.origins.get(path[:length])
-            if origin is not None:
-                return (*origin, *path[length:])
-        return path
-
-    def get(self, *path: str) -> object:
-        """Return an own value; None if it is not there."""
-        value: object = self.values
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value
-
-    def fact(self, path: tuple[str, ...], value: object, origin: Path) -> None:
-        """Set a value that must agree with what the own sections say, if they say anything."""
-        if value is None:
-            return
-        current = self.get(*path)
-        if current is not None and not same_host(current, value):
-            known = self.origin_of(path)
-            self.problems.append(
-                Problem(origin, f"contradicts '{dotted(known)}'", "remove one of the two")
-            )
-        elif current is None:
-            self._set(path, value, origin)
-
-    def setting(self, path: tuple[str, ...], value: object, origin: Path) -> None:
-        """Set a value unless the own sections set it."""
-        if value is None:
-            return
-        current = self.get(*path)
-        if current is None:
-            self._set(path, value, origin)
-        elif current != value:
-            self.notes.append(f"{dotted(origin)}: {dotted(path)} is set as well and wins")
-
-    def bound(
-        self, path: tuple[str, ...], value_ms: int | None, origin: Path, default_ms: int
-    ) -> None:
-        """Shorten a duration to a bound; say which of the two is in force."""
-        if value_ms is None:
-            return
-        written = format_duration_ms(value_ms)
-        if self.get(*path) is not None:
-            self.notes.append(f"{dotted(origin)} {written}: {dotted(path)} is set as well and wins")
-        elif value_ms < default_ms:
-            self._set(path, written, origin)
-            self.notes.append(
-                f"{dotted(origin)} {written}: is shorter than the "
-                f"{format_duration_ms(default_ms)} of {dotted(path)} and wins"
-            )
-        elif value_ms > default_ms:
-            owner = "the timing profile's" if path[0] in ("timing", "gossip") else "metako's"
-            self.notes.append(
-                f"{dotted(origin)} {written}: {owner} {format_duration_ms(default_ms)} "
-                f"({dotted(path)}) is shorter and wins"
-            )
-
-    def _set(self, path: tuple[str, ...], value: object, origin: Path) -> None:
-        at = self.values
-        for key in path[:-1]:
-            inner = at.setdefault(key, {})
-            if not isinstance(inner, dict):
-                return  # the wrong shape is reported when the own sections are validated
-            at = inner
-        at[path[-1]] = value
-        self.origins[path] = origin
 
 
 def translate(legacy: LegacySchema, own: Mapping[str, object]) -> Translation:

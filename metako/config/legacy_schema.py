@@ -104,6 +104,3 @@ class LegacySchema(Section):
     health_check: HealthCheck = HealthCheck()
     load_balancer: LoadBalancer = LoadBalancer()
     security: Security = Security()
-
-
-SECTIONS = frozenset(LegacySchema.model_fields)

@@ -17,14 +17,13 @@ from pydantic import ValidationError
 
 from metako.config.keys import parse_key, parse_ring
 from metako.config.known import known_keys
-from metako.config.legacy import Translation, translate
-from metako.config.legacy_schema import SECTIONS, LegacySchema
 from metako.config.node_config import NodeConfig
 from metako.config.normalize import Keys, Machine, normalize
 from metako.config.problems import Problem, from_pydantic
 from metako.config.remarks import not_in_force
-from metako.config.schema import FileSchema, GossipSection
+from metako.config.schema import FileSchema, GossipSection, Section
 from metako.config.source import Source, parse
+from metako.config.translation import PG_METAKO_SECTIONS, Translation
 from metako.model.errors import ConfigError
 
 KEY_VARIABLE = "METAKO_GOSSIP_KEY"
@@ -57,7 +56,7 @@ def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = No
     return _Loader(str(path), source, machine, variables).config()
 
 
-_Schema = TypeVar("_Schema", FileSchema, LegacySchema)
+_Schema = TypeVar("_Schema", bound=Section)
 
 
 class _Loader:
@@ -78,12 +77,7 @@ class _Loader:
             self._problems = self._problems or [Problem((), "the file is empty", line=1)]
             raise self._error()
         own, legacy = self._sections()
-        legacy_model = self._validate(LegacySchema, legacy)
-        if legacy_model is None:
-            # Without the translation, keys of the own sections only seem to be missing.
-            self._validate(FileSchema, own, tell_missing=False)
-            raise self._error()
-        translation = translate(legacy_model, own)
+        translation = self._translated(legacy, own) if legacy else Translation(own)
         self._problems += translation.problems
         schema = self._validate(FileSchema, translation.values, translation=translation)
         if schema is None:
@@ -104,13 +98,26 @@ class _Loader:
         notes = [*translation.notes, *not_in_force(schema, translation.origin_of), *notes]
         return replace(config, notes=tuple(dict.fromkeys(notes)))
 
+    def _translated(self, legacy: dict[str, Any], own: dict[str, Any]) -> Translation:
+        """Return the own sections with those of a pg-metako file added to them."""
+        # Here, because an agent that is replaced on a primary has to read its file in a hurry.
+        from metako.config.legacy import translate
+        from metako.config.legacy_schema import LegacySchema
+
+        model = self._validate(LegacySchema, legacy)
+        if model is None:
+            # Without the translation, keys of the own sections only seem to be missing.
+            self._validate(FileSchema, own, tell_missing=False)
+            raise self._error()
+        return translate(model, own)
+
     def _sections(self) -> tuple[dict[str, Any], dict[str, Any]]:
         # A section whose keys are all commented out is an empty section, not a null.
         values = {key: {} if value is None else value for key, value in self._source.values.items()}
         if values.get("cluster_members") == {}:
             values["cluster_members"] = []
-        own = {key: value for key, value in values.items() if key not in SECTIONS}
-        return own, {key: value for key, value in values.items() if key in SECTIONS}
+        own = {key: value for key, value in values.items() if key not in PG_METAKO_SECTIONS}
+        return own, {key: value for key, value in values.items() if key in PG_METAKO_SECTIONS}
 
     def _validate(
         self,
@@ -126,6 +133,8 @@ class _Loader:
             return model.model_validate_json(json.dumps(values))
         except ValidationError as error:
             errors = error.errors(include_url=False)
+        from metako.config.legacy_schema import LegacySchema  # only a wrong file needs it
+
         known = known_keys(FileSchema, LegacySchema)
         problems = from_pydantic(
             [e for e in errors if tell_missing or e["type"] != "missing"], known

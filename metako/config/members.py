@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from metako.config.legacy import WILDCARDS, is_loopback, same_host
+from metako.config.hosts import WILDCARDS, is_loopback, same_host
 from metako.config.node_config import MemberConfig
 from metako.config.problems import Path, Problem, nearest
 from metako.config.schema import FileSchema, MemberSection

@@ -6,6 +6,7 @@ from metako.config import profiles
 from metako.config.known import known_keys
 from metako.config.legacy_schema import LegacySchema
 from metako.config.schema import FileSchema
+from metako.config.translation import PG_METAKO_SECTIONS
 from metako.config.units import format_duration_ms
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
@@ -35,6 +36,10 @@ def test_every_pg_metako_key_is_described():
         if path and key not in text
     ]
     assert missing == []
+
+
+def test_the_sections_of_a_pg_metako_file_are_those_of_its_schema():
+    assert set(LegacySchema.model_fields) == PG_METAKO_SECTIONS
 
 
 def test_the_table_of_profiles_says_what_is_in_force():
