@@ -28,8 +28,8 @@ from metako.model.errors import MetakoError, PortInUseError
 from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.frames import WorkerEvent
+from metako.proxy.outside import EXIT_PORT_IN_USE
 from metako.proxy.process import WORKERS_MAX, WorkerProcess, find_running, lock_files
-from metako.proxy.worker import EXIT_PORT_IN_USE
 
 READY_TIMEOUT_S = 15.0  # to import, bind and listen, on a busy machine
 FIRST_ATTEMPTS_MAX = 3  # to start a worker before giving up; later there is no limit

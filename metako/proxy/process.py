@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trio
 
-from metako.proxy.worker import lock_path
+from metako.proxy.outside import lock_path
 
 WORKERS_MAX = 64  # of one node
 STOP_TIMEOUT_S = 0.5  # from SIGTERM to SIGKILL

@@ -33,6 +33,14 @@ from metako.proxy import sockets
 from metako.proxy.board import HANDSHAKES_MAX, Board
 from metako.proxy.control import AgentLink
 from metako.proxy.frames import Hello, WorkerEvent
+from metako.proxy.outside import (
+    EXIT_CANNOT_LISTEN,
+    EXIT_LOCKED,
+    EXIT_NO_GUARD,
+    EXIT_PORT_IN_USE,
+    EXIT_STOPPED,
+    lock_path,
+)
 from metako.proxy.session import Session
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
@@ -42,12 +50,6 @@ STOP_DRAIN_S = 0.3
 STOP_POLL_S = 0.02
 LOCK_TIMEOUT_S = 1.0
 LOCK_POLL_S = 0.05
-
-EXIT_STOPPED = 0
-EXIT_CANNOT_LISTEN = 1
-EXIT_PORT_IN_USE = 4  # as model.errors.PortInUseError
-EXIT_LOCKED = 14  # another worker with this number runs
-EXIT_NO_GUARD = 15  # there was no guard to belong to
 
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -71,11 +73,6 @@ class WorkerConfig:
 def boot_ns() -> int:
     """Return CLOCK_BOOTTIME, which goes on while the machine is suspended."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-
-
-def lock_path(control: Path, index: int) -> Path:
-    """Return the file whose lock says that worker `index` takes connections."""
-    return control.with_name(f"{control.name}.worker-{index}")
 
 
 async def run_worker(config: WorkerConfig) -> int:

@@ -21,7 +21,8 @@ from metako.model.routing import RoutingTable
 from metako.proxy import launcher
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.launcher import ProxyConfig, ProxyError, run_workers
-from metako.proxy.worker import EXIT_NO_GUARD, boot_ns
+from metako.proxy.outside import EXIT_NO_GUARD
+from metako.proxy.worker import boot_ns
 
 pytestmark = pytest.mark.slow  # starting an interpreter takes a quarter of a second
 
