@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from metako import __version__
 from metako.cli.failure import reported
+from metako.cli.loading import everything_kept
 from metako.cli.members_app import build_members_app
 from metako.cli.options import ASK_TIMEOUT_S, Api, Config, Json, Timeout, chosen, timeout_option
 from metako.cli.output import write_json, write_line
@@ -105,12 +106,13 @@ def _main(
 
 def _run(ctx: typer.Context, config: Config = None) -> int:
     """Run the agent of one node until it is told to stop."""
-    from metako.config import check_runnable
+    with everything_kept():
+        from metako.config import check_runnable
 
-    node = load_config(chosen(ctx, config))
-    check_runnable(node)
-    # Loaded last: a mistake in the file is told without waiting for drivers and cryptography.
-    from metako.runtime.node import run_node
+        node = load_config(chosen(ctx, config))
+        check_runnable(node)
+        # Loaded last: a mistake in the file is told without waiting for drivers and cryptography.
+        from metako.runtime.node import run_node
 
     return run_node(node)
 

@@ -31,10 +31,21 @@ class FenceKeeper:
         self._margin_ns = margin_ns
         self._wanted: GuardDeadline | None = None  # newest; None once it was told
         self._changed = trio.Event()
+        self._armed = False  # the guard has confirmed a deadline and no withdrawal since
+        self._renewed = trio.Event()  # set and replaced with every deadline that it confirms
 
     def set_deadline(self, deadline: GuardDeadline) -> None:
         self._wanted = deadline
         self._changed.set()
+
+    async def wait_renewed(self, timeout_s: float) -> None:
+        """Wait until the guard confirms one more deadline; return at once if it has none.
+
+        Returns after `timeout_s` in any case: a leader that no majority answers renews nothing.
+        """
+        with trio.move_on_after(timeout_s):
+            if self._armed:
+                await self._renewed.wait()
 
     async def run(self) -> None:
         """Tell the guard until cancelled; the deadline it was told last stays in force.
@@ -61,9 +72,13 @@ class FenceKeeper:
             try:
                 if wanted.deadline_boot_ns is None:
                     await self._guard.disarm(wanted.term)
+                    self._armed = False
                 else:
                     deadline_ns = wanted.deadline_boot_ns
                     await self._guard.arm(wanted.term, deadline_ns, deadline_ns + self._margin_ns)
+                    self._armed = True
+                    self._renewed.set()
+                    self._renewed = trio.Event()
             except GuardRefusedError as error:
                 # It has fenced this term or armed a higher one: either way nothing is writable
                 # that should not be, and the engine will see the server gone.

@@ -18,11 +18,11 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import trio
 
 import metako
-from metako.api.server import serve_agent_socket, serve_api, serve_streams
 from metako.cluster.engine import Engine
 from metako.cluster.ready import ProxyLoad, StopRequested
 from metako.config import NodeConfig, resolve_advertised
@@ -50,7 +50,8 @@ from metako.runtime.effects import NodeEffects
 from metako.runtime.ending import Ending, become_new_agent
 from metako.runtime.fence import FenceKeeper
 from metako.runtime.history import HistoryBook
-from metako.runtime.paths import agent_socket, run_dir
+from metako.runtime.paths import run_dir
+from metako.runtime.preflight import guard_runs
 from metako.runtime.settings import node_settings, server_settings, watchdog_wish
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
 from metako.runtime.steplog import step_event
@@ -61,12 +62,18 @@ from metako.runtime.workers import ProxyWorkers
 from metako.wire.messages import Received
 from metako.wire.seal import SALT_BYTES, Opener, Sealer
 
+if TYPE_CHECKING:
+    from metako.runtime.http import ServeHttp
+
 GUARD_LOST_MAX = 5
 """Times that a node starts over in one process because its guard was lost."""
 SWEEP_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 30.0
 """For everything, from the signal to the last process; then PostgreSQL is fenced."""
 HTTP_WAITING_MAX = 64  # connections to a port that gossip and API share, until the API serves
+RENEWAL_TIMEOUT_S = 1.5
+"""An agent that makes way waits so long for one more renewal of the lease; a heartbeat takes less.
+Together with all else it is to take less than `ending.REPLACE_TIMEOUT_S`."""
 FAREWELL_S = 0.1
 """Between the last message and the end of the network."""
 
@@ -190,7 +197,8 @@ class Node:
             )
             async with trio.open_nursery() as network:
                 await network.start(transport.run)
-                await greet(transport, config)
+                # What an earlier agent left in the guard's care may have a lease that runs out.
+                await greet(transport, config, in_a_hurry=guard_runs(config))
                 await store.persist(hard)
                 async with self._postgres() as (postgres, guard):
                     parts = Parts(store, transport, received, postgres, guard, history)
@@ -232,6 +240,7 @@ class Node:
         fence = FenceKeeper(guard, margin_ns) if guard is not None else None
         if hard.document is not None:
             postgres.set_members(hard.document.data_members())
+        armed = _armed(guard)
         effects = NodeEffects(
             store=parts.store,
             transport=parts.transport,
@@ -246,18 +255,23 @@ class Node:
             hard=hard,
             rng=random.Random(secrets.randbits(128)),  # noqa: S311 - spreads candidacies
             now=self._clock.now(),
-            armed=_armed(guard),
+            armed=armed,
         )
         driver = self._driver = EngineDriver(engine, effects, self._clock)
         async with trio.open_nursery() as cluster:
             cluster.start_soon(_forward, parts.received, driver)
             async with trio.open_nursery() as server:
-                await server.start(postgres.run)
-                server.start_soon(self._hear_postgres, postgres.observations, driver)
                 if fence is not None:
                     server.start_soon(fence.run)
-                await cluster.start(driver.run)
+                if armed is not None:  # the lease is renewed before the server is looked at
+                    await cluster.start(driver.run)
+                await server.start(postgres.run)
+                server.start_soon(self._hear_postgres, postgres.observations, driver)
+                if armed is None:
+                    await cluster.start(driver.run)
                 await self._serve_until_stopped(guard)
+                if self._ending.replaced and fence is not None:  # the next agent gets all of it
+                    await fence.wait_renewed(RENEWAL_TIMEOUT_S)
                 if not self._ending.replaced:
                     await self._stop_cleanly(driver)
                 server.cancel_scope.cancel()
@@ -271,8 +285,7 @@ class Node:
             api_stop = trio.Event()
             if config.proxy.enabled:
                 await self._workers.start(serving, guard.status.pid if guard else os.getpid())
-            await serving.start(self._serve_api, api_stop)
-            await serving.start(self._serve_operator, api_stop)
+            serving.start_soon(self._serve_http, api_stop)
             if config.logging.status_interval_ms:
                 serving.start_soon(self._status_lines, config.logging.status_interval_ms / 1000)
             await self._ending.wanted.wait()
@@ -287,18 +300,10 @@ class Node:
             return
         raise FencedError(f"PostgreSQL did not stop within {STOP_TIMEOUT_S:g} s and was killed")
 
-    async def _serve_api(self, stop: trio.Event, *, task_status: trio.TaskStatus[object]) -> None:
-        listen = self._config.api.listen
-        if self._config.gossip.shares_api_port:
-            return await serve_streams(self, self._http, stop=stop, task_status=task_status)
-        await serve_api(self, listen.host, listen.port, stop=stop, task_status=task_status)
-
-    async def _serve_operator(
-        self, stop: trio.Event, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        # Always a socket of its own: orders are never taken from a port that others can reach.
-        path = agent_socket(self._config)
-        await serve_agent_socket(self, self, path, stop=stop, task_status=task_status)
+    async def _serve_http(self, stop: trio.Event) -> None:
+        # In a thread: the engine goes on meanwhile, and is a few milliseconds late.
+        serve_http = await trio.to_thread.run_sync(_load_http)
+        await serve_http(self, self, self._config, self._http, stop=stop)
 
     def _hear_sessions(self, sessions: int) -> None:
         if self._driver is not None:
@@ -352,6 +357,14 @@ class Node:
         """Give an order to the cluster; see `EngineDriver.order`."""
         assert self._driver is not None
         return await self._driver.order(order)
+
+
+def _load_http() -> ServeHttp:
+    # Not at the top of this file: it takes as long as a third of all the rest, and the lease of a
+    # primary whose agent is replaced has to be renewed before it ends.
+    from metako.runtime.http import serve_http
+
+    return serve_http
 
 
 async def _end_now(guard: Guard) -> None:

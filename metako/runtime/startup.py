@@ -38,6 +38,9 @@ from metako.wire.answer import AnswerReason
 from metako.wire.slots import CorruptRecord
 
 HELLO_TIMEOUT_S = 1.0
+HELLO_IN_A_HURRY_S = 0.25
+"""A peer that does not answer is thought to be off. One that is must not cost a primary whose
+agent is being replaced the rest of its lease."""
 RECORD_ID_BYTES = 8
 NAME_RETRY_S = 3.0
 """How long a peer may still take us for the agent that was stopped just before; longer than
@@ -79,16 +82,22 @@ def prepare(config: NodeConfig) -> Prepared:
     return Prepared(config, user, installation)
 
 
-async def greet(transport: Transport, config: NodeConfig) -> None:
+async def greet(transport: Transport, config: NodeConfig, *, in_a_hurry: bool = False) -> None:
     """Ask every configured peer that answers whether we fit together.
+
+    Args:
+        transport: running.
+        config: of this node.
+        in_a_hurry: what an earlier agent of this node left still runs, and this one takes it over.
 
     Raises:
         KeyMismatchError, ClockMismatchError, ClusterMismatchError: we do not. Nothing was changed.
         StateError: a node of our name runs elsewhere, or has been started more often than we know.
     """
+    timeout_s = HELLO_IN_A_HURRY_S if in_a_hurry else HELLO_TIMEOUT_S
     deadline_s = trio.current_time() + NAME_RETRY_S
     while True:
-        found = await _mismatches(transport, config)
+        found = await _mismatches(transport, config, timeout_s=timeout_s)
         if not any(mismatch.reason is AnswerReason.NAME for mismatch in found):
             break
         if trio.current_time() > deadline_s:
@@ -106,13 +115,15 @@ async def greet(transport: Transport, config: NodeConfig) -> None:
                 raise ClusterMismatchError(mismatch.detail)
 
 
-async def _mismatches(transport: Transport, config: NodeConfig) -> list[HelloMismatch]:
+async def _mismatches(
+    transport: Transport, config: NodeConfig, *, timeout_s: float
+) -> list[HelloMismatch]:
     """Return what the peers that answer have against us."""
     found: list[HelloMismatch] = []
 
     async def ask(name: str, index: int) -> None:
         member = config.cluster.members[index]
-        result = await transport.hello(member.gossip, member.name, timeout_s=HELLO_TIMEOUT_S)
+        result = await transport.hello(member.gossip, member.name, timeout_s=timeout_s)
         if isinstance(result, HelloMismatch):
             found.append(result)
 

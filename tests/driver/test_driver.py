@@ -367,3 +367,30 @@ async def test_guard_that_does_not_answer_is_ended_with_its_server(
     with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
         await keeper.run()
     assert guard.ended == 1
+
+
+async def test_whoever_leaves_waits_for_the_next_renewal_and_for_none_that_cannot_come(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    keeper = keeper_of(FakeGuard())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await keeper.wait_renewed(5)  # nothing is armed: a standby
+        assert trio.current_time() == 0
+        keeper.set_deadline(deadline(100))
+        await trio.sleep(1)
+
+        async def renew() -> None:
+            await trio.sleep(0.2)
+            keeper.set_deadline(deadline(200))
+
+        nursery.start_soon(renew)
+        await keeper.wait_renewed(5)
+        assert trio.current_time() == pytest.approx(1.2)
+        await keeper.wait_renewed(5)  # no majority answers
+        assert trio.current_time() == pytest.approx(6.2)
+        keeper.set_deadline(deadline(None))
+        await trio.sleep(1)
+        await keeper.wait_renewed(5)
+        assert trio.current_time() == pytest.approx(7.2)
+        nursery.cancel_scope.cancel()
