@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from metako.model.events import Event, EventName, Severity, event
 from metako.model.postgres import (
-    Following,
     PostgresObserved,
     PostgresTarget,
     ProcessState,
@@ -35,7 +34,7 @@ def server_events(
     """
     told: list[Event] = []
     if before.process in _UP and after.process in _ENDED:
-        told.append(_ended(before, target))
+        told.append(_ended(before, after, target))
     if before.process is not ProcessState.RUNNING and after.process is ProcessState.RUNNING:
         role = "a standby" if after.in_recovery else "the primary"
         told.append(
@@ -90,10 +89,12 @@ def _watchdog(before: WatchdogSeen, after: WatchdogSeen) -> Iterator[Event]:
             pass
 
 
-def _ended(before: PostgresObserved, target: PostgresTarget | None) -> Event:
+def _ended(
+    before: PostgresObserved, after: PostgresObserved, target: PostgresTarget | None
+) -> Event:
     role = "primary" if before.in_recovery is False else "standby"
-    in_turn = isinstance(target, Following) and target.restart != ""
-    if isinstance(target, Stopped) or in_turn:
+    # Under other targets too a server is stopped, to be started another way: restarted, rewound.
+    if after.stop_asked or isinstance(target, Stopped):
         return event(EventName.POSTGRES_STOPPED, f"PostgreSQL stopped ({role})", role=role)
     return event(
         EventName.POSTGRES_CRASHED,

@@ -106,6 +106,7 @@ class PostgresObserved:
     commit_blocked: bool = False  # the last commit probe did not return in time
     checkpointed: str = ""  # the handover for which a checkpoint was written last
     restarted: str = ""  # the order by which the server was stopped, to be started again, last
+    stop_asked: bool = False  # its agent has begun to stop it, or has; until it is started again
     silent: bool = False  # it runs, and said nothing when it was asked
     watchdog: WatchdogSeen = NO_WATCHDOG  # what resets this machine if the guard fails
     # What was wanted of the server when this was seen; None: nothing yet. A picture taken under an

@@ -193,6 +193,7 @@ class Executor:
         await trio.to_thread.run_sync(self._files.ensure_data_id)
         await trio.to_thread.run_sync(self._files.ensure_standby_signal)
         facts.server_stopped()
+        facts.stop_asked = False
         facts.rewind_failed = False
         facts.failed_starts += 1  # until it has answered
         facts.log_offset = self._files.log_size()
@@ -213,6 +214,8 @@ class Executor:
             successor: whose confirmation alone is waited for after a moment; None for everybody's.
             restart: the order for a restart that is done by it.
         """
+        # First of all: no look is to take what follows for a crash. What ended by itself stays one.
+        self._facts.stop_asked |= self._guard.status.postmaster_pid is not None
         if fast and not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
                 await self._guard.signal(signal.SIGINT)

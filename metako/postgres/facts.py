@@ -41,6 +41,7 @@ class Facts:
     senders: dict[NodeId, int] = field(default_factory=dict)  # pids, in that answer
     checkpointed: str = ""  # the handover for which this server wrote a checkpoint
     restarted: str = ""  # the order by which it was stopped last, to be started again
+    stop_asked: bool = False  # we have begun to stop the server, or have; until the next start
     was_up: bool = False  # the running server has answered SQL
     last_in_recovery: bool | None = None  # the last answer of the running server
     failed_starts: int = 0  # in a row, without ever being up

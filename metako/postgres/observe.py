@@ -222,6 +222,7 @@ class Observer:
             commit_blocked=facts.commit_blocked,
             checkpointed=facts.checkpointed,
             restarted=facts.restarted,
+            stop_asked=facts.stop_asked,
             watchdog=self._guard.watchdog,
         )
 

@@ -297,6 +297,7 @@ class PostgresSupervisor:
             before.process is ProcessState.STARTING
             and self._observed.process in (ProcessState.STOPPED, ProcessState.DYING)
             and self._facts.failed_starts
+            and not self._facts.stop_asked
         )
         if ended:
             log = self._files.log_since(self._facts.log_offset)

@@ -191,6 +191,7 @@ class Observer:
             marker_term=facts.marker_term,
             checkpointed=facts.checkpointed,
             restarted=facts.restarted,
+            stop_asked=facts.stop_asked,
             rewind_failed=facts.rewind_failed,
             commit_blocked=facts.commit_blocked if blocked is None else blocked,
             silent=silent,

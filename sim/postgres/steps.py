@@ -17,7 +17,7 @@ from metako.postgres.facts import Facts
 from metako.postgres.steps import NOBODY, ServerConfig
 from sim.heap import NS_PER_MS, NS_PER_S, Heap
 from sim.postgres.commits import Outcome, SyncLevel
-from sim.postgres.observe import Observer, control_of
+from sim.postgres.observe import POSTMASTER, Observer, control_of
 from sim.postgres.server import SimServer
 from sim.postgres.task import SqlError, StepError, Steps
 from sim.postgres.wal import may_have_gone_over, missing_histories
@@ -201,6 +201,7 @@ class Executor:
         yield from self.sleep(FILE_MS)
         data.standby_signal = True
         facts.server_stopped()
+        facts.stop_asked = False
         facts.rewind_failed = False
         facts.failed_starts += 1  # until it has answered
         facts.log_offset = server.removed_seen
@@ -225,6 +226,7 @@ class Executor:
     def stop(self, fast: bool, successor: NodeId | None = None, restart: str = "") -> Steps:
         """Stop the server; at the end every one of its processes is gone."""
         server = self.server
+        self.facts.stop_asked |= server.process in POSTMASTER
         if fast and not self.observer.gone:
             server.stop(fast=True)
             if successor is not None:

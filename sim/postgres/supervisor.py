@@ -251,8 +251,9 @@ class SimSupervisor:
         """Report a server that ended before it ever answered, and pause before the next try."""
         ended = (ProcessState.STOPPED, ProcessState.DYING)
         starting = before.process is ProcessState.STARTING
-        written = self._facts.written
-        if starting and self.observed.process in ended and self._facts.failed_starts:
+        facts, written = self._facts, self._facts.written
+        by_itself = self.observed.process in ended and not facts.stop_asked
+        if starting and by_itself and facts.failed_starts:
             assert written is not None
             now = self.heap.now_ns
             self._failed(steps.Start(written), now, "PostgreSQL ended while it was starting")

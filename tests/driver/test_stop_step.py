@@ -105,6 +105,20 @@ async def test_nobody_is_ended_where_everybody_confirms(kit: Kit, autojump_clock
     assert kit.guard.sent == [signal.SIGINT]
 
 
+async def test_a_stop_is_known_as_one_and_the_end_of_a_server_before_it_is_not(
+    kit: Kit, autojump_clock: Clock
+) -> None:
+    kit.guard.status = Status(gone=False, postmaster_pid=None)  # it crashed: backends are left
+    kit.guard.ends_after_s = 0
+    await kit.executor.stop(fast=False)
+    assert not kit.facts.stop_asked
+    kit.guard.status = Status()
+    with trio.move_on_after(0.001):  # at once, also for whoever looks meanwhile
+        kit.guard.ends_after_s = 5
+        await kit.executor.stop(fast=True)
+    assert kit.facts.stop_asked
+
+
 async def test_a_standby_that_confirms_nothing_is_ended_after_a_moment(
     kit: Kit, autojump_clock: Clock
 ) -> None:

@@ -125,6 +125,19 @@ async def test_all_else_is_begun_by_a_look(
     assert second not in ("look", "Detach")
 
 
+@pytest.mark.parametrize(("stop_asked", "failed"), [(False, ["Start"]), (True, [])])
+async def test_a_server_that_is_stopped_while_it_starts_has_not_failed_to_start(
+    stop_asked: bool, failed: list[str], tmp_path: Path
+) -> None:
+    ended = replace(STANDBY, process=ProcessState.STOPPED)
+    supervised = Supervised(tmp_path, ended)
+    supervised._facts.failed_starts, supervised._facts.stop_asked = 1, stop_asked
+    supervised._observed = ended
+    supervised._note_failed_start(replace(STANDBY, process=ProcessState.STARTING))
+    told = supervised._results
+    assert [result.step for result in told if isinstance(result, steps.StepFailed)] == failed
+
+
 async def test_a_target_that_was_set_during_a_look_is_acted_on_once(
     tmp_path: Path, autojump_clock: Clock
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metako.cluster.narrate import server_events
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
@@ -52,6 +54,14 @@ def test_an_end_that_nobody_wanted_is_a_crash_and_an_error_on_a_primary() -> Non
 
 def test_an_end_that_was_wanted_is_a_stop() -> None:
     assert names(STANDBY, STOPPED, Stopped(fast=True)) == [EventName.POSTGRES_STOPPED]
+
+
+def test_a_server_that_its_agent_stops_to_start_it_another_way_did_not_crash() -> None:
+    for before in (STANDBY, PRIMARY, replace(STANDBY, process=ProcessState.STARTING)):
+        for after in (STOPPED, replace(STOPPED, process=ProcessState.DYING)):
+            asked = replace(after, stop_asked=True)
+            assert names(before, asked, Detached(Term(3))) == [EventName.POSTGRES_STOPPED]
+            assert names(before, after, Detached(Term(3))) == [EventName.POSTGRES_CRASHED]
 
 
 def test_start_and_streaming_are_told_once_each() -> None:

@@ -281,6 +281,20 @@ def test_a_start_that_fails_is_reported_and_repeated_after_a_pause() -> None:
     assert "ended while it was starting" in failed[0]
 
 
+def test_a_server_that_is_stopped_while_it_starts_has_not_failed_to_start() -> None:
+    cluster = Cluster(("n1",))
+    cluster.servers["n1"].data = ready_data()
+    cluster.detach("n1", 1)
+    cluster.run_to(lambda: cluster.observed("n1").process is ProcessState.STARTING)
+    cluster.supervisors["n1"].set_target(Stopped(fast=False))
+    cluster.run_to(lambda: cluster.observed("n1").process is ProcessState.STOPPED)
+    assert cluster.observed("n1").stop_asked
+    assert [name for _, name, ok, _ in cluster.steps if not ok] == []
+    cluster.detach("n1", 1)
+    cluster.run_to(lambda: cluster.observed("n1").process is ProcessState.RUNNING)
+    assert not cluster.observed("n1").stop_asked
+
+
 def test_a_history_file_without_its_wal_would_keep_a_server_from_starting() -> None:
     data = ready_data()
     data.history_files[2] = PLACEHOLDER
