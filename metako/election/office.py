@@ -103,7 +103,8 @@ def first_document(
     if base.phase is Phase.INITIALIZING or serving:
         return replace(base, term=term, version=base.version + 1, hold_ms=hold_ms)
     document = winners_document(core, base, term, promises, why, hold_ms)
-    if why.resumes:
+    if why.resumes and document.paused:
+        core.emit(EventName.RESUMED, "the cluster is resumed by this election", term=term)
         document = replace(document, paused=False)
     return document.going_on_without(why.lost) if why.lost else document
 

@@ -123,6 +123,8 @@ def test_a_pause_in_which_nobody_leads_is_ended_by_an_election() -> None:
     assert answer.reason == "nobody leads: stands for election, and resumes by it"
     assert wait_primary(world, 10) == C
     assert not document(world).paused
+    assert happened(world, EventName.RESUMED, C)
+    assert not happened(world, EventName.RESUMED, A, B)
     assert not happened(world, EventName.COMMITS_MAY_BE_LOST)
     assert finish(world) == C
 
