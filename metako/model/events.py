@@ -69,6 +69,7 @@ class EventName(enum.StrEnum):
     STEP_FINISHED = "step_finished"
     STEP_FAILED = "step_failed"
     FENCED = "fenced"
+    GUARD_NOTE = "guard_note"  # what the guard did before this agent came
     WATCHDOG = "watchdog"  # armed, disarmed, or not to be had when it should be
     ROUTE_CHANGED = "route_changed"
     REJOIN = "rejoin"

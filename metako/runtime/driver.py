@@ -25,6 +25,7 @@ from metako.model.instant import NS_PER_MS
 from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import PostgresTarget
 from metako.model.routing import RoutingTable
+from metako.observability.metrics import Sample
 from metako.runtime.clock import Clock, seconds_until
 from metako.runtime.orders import OrderTable
 from metako.wire.messages import Outbound
@@ -59,6 +60,29 @@ class DriverCounters:
     steps: int = 0
     late: int = 0  # steps that came more than LATE_MS after their deadline
     latest_ms: int = 0  # how late the worst of them was
+
+    def take_note(self, late_ms: int) -> None:
+        """Count a step that came so long after its deadline; before it, if negative."""
+        if late_ms > LATE_MS:
+            self.late += 1
+            self.latest_ms = max(self.latest_ms, late_ms)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Return what the metrics show."""
+        return (
+            Sample("metako_engine_steps_total", self.steps, "Steps of the engine.", "counter"),
+            Sample(
+                "metako_engine_late_steps_total",
+                self.late,
+                f"Steps more than {LATE_MS} ms after their deadline.",
+                "counter",
+            ),
+            Sample(
+                "metako_engine_lateness_max_seconds",
+                self.latest_ms / 1000,
+                "How late the worst of them was since the agent started.",
+            ),
+        )
 
 
 class EngineDriver:
@@ -107,14 +131,15 @@ class EngineDriver:
         with contextlib.suppress(trio.WouldBlock):
             event = self._receive.receive_nowait()
             await trio.lowlevel.checkpoint()
+            self._note_lateness(due)
             return event
         with trio.move_on_after(seconds_until(now, due, longest_s=LONGEST_SLEEP_S)):
             event = await self._receive.receive()
-        late_ms = (self._clock.now().mono_ns - due) // NS_PER_MS
-        if late_ms > LATE_MS:
-            self.counters.late += 1
-            self.counters.latest_ms = max(self.counters.latest_ms, late_ms)
+        self._note_lateness(due)
         return event
+
+    def _note_lateness(self, due_ns: int) -> None:
+        self.counters.take_note((self._clock.now().mono_ns - due_ns) // NS_PER_MS)
 
     async def _step(self, event: Input) -> None:
         self.counters.steps += 1

@@ -49,6 +49,7 @@ from metako.runtime.driver import EngineDriver
 from metako.runtime.effects import NodeEffects
 from metako.runtime.ending import Ending, become_new_agent
 from metako.runtime.fence import FenceKeeper
+from metako.runtime.guardnotes import guard_note_events
 from metako.runtime.history import HistoryBook
 from metako.runtime.paths import run_dir
 from metako.runtime.preflight import guard_runs
@@ -218,6 +219,9 @@ class Node:
             orphan_timeout_s=config.postgresql.orphan_timeout_ms / 1000,
             watchdog=watchdog_wish(config),
         ) as guard:
+            if guard.status.adopted:
+                for fact in guard_note_events(guard.notes):
+                    self._report(fact)
             supervisor = PostgresSupervisor(
                 settings=server_settings(config, prepared.user),
                 installation=prepared.installation,
@@ -341,11 +345,13 @@ class Node:
 
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
+        assert self._driver is not None
         return render_metrics(
             node=self._config.node.name,
             version=metako.__version__,
             events=self._counter,
             status=self.status(),
+            more=self._driver.counters.samples(),
         )
 
     def history(self) -> Sequence[Mapping[str, object]]:

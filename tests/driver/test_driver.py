@@ -1,9 +1,8 @@
-"""The engine's driver and the fence keeper under a virtual clock: order, waiting, ends."""
+"""The engine's driver under a virtual clock: order, waiting, ends."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
@@ -27,10 +26,7 @@ from metako.model.postgres import (
     Untouched,
 )
 from metako.model.routing import RoutingTable
-from metako.postgres.guardlink import GuardLostError, GuardRefusedError, GuardUnresponsiveError
-from metako.postgres.process import Guard
 from metako.runtime.driver import INBOX_MAX, LATE_MS, LONGEST_SLEEP_S, EngineDriver
-from metako.runtime.fence import LOST_GRACE_S, FenceKeeper
 from metako.wire.messages import Inquiry, Outbound
 
 A, B = NodeId("a"), NodeId("b")
@@ -188,6 +184,23 @@ async def test_late_steps_are_counted(autojump_clock: trio.testing.MockClock) ->
         await driver.run()
     assert driver.counters.late == 1
     assert driver.counters.latest_ms == LATE_MS + 100
+    shown = {sample.name: sample.value for sample in driver.counters.samples()}
+    assert shown["metako_engine_late_steps_total"] == 1
+    assert shown["metako_engine_lateness_max_seconds"] == (LATE_MS + 100) / 1000
+    assert shown["metako_engine_steps_total"] == driver.counters.steps == 2
+
+
+async def test_a_late_step_counts_also_if_an_input_has_come_meanwhile(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As after a pause of the process, when datagrams have piled up."""
+    engine = FakeEngine(lambda _: Ready(persist=HARD) if len(engine.steps) == 1 else Ready())
+    engine.wake_at = lambda now: NS_PER_S if now.mono_ns < NS_PER_S else 3600 * NS_PER_S
+    driver = driver_of(engine, FakeEffects(persist_s=3.0))
+    driver.inbox.send_nowait(ProxyLoad(1))
+    with trio.move_on_after(5):
+        await driver.run()
+    assert (driver.counters.late, driver.counters.latest_ms) == (1, 2000)
 
 
 async def test_run_ends_when_the_engine_says_that_it_has_stopped(
@@ -235,162 +248,3 @@ async def test_real_engine_bootstraps_its_cluster_and_stops(
     assert records[-1].document is not None
     assert records[-1].document.primary == A
     assert "target" in effects.kinds()
-
-
-# ---------------------------------------------------------------- fence
-
-
-MARGIN_NS = 150
-
-
-@dataclass
-class FakeGuard:
-    """Takes `round_trip_s` for every answer; refuses or is lost on demand."""
-
-    round_trip_s: float = 0.0
-    errors: list[Exception] = field(default_factory=list)
-    told: list[tuple[float, str, int, int]] = field(default_factory=list)
-    gone: trio.Event = field(default_factory=trio.Event)
-    ended: int = 0  # times that it was killed
-
-    async def wait_lost(self) -> None:
-        await self.gone.wait()
-
-    def end_guard(self) -> None:
-        self.ended += 1
-        self.gone.set()
-
-    async def arm(self, term: int, deadline_boot_ns: int, lease_boot_ns: int) -> None:
-        assert lease_boot_ns == deadline_boot_ns + MARGIN_NS
-        await self._answer("arm", term, deadline_boot_ns)
-
-    async def disarm(self, term: int) -> None:
-        await self._answer("disarm", term, 0)
-
-    async def _answer(self, verb: str, term: int, deadline: int) -> None:
-        self.told.append((trio.current_time(), verb, term, deadline))
-        await trio.sleep(self.round_trip_s)
-        if self.errors:
-            raise self.errors.pop(0)
-
-
-def keeper_of(guard: FakeGuard) -> FenceKeeper:
-    return FenceKeeper(cast("Guard", guard), MARGIN_NS)
-
-
-def deadline(ns: int | None, term: int = 3) -> GuardDeadline:
-    return GuardDeadline(Term(term), ns)
-
-
-async def test_newest_deadline_wins_and_none_waits_behind_an_older_one(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard(round_trip_s=1.0)
-    keeper = keeper_of(guard)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        keeper.set_deadline(deadline(100))
-        await trio.sleep(0.1)  # the guard is busy with the first one
-        for ns in (200, 300, 400):
-            keeper.set_deadline(deadline(ns))
-        await trio.sleep(3)
-        nursery.cancel_scope.cancel()
-    assert guard.told == [(0.0, "arm", 3, 100), (1.0, "arm", 3, 400)]
-
-
-async def test_deadline_set_before_the_keeper_runs_is_told(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard()
-    keeper = keeper_of(guard)
-    keeper.set_deadline(deadline(100))
-    with trio.move_on_after(1):
-        await keeper.run()
-    assert guard.told == [(0.0, "arm", 3, 100)]
-
-
-async def test_withdrawn_right_disarms(autojump_clock: trio.testing.MockClock) -> None:
-    guard = FakeGuard()
-    keeper = keeper_of(guard)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        keeper.set_deadline(deadline(100))
-        await trio.sleep(1)
-        keeper.set_deadline(deadline(None))
-        await trio.sleep(1)
-        nursery.cancel_scope.cancel()
-    assert [told[1:] for told in guard.told] == [("arm", 3, 100), ("disarm", 3, 0)]
-
-
-async def test_refused_deadline_is_survived_and_the_next_one_told(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard(errors=[GuardRefusedError("fenced")])
-    keeper = keeper_of(guard)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        keeper.set_deadline(deadline(100))
-        await trio.sleep(1)
-        keeper.set_deadline(deadline(500, term=4))
-        await trio.sleep(1)
-        nursery.cancel_scope.cancel()
-    assert [told[1:] for told in guard.told] == [("arm", 3, 100), ("arm", 4, 500)]
-
-
-async def test_lost_guard_ends_the_keeper_after_a_moment_for_the_engine(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard(errors=[GuardLostError("gone")])
-    keeper = keeper_of(guard)
-    keeper.set_deadline(deadline(100))
-    guard.gone.set()
-    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
-        await keeper.run()
-    assert trio.current_time() >= LOST_GRACE_S
-
-
-async def test_loss_of_a_guard_that_nobody_asks_is_noticed_too(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard()
-    guard.gone.set()
-    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
-        await keeper_of(guard).run()
-
-
-async def test_guard_that_does_not_answer_is_ended_with_its_server(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    guard = FakeGuard(errors=[GuardUnresponsiveError("stopped")])
-    keeper = keeper_of(guard)
-    keeper.set_deadline(deadline(100))
-    with trio.fail_after(LOST_GRACE_S + 0.1), pytest.RaisesGroup(GuardLostError):
-        await keeper.run()
-    assert guard.ended == 1
-
-
-async def test_whoever_leaves_waits_for_the_next_renewal_and_for_none_that_cannot_come(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    keeper = keeper_of(FakeGuard())
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run)
-        await keeper.wait_renewed(5)  # nothing is armed: a standby
-        assert trio.current_time() == 0
-        keeper.set_deadline(deadline(100))
-        await trio.sleep(1)
-
-        async def renew() -> None:
-            await trio.sleep(0.2)
-            keeper.set_deadline(deadline(200))
-
-        nursery.start_soon(renew)
-        await keeper.wait_renewed(5)
-        assert trio.current_time() == pytest.approx(1.2)
-        await keeper.wait_renewed(5)  # no majority answers
-        assert trio.current_time() == pytest.approx(6.2)
-        keeper.set_deadline(deadline(None))
-        await trio.sleep(1)
-        await keeper.wait_renewed(5)
-        assert trio.current_time() == pytest.approx(7.2)
-        nursery.cancel_scope.cancel()
