@@ -53,6 +53,7 @@ from metako.runtime.guardnotes import guard_note_events
 from metako.runtime.history import HistoryBook
 from metako.runtime.paths import run_dir
 from metako.runtime.preflight import guard_runs
+from metako.runtime.priority import raise_priority, restore_priority
 from metako.runtime.settings import node_settings, server_settings, watchdog_wish
 from metako.runtime.startup import Prepared, begin_record, greet, prepare
 from metako.runtime.steplog import step_event
@@ -212,6 +213,8 @@ class Node:
         if prepared.installation is None:
             yield NoPostgres(), None
             return
+        if not guard_runs(config):
+            restore_priority()  # before a guard and its server could be started with it
         async with open_guard(
             run_dir=run_dir(config),
             user=prepared.user,
@@ -273,9 +276,11 @@ class Node:
                 server.start_soon(self._hear_postgres, postgres.observations, driver)
                 if armed is None:
                     await cluster.start(driver.run)
+                restore_priority()
                 await self._serve_until_stopped(guard)
                 if self._ending.replaced and fence is not None:  # the next agent gets all of it
                     await fence.wait_renewed(RENEWAL_TIMEOUT_S)
+                    raise_priority()
                 if not self._ending.replaced:
                     await self._stop_cleanly(driver)
                 server.cancel_scope.cancel()
