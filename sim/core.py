@@ -9,7 +9,8 @@ not become whole inside of it has no excuse. Who is no member is in no core.
 from __future__ import annotations
 
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,23 @@ def qualifies(world: World, group: Collection[NodeId]) -> bool:
     unsure = [node.unsure.document for node in nodes if node.unsure is not None]
     documents = [within, newest, *(d for d in unsure if d is not None and d.ref > within.ref)]
     return all(
-        has_majority(world, document, group) and _can_lead(world, document, group)
+        has_majority(world, version, group) and _can_lead(world, version, group)
         for document in documents
+        for version in _and_next(document)
     )
+
+
+def _and_next(document: ClusterDocument) -> Iterator[ClusterDocument]:
+    """Yield a document, and those that may be made from it before a leader notices who is gone."""
+    for gone in _subsets(document.leaving):
+        rest = document.without(gone)
+        for come in _subsets([name for name in rest.joining if name not in rest.voters]):
+            yield replace(rest, voters=(*rest.voters, *come))
+
+
+def _subsets(names: Sequence[NodeId]) -> Iterator[tuple[NodeId, ...]]:
+    for count in range(len(names) + 1):
+        yield from combinations(names, count)
 
 
 def _can_lead(world: World, document: ClusterDocument, group: Collection[NodeId]) -> bool:
