@@ -6,7 +6,8 @@ a place known to be valid, along the server's own history, to the last one that 
 
 A recycled segment may hold an old record, with a valid checksum, exactly where the WAL ends. It is
 told apart by its back link, which is compared only between consecutive records: reading therefore
-begins *before* the place that is known, wherever there is something before it.
+begins *before* the place that is known, wherever there is something before it. Only where the page
+itself shows that nothing follows no program is run: an election waits for it.
 
 Invariant: the result is right only if nothing writes WAL meanwhile; the caller sees to that.
 """
@@ -38,7 +39,7 @@ from metako.postgres.wal import (
     record_end,
     skip_header,
 )
-from metako.postgres.walpage import PAGES_READ, record_begins
+from metako.postgres.walpage import PAGES_READ, ends_here, record_begins
 
 LOOKBACK_BYTES = (16 << 10, 64 << 10, 16 << 20)
 """How far before the known place reading begins: a record has to lie in between. Hardly any is
@@ -152,6 +153,12 @@ class WalReader:
         records, _ = await self._dump(tli, lsn, segment_size, "-n", "1")  # a long one
         return bool(records) and records[0].lsn == lsn
 
+    async def _ends_here(self, known: Known, segment_size: int) -> bool:
+        """Return whether nothing was received beyond what is known; False if that is not sure."""
+        base = Lsn(known.lsn - known.lsn % PAGE_SIZE)
+        pages = await trio.to_thread.run_sync(self._pages, known.tli, base, segment_size)
+        return ends_here(pages, base, known.lsn, segment_size)
+
     def _pages(self, tli: TimelineId, base: Lsn, segment_size: int) -> bytes:
         """Return some pages of a segment from `base` on; none if there is no such segment."""
         path = self._files.wal / segment_name(tli, base // segment_size, segment_size)
@@ -175,6 +182,8 @@ class WalReader:
             if not records:
                 where = f"{known.tli}:{format_lsn(known.lsn)}"
                 raise PositionError(f"no WAL at {where}: {' '.join(errors.split())[:300]}")
+        elif await self._ends_here(known, segment_size):
+            return known.lsn
         else:
             for back in (*LOOKBACK_BYTES, known.lsn):
                 start = Lsn(max(known.floor, (known.lsn - back) // PAGE_SIZE * PAGE_SIZE))

@@ -1,7 +1,8 @@
 """Whether a whole record begins at a place in the WAL, told from the bytes of a few pages.
 
 Asked for at each timeline that WAL may go over to: a program a timeline takes as long as the rest
-of finding a position, and there can be hundreds of timelines after the newest restartpoint.
+of finding a position, and there can be hundreds of timelines after the newest restartpoint. And at
+the end of what a standby has replayed: nearly always it has received nothing beyond it.
 
 Pure: bytes in, a verdict out. It judges as `pg_waldump` judges the first record that it is told to
 read: page headers, length, back link and checksum.
@@ -21,6 +22,7 @@ PAGES_READ = 4
 """Pages that are enough for what a promotion writes first, wherever on a page it begins."""
 
 _PAGE = struct.Struct("=HHIQ")  # magic, flags, timeline, address
+_LENGTH = struct.Struct("=I")  # the beginning of a record, which is never cut by a page's end
 _RECORD = struct.Struct("=IIQBB2xI")  # length, transaction, back link, info, manager, checksum
 _CHECKED = 20  # bytes of the record's header that its checksum covers, after the record's data
 _MAGICS = (0xD0, 0xD1)  # upper byte, of PostgreSQL 9.3 and later
@@ -70,6 +72,26 @@ def record_begins(pages: bytes, base: Lsn, lsn: Lsn, segment_size: int) -> bool 
     if data is None:
         return _ends_early(after)
     return crc32c(data + header[:_CHECKED]) == int(checksum)
+
+
+def ends_here(pages: bytes, base: Lsn, lsn: Lsn, segment_size: int) -> bool:
+    """Return whether it is certain that the WAL, valid up to `lsn`, ends there; False if it is not.
+
+    Certain is what the page of `lsn` alone proves: that it is the page of its place, and that at
+    `lsn` nothing begins that could be a record, or goes on in a later page as one that was broken
+    off and written over. See `record_begins` for the arguments.
+    """
+    page, after = lsn - lsn % PAGE_SIZE, lsn + _RECORD.size
+    if lsn == page or not _page_is_whole(pages, base, Lsn(page)):
+        return False
+    header = pages[lsn - base : min(after, page + PAGE_SIZE) - base]
+    if len(header) < _LENGTH.size:
+        return False
+    (length,) = _LENGTH.unpack_from(header)
+    if not _RECORD.size <= length <= _LENGTH_MAX:
+        return True
+    whole = lsn + length <= page + PAGE_SIZE
+    return whole and record_begins(pages, base, lsn, segment_size) is False
 
 
 def _ends_early(after: int) -> bool | None:

@@ -10,8 +10,8 @@ from test_supervisor import initialize
 from metako.model.lsn import Lsn, format_lsn
 from metako.model.postgres import ProcessState, Stopped
 from metako.postgres.history import is_segment, segment_number
-from metako.postgres.wal import PAGE_SIZE, parse_record
-from metako.postgres.walpage import record_begins
+from metako.postgres.wal import PAGE_SIZE, parse_record, record_end, skip_header
+from metako.postgres.walpage import ends_here, record_begins
 
 pytestmark = pytest.mark.integration
 
@@ -44,7 +44,11 @@ def check_segment(node, segment, base):
     begins = {record.lsn for record in records}
     for record in records:
         assert record_begins(image, base, record.lsn, size) is True, record
+        assert not ends_here(image, base, record.lsn, size), record
     if records:
+        end = skip_header(record_end(records[-1], size), size)
+        if end < base + size and end % PAGE_SIZE >= 40:
+            assert ends_here(image, base, end, size)
         first, last = records[0].lsn, records[-1].lsn
         between = [
             lsn

@@ -11,8 +11,8 @@ from metako.postgres.history import segment_name
 from metako.postgres.osuser import resolve_os_user
 from metako.postgres.position import Known, WalReader
 from metako.postgres.settings import ServerSettings
-from metako.postgres.wal import PAGE_SIZE, page_header_size
-from metako.postgres.walpage import crc32c, record_begins
+from metako.postgres.wal import PAGE_SIZE, WalRecord, page_header_size
+from metako.postgres.walpage import crc32c, ends_here, record_begins
 
 SEGMENT = 1 << 20
 BASE = Lsn(5 * SEGMENT)
@@ -85,8 +85,69 @@ def test_a_record_longer_than_what_was_read_is_left_open():
     assert record_begins(b"", BASE, lsn, SEGMENT) is False
 
 
-async def test_the_position_is_found_beyond_any_number_of_timelines(tmp_path, monkeypatch):
-    """A standby that is killed again and again has none of their restartpoints."""
+@pytest.mark.parametrize("offset", [40, 512, PAGE_SIZE - 8, PAGE_SIZE - 24])
+def test_wal_ends_for_certain_where_no_length_of_a_record_is(offset):
+    lsn = Lsn(BASE + offset)
+    assert ends_here(wal(lsn, b""), BASE, lsn, SEGMENT)
+    for length in (1, 23, (1 << 30) + 1, 0xFFFFFFFF):
+        assert ends_here(wal(lsn, struct.pack("=I", length)), BASE, lsn, SEGMENT), length
+
+
+def test_wal_does_not_end_where_a_whole_record_begins():
+    for offset in (40, 512, PAGE_SIZE - 8, PAGE_SIZE - 24, PAGE_SIZE - 40):
+        for data in (b"", b"twelve bytes", bytes(10_000)):
+            lsn = Lsn(BASE + offset)
+            assert not ends_here(wal(lsn, whole(data)), BASE, lsn, SEGMENT), (offset, len(data))
+
+
+def test_what_is_left_of_a_recycled_segment_is_the_end_if_it_could_end_on_its_page():
+    lsn = Lsn(BASE + 512)
+    bad = bytearray(wal(lsn, whole()))
+    bad[540] ^= 0x40
+    assert ends_here(bytes(bad), BASE, lsn, SEGMENT)
+
+
+def test_a_record_that_was_broken_off_may_be_followed_by_more():
+    """The next page may say that what was begun was given up, and go on after it."""
+    lsn = Lsn(BASE + PAGE_SIZE - 40)
+    image = bytearray(wal(lsn, whole(b"x" * 100)))
+    struct.pack_into("=H", image, PAGE_SIZE + 2, 0x8)  # XLP_FIRST_IS_OVERWRITE_CONTRECORD
+    image[PAGE_SIZE + 24 :] = bytes(len(image) - PAGE_SIZE - 24)
+    assert record_begins(bytes(image), BASE, lsn, SEGMENT) is False
+    assert not ends_here(bytes(image), BASE, lsn, SEGMENT)
+
+
+def test_nothing_is_certain_of_a_page_that_is_not_that_of_its_place():
+    lsn = Lsn(BASE + 512)
+    assert not ends_here(b"", BASE, lsn, SEGMENT)
+    assert not ends_here(wal(lsn, b"")[:512], BASE, lsn, SEGMENT)
+    assert not ends_here(wal(lsn, b"", base=Lsn(BASE - SEGMENT)), BASE, lsn, SEGMENT)
+    page = Lsn(BASE + PAGE_SIZE)  # what ended there lies on the page before
+    assert not ends_here(wal(page, b""), BASE, page, SEGMENT)
+
+
+async def test_no_program_is_run_where_the_page_shows_that_nothing_follows(tmp_path, monkeypatch):
+    lsn = Lsn(BASE + 512)
+    files = files_in(tmp_path)
+    segment = files.wal / segment_name(3, BASE // SEGMENT, SEGMENT)
+    known = {"redo": Lsn(BASE + 40), "tli": TimelineId(3), "segment_size": SEGMENT}
+    dumped = []
+
+    async def dump(_self, _tli, start, _segment_size, *_options):
+        dumped.append(start)
+        return [WalRecord(Lsn(BASE + 40), BASE, 24, False), WalRecord(lsn, BASE, 36, False)], ""
+
+    monkeypatch.setattr(WalReader, "_dump", dump)
+    reader = WalReader(None, None, files)
+    segment.write_bytes(wal(lsn, b""))
+    assert await reader.measure_running(lsn, **known) == WalPosition(TimelineId(3), lsn)
+    assert not dumped
+    segment.write_bytes(wal(lsn, whole()))
+    assert await reader.measure_running(lsn, **known) == WalPosition(TimelineId(3), Lsn(lsn + 40))
+    assert dumped
+
+
+def files_in(tmp_path):
     settings = ServerSettings(
         node=NodeId("n1"),
         data_dir=tmp_path / "data",
@@ -98,6 +159,12 @@ async def test_the_position_is_found_beyond_any_number_of_timelines(tmp_path, mo
     )
     files = ServerFiles(settings, resolve_os_user(None))
     files.wal.mkdir(parents=True)
+    return files
+
+
+async def test_the_position_is_found_beyond_any_number_of_timelines(tmp_path, monkeypatch):
+    """A standby that is killed again and again has none of their restartpoints."""
+    files = files_in(tmp_path)
     count, step = 200, 64
     begins = [Lsn(BASE + 512 + step * n) for n in range(count)]
     for number, begin in enumerate(begins[1:], start=2):
