@@ -46,6 +46,8 @@ class Background:
         report: Callable[[StepFailed], None],
     ) -> None:
         self._executor = executor
+        # Each time a new backend: a server that takes no connections any more is noticed by that.
+        self._open = executor.sessions.fresh
         self._report = report
         self._files = files
         self._facts = facts
@@ -87,7 +89,7 @@ class Background:
                 self._facts.commit_blocked = False
                 continue
             try:
-                await commit.commit_message(self._executor.session, "probe", PROBE_TIMEOUT_S)
+                await commit.commit_message(self._open, "probe", PROBE_TIMEOUT_S)
                 self._facts.commit_blocked = False
             except (MetakoError, sql.SqlError):
                 self._facts.commit_blocked = self._primary
@@ -125,7 +127,7 @@ class Background:
                 continue
             begun = trio.current_time()
             try:
-                await keep_slots(self._executor.session, policy, wanted, begun)
+                await keep_slots(self._open, policy, wanted, begun)
                 failures = 0
             except (MetakoError, sql.SqlError) as error:
                 failures += 1

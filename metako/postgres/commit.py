@@ -27,6 +27,7 @@ from metako.postgres.settings import (
     ServerSettings,
     replication_role_sql,
     role_mark,
+    sql_literal,
 )
 from metako.postgres.steps import NOBODY, ServerConfig
 from metako.postgres.syncnames import application_name, render_sync
@@ -67,12 +68,9 @@ async def commit_message(open_session: Open, text: str, timeout_s: float) -> Non
     """
     try:
         async with _ended_afterwards(open_session) as session:
-            await session.run("set synchronous_commit = on")
-            await session.rows(
-                "select pg_logical_emit_message(true, 'metako', $1)::text",
-                text,
-                timeout_s=timeout_s,
-            )
+            # One transaction in one exchange; its commit waits by what was set in it.
+            message = f"pg_logical_emit_message(true, 'metako', {sql_literal(text)})"
+            await session.run(f"set synchronous_commit = on; select {message}", timeout_s=timeout_s)
             if warnings := await session.warnings():
                 raise StepError(f"the commit was not acknowledged: {warnings[0]}")
     except sql.SqlError as error:
@@ -116,7 +114,7 @@ async def make_commits_wait(executor: Executor, before: ServerConfig) -> None:
     """
     await executor.apply_settings(replace(before, sync=NOBODY))
     try:
-        await _see_commit_wait(executor.session)
+        await _see_commit_wait(executor.sessions.fresh)
     except BaseException:
         with trio.CancelScope(shield=True), trio.move_on_after(CLEAN_UP_TIMEOUT_S):
             await executor.apply_settings(before)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import assert_never
 
 from metako.postgres import commit, steps
+from metako.postgres.detach import Detacher
 from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
 from metako.postgres.rebuild import Rebuilder
@@ -17,8 +18,11 @@ from metako.postgres.rebuild import Rebuilder
 class StepDoer:
     """Does one step at a time. If cancelled, the step may have been done in part."""
 
-    def __init__(self, executor: Executor, rebuilder: Rebuilder, facts: Facts) -> None:
+    def __init__(
+        self, executor: Executor, detacher: Detacher, rebuilder: Rebuilder, facts: Facts
+    ) -> None:
         self._executor = executor
+        self._detacher = detacher
         self._rebuilder = rebuilder
         self._facts = facts
 
@@ -41,16 +45,16 @@ class StepDoer:
                     await commit.make_commits_wait(execute, before)
                 await execute.apply_settings(config)
             case steps.Detach(promise=promise):
-                await execute.detach(promise)
+                await self._detacher.detach(promise)
             case steps.MeasurePosition(promise=promise):
-                await execute.measure(promise)
+                await self._detacher.measure(promise)
             case steps.Promote(term=term, tli=tli):
                 await execute.promote(term, tli)
             case steps.EmitMarker(term=term):
-                await commit.emit_marker(execute.session, execute.settings, term)
+                await commit.emit_marker(execute.sessions.any, execute.settings, term)
                 self._facts.marker_term = term
             case steps.SyncBarrier(setting=setting):
-                await commit.pass_barrier(execute.session, execute.settings, setting)
+                await commit.pass_barrier(execute.sessions.fresh, execute.settings, setting)
                 self._facts.barrier = setting
             case steps.Checkpoint(handover=handover):
                 await execute.checkpoint(handover)

@@ -1,11 +1,11 @@
-"""Carry out steps on a server that runs or is to run: start, stop, settings, detach, promote.
+"""Carry out steps on a server that runs or is to run: start, stop, settings, promote, checkpoint.
 
 Each method does one step and returns when it is done; a failure is an exception with one line of
 text. What a step has found out goes into `Facts`, where the next observation picks it up.
 
 Invariants: `standby.signal` is on disk and fsynced before every start and right after a promotion;
-the settings file is durable before PostgreSQL is told of it; a position is recorded only between
-two proofs that no WAL receiver exists.
+the settings file is durable before PostgreSQL is told of it; what settings are in force is said by
+a fresh backend only.
 
 Does not decide anything: see `metako.postgres.plan`.
 """
@@ -15,8 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import trio
 
@@ -24,42 +22,36 @@ from metako.model.errors import MetakoError
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import parse_lsn
 from metako.postgres import sql
+from metako.postgres.children import sender_processes
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
 from metako.postgres.history import may_have_gone_over, missing_histories
 from metako.postgres.install import Installation
-from metako.postgres.observe import (
-    UNDECIDED_FOR_S,
-    Receivers,
-    receiver_processes,
-    sender_processes,
-)
 from metako.postgres.position import WalReader
 from metako.postgres.process import Guard, GuardRefusedError, ServerNotGoneError
+from metako.postgres.sessions import Sessions
 from metako.postgres.settings import ServerSettings, render, render_ident
 from metako.postgres.steps import ServerConfig
 
 RELOAD_TIMEOUT_S = 5.0
 POLL_S = 0.004
-RECEIVER_TERM_AFTER_S = 0.1
-RECEIVER_GIVE_UP_S = 1.0
 STOP_FAST_TIMEOUT_S = 60.0
 STOP_SENDERS_AFTER_S = 0.5
 """Standbys in order confirm a shutdown checkpoint within milliseconds; the others are paused."""
 QUIT_GRACE_S = 1.0
+ARMED_WITHIN_S = 0.5
+"""The guard and this are asked for at the same time; a failed step would pause."""
 PROMOTE_TIMEOUT_S = 30.0
 PROMOTE_POLL_S = 0.001
 CLIENTS_END_TIMEOUT_S = 1.0
 
-_RECEIVERS = "select pid from pg_stat_activity where backend_type = 'walreceiver'"
-_PLACE = """
-select current_setting('metako.settings', true), pg_is_in_recovery(),
-       coalesce(pg_last_wal_replay_lsn(), '0/0')::text, c.redo_lsn::text, c.timeline_id,
-       pg_size_bytes(current_setting('wal_segment_size'))  -- pg_settings takes milliseconds
-from pg_control_checkpoint() c
+_PROMOTED = """
+select case when not pg_is_in_recovery() then pg_walfile_name(pg_current_wal_insert_lsn()) end
 """
 _END_CLIENTS = """
-select count(pg_terminate_backend(pid)) from pg_stat_activity
+select count(pg_terminate_backend(pid)),
+       exists (select from pg_stat_get_activity(null) where backend_type = 'walreceiver')
+from pg_stat_get_activity(null)
 where backend_type = 'client backend' and pid <> pg_backend_pid()
   and not (usesysid = (select oid from pg_roles where rolname = current_user)
            and application_name = 'metako agent')
@@ -89,23 +81,13 @@ class Executor:
         self._guard = guard
         self._reader = reader
         self._facts = facts
+        self.sessions = Sessions(settings=lambda: self.settings, files=files, guard=guard)
         self.checkpoint_wanted = trio.Event()  # set by a promotion; replaced by its reader
-
-    @asynccontextmanager
-    async def session(self, timeout_s: float = sql.CONNECT_TIMEOUT_S) -> AsyncIterator[sql.Session]:
-        """Open a connection to a fresh backend, for the length of the context."""
-        async with sql.session(
-            socket_dir=self._files.socket_dir,
-            port=self.settings.port,
-            user=self.settings.superuser,
-            database="postgres",
-            timeout_s=timeout_s,
-        ) as opened:
-            yield opened
 
     # ---------------------------------------------------------------- settings
 
-    async def _write(self, config: ServerConfig) -> str:
+    async def write_settings(self, config: ServerConfig) -> str:
+        """Make the settings of a role durable, to be loaded; return their digest."""
         facts = self._facts
         rendered = render(self.settings, config, facts.floors or ())
         if config.upstream is not None:
@@ -126,7 +108,7 @@ class Executor:
         Raises:
             StepError: the server did not load the files in time, or refuses a line of them.
         """
-        digest = await self._write(config)
+        digest = await self.write_settings(config)
         await self._guard.signal(signal.SIGHUP)
         if not self._facts.was_up:
             return  # it takes no connections yet; the first one will verify
@@ -136,7 +118,7 @@ class Executor:
         shown: object = None
         with trio.move_on_after(RELOAD_TIMEOUT_S):
             while True:
-                async with self.session() as fresh:
+                async with self.sessions.fresh() as fresh:
                     row = await fresh.row(
                         "select current_setting('metako.settings', true), (select string_agg("
                         "line_number || ': ' || error, '; ') from pg_hba_file_rules "
@@ -181,14 +163,17 @@ class Executor:
         ident = render_ident(self.settings)
         if not self._guard.status.gone:
             raise StepError("processes of the server that ran before are left")
-        control = facts.control or await self._reader.control()
+        if facts.control is None or facts.control_is_old:
+            facts.read_control(await self._reader.control())
+        control = facts.control
+        assert control is not None
         keep = max(control.checkpoint_tli, control.min_recovery_tli)
         if facts.position is not None:
             keep = max(keep, facts.position.timeline)
             await trio.to_thread.run_sync(self._files.set_histories_aside, TimelineId(keep))
         facts.timeline = TimelineId(keep)
         facts.floors = control.floors
-        await self._write(config)
+        await self.write_settings(config)
         await trio.to_thread.run_sync(self._files.write, self._files.ident, ident)
         await trio.to_thread.run_sync(self._files.ensure_data_id)
         await trio.to_thread.run_sync(self._files.ensure_standby_signal)
@@ -228,6 +213,7 @@ class Executor:
                 await self._guard.wait_gone(QUIT_GRACE_S)
         if not self._guard.status.gone:
             await self._guard.kill_all()  # a stopped (SIGSTOP) server reacts to nothing less
+        self.sessions.close()
         self._facts.server_stopped()
         self._facts.restarted = restart or self._facts.restarted
 
@@ -242,99 +228,6 @@ class Executor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    # ---------------------------------------------------------------- promise
-
-    async def measure(self, promise: Term) -> None:
-        """Find the position of a server of which nothing runs."""
-        if not self._guard.status.gone:
-            raise StepError("the server is not gone")
-        self._facts.forget_position()
-        position = await self._reader.measure_stopped()
-        if not self._guard.status.gone:
-            raise StepError("the server was started meanwhile")
-        self._facts.position, self._facts.detached_for = position, promise
-        self._facts.timeline = TimelineId(max(self._facts.timeline, position.timeline))
-
-    async def detach(self, promise: Term) -> None:
-        """Stop the WAL receiver, verify that it is gone, find the position, verify again.
-
-        A server that does not let go within about a second is stopped; the position is then found
-        from its disk by the next step.
-        """
-        facts = self._facts
-        written = facts.written
-        closed = written is not None and written.upstream is None
-        facts.forget_position()
-        if not closed or not facts.verified:
-            await self._write(ServerConfig(None, admit=written.admit if written else True))
-            await self._guard.signal(signal.SIGHUP)
-        gone = False
-        with trio.move_on_after(RECEIVER_GIVE_UP_S):
-            gone = await self._wait_receiver_gone()
-        if not gone or not facts.was_up:
-            await self.stop(fast=False)
-            return
-        try:
-            async with self.session() as fresh:
-                await self._find_position(fresh, promise)
-        except sql.SqlError:
-            await self.stop(fast=False)
-
-    async def _find_position(self, fresh: sql.Session, promise: Term) -> None:
-        shown, recovering, replayed, redo, tli, segment_size = await fresh.row(_PLACE)
-        if shown != self._facts.written_digest or not recovering:
-            raise sql.SqlError("the server has not loaded the empty primary_conninfo")
-        self._facts.verified = True
-        position = await self._reader.measure_running(
-            parse_lsn(str(replayed)),
-            redo=parse_lsn(str(redo)),
-            tli=TimelineId(int(str(tli))),
-            segment_size=int(str(segment_size)),
-        )
-        if await fresh.rows(_RECEIVERS) or not await self._no_receiver():
-            raise sql.SqlError("the WAL receiver came back")
-        self._facts.position, self._facts.detached_for = position, promise
-        self._facts.timeline = TimelineId(max(self._facts.timeline, position.timeline))
-
-    def _receivers(self) -> Receivers:
-        postmaster = self._guard.status.postmaster_pid
-        return receiver_processes(postmaster) if postmaster is not None else Receivers((), ())
-
-    async def _no_receiver(self) -> bool:
-        """Return whether there is none, once every new child has shown what it is."""
-        with trio.move_on_after(2 * UNDECIDED_FOR_S):
-            while True:
-                found = self._receivers()
-                if found.certain:
-                    return False
-                if not found.undecided:
-                    return True
-                await trio.sleep(POLL_S)
-        return False
-
-    async def _wait_receiver_gone(self) -> bool:
-        """Wait until no receiver exists, ending it if it stays; False if the server is lost."""
-        begun = trio.current_time()
-        try:
-            async with self.session(RECEIVER_GIVE_UP_S) as session:
-                while True:
-                    listed = [int(str(row[0])) for row in await session.rows(_RECEIVERS)]
-                    found = self._receivers()
-                    loaded = await session.row("select current_setting('metako.settings', true)")
-                    if (
-                        not (listed or found.certain or found.undecided)
-                        and loaded[0] == self._facts.written_digest
-                    ):
-                        return True
-                    if trio.current_time() - begun > RECEIVER_TERM_AFTER_S:
-                        # The startup process may be paused or in a conflict and not react.
-                        for pid in set(listed) & set(found.certain):
-                            with contextlib.suppress(ProcessLookupError):
-                                os.kill(pid, signal.SIGTERM)
-                    await trio.sleep(POLL_S)
-        except sql.SqlError:
-            return False
-
     # ---------------------------------------------------------------- promotion
 
     async def promote(self, term: Term, tli: TimelineId) -> None:
@@ -344,6 +237,9 @@ class Executor:
             StepError: refused, or the server took another timeline; it is then no standby any
                 more and the planner stops it.
         """
+        with trio.move_on_after(ARMED_WITHIN_S):
+            while not self._is_armed(term):  # noqa: ASYNC110 - the guard is asked for it just now
+                await trio.sleep(POLL_S)
         self._check_armed(term)
         facts = self._facts
         histories = await trio.to_thread.run_sync(self._files.histories)
@@ -358,7 +254,7 @@ class Executor:
             )
         for number, text in missing_histories(current, tli, histories).items():
             await trio.to_thread.run_sync(self._files.write_history, number, text)
-        async with self.session() as session:
+        async with self.sessions.any() as session:
             await self._end_clients(session)
             self._check_armed(term)
             facts.forget_position()
@@ -366,35 +262,42 @@ class Executor:
             await session.rows("select pg_promote(wait => false)")
             with trio.move_on_after(PROMOTE_TIMEOUT_S) as deadline:
                 while True:
-                    row = await session.row("select pg_is_in_recovery()")
-                    if not row[0]:
+                    segment = (await session.row(_PROMOTED))[0]
+                    if segment is not None:
                         break
                     await trio.sleep(PROMOTE_POLL_S)
             if deadline.cancelled_caught:
                 raise StepError(f"PostgreSQL is still in recovery after {PROMOTE_TIMEOUT_S:g} s")
             await trio.to_thread.run_sync(self._files.ensure_standby_signal)
-            row = await session.row("select pg_walfile_name(pg_current_wal_insert_lsn())")
-        taken = TimelineId(int(str(row[0])[:8], 16))
-        facts.timeline = taken
+        facts.last_in_recovery = False
+        facts.timeline = taken = TimelineId(int(str(segment)[:8], 16))
         if taken != tli:
             raise StepError(f"PostgreSQL took timeline {taken} instead of the reserved {tli}")
         self.checkpoint_wanted.set()
 
+    def _is_armed(self, term: Term) -> bool:
+        return not self._guard.lost and self._guard.status.armed_term == term
+
     def _check_armed(self, term: Term) -> None:
-        if self._guard.lost or self._guard.status.armed_term != term:
+        if not self._is_armed(term):
             raise StepError(f"the guard is not armed for term {term}: not promoting")
 
     async def _end_clients(self, session: sql.Session) -> None:
         """End the sessions that were let in to read; they would be able to write."""
         with trio.move_on_after(CLIENTS_END_TIMEOUT_S):
             while True:
-                if not (await session.row(_END_CLIENTS))[0]:
+                left, receives = await session.row(_END_CLIENTS)
+                if receives:
+                    raise StepError("a WAL receiver exists: not promoting")
+                if not left:
                     return
                 await trio.sleep(POLL_S)
         raise StepError("sessions of applications do not end")
 
     async def checkpoint(self, handover: str = "") -> None:
         """Write a checkpoint: for a handover, or so that pg_rewind elsewhere sees the timeline."""
-        async with self.session() as session:
+        async with self.sessions.any() as session:
             await session.run("checkpoint", timeout_s=600.0)
-        self._facts.checkpointed = handover or self._facts.checkpointed
+            if handover:
+                row = await session.row("select pg_current_wal_insert_lsn()::text")
+                self._facts.checkpointed, self._facts.wal_end = handover, parse_lsn(str(row[0]))

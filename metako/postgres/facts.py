@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from metako.model.ids import NodeId, Term, TimelineId
-from metako.model.lsn import WalPosition
+from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import StandbySeen, SyncSetting
 from metako.postgres.steps import ServerConfig
 from metako.postgres.wal import ControlData
@@ -22,7 +22,9 @@ class Facts:
     """See the module's docstring."""
 
     members: dict[str, NodeId] = field(default_factory=dict)  # by application name
-    control: ControlData | None = None  # None: to be read again
+    # None: to be read by the next look. What changes in it is as of when it was read.
+    control: ControlData | None = None
+    control_is_old: bool = False  # a server has run since: who starts one reads it again
     floors: tuple[tuple[str, int], ...] | None = None  # of the last start; see `render`
     # What metako.conf on disk says. A running server may not have loaded it yet.
     written: ServerConfig | None = None
@@ -40,6 +42,7 @@ class Facts:
     standbys: tuple[StandbySeen, ...] = ()  # in the last answer of a primary
     senders: dict[NodeId, int] = field(default_factory=dict)  # pids, in that answer
     checkpointed: str = ""  # the handover for which this server wrote a checkpoint
+    wal_end: Lsn = Lsn(0)  # of the primary, after that checkpoint
     restarted: str = ""  # the order by which it was stopped last, to be started again
     stop_asked: bool = False  # we have begun to stop the server, or have; until the next start
     was_up: bool = False  # the running server has answered SQL
@@ -59,25 +62,35 @@ class Facts:
         known = {pid for other, pid in self.senders.items() if other != node}
         return set(pids) - {own} if own in pids else set(pids) & known
 
+    def read_control(self, control: ControlData) -> None:
+        """Take what pg_control says now."""
+        self.control, self.control_is_old = control, False
+
+    def found_position(self, position: WalPosition, promise: Term) -> None:
+        """Note where the WAL ends, of which it is proven that nothing appends to it."""
+        self.position, self.detached_for = position, promise
+        self.timeline = TimelineId(max(self.timeline, position.timeline))
+
     def forget_position(self) -> None:
         self.position = None
         self.detached_for = Term(0)
 
     def server_stopped(self) -> None:
         """Forget what only held for the server that ran."""
-        self.control = None
+        self.control_is_old = True
         self.verified = False
         self.barrier = None
         self.marker_term = Term(0)
         self.commit_blocked = False
         self.standbys, self.senders = (), {}
-        self.checkpointed = ""
+        self.checkpointed, self.wal_end = "", Lsn(0)
         self.was_up = False
         self.last_in_recovery = None
 
     def data_replaced(self) -> None:
         """Forget what held for the data that was in the directory."""
         self.server_stopped()
+        self.control = None
         self.floors = None
         self.forget_position()
         self.timeline = TimelineId(0)

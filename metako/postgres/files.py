@@ -101,6 +101,11 @@ class ServerFiles:
 
     def write(self, path: Path, text: str) -> None:
         """Replace a file durably."""
+        self._prepare(path, text).rename(path)
+        fsync_dir(path.parent)
+
+    def _prepare(self, path: Path, text: str) -> Path:
+        """Write what is to replace a file beside it, durably, and return where that is."""
         temporary = path.with_name(path.name + ".new")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(temporary, flags, 0o600)
@@ -110,14 +115,17 @@ class ServerFiles:
             stream.write(text)
             stream.flush()
             os.fsync(descriptor)
-        temporary.rename(path)
-        fsync_dir(path.parent)
+        return temporary
 
     def write_settings(self, rendered: Rendered) -> None:
-        """Write the files of a role. pg_hba first: settings carry the digest of both."""
+        """Write the files of a role. pg_hba first: settings carry the digest of both.
+
+        What a host that fails in between leaves of them is written again before a server starts.
+        """
         if not self.hba.exists() or self.hba.read_text(encoding="utf-8") != rendered.hba:
-            self.write(self.hba, rendered.hba)
-        self.write(self.conf, rendered.conf)
+            self._prepare(self.hba, rendered.hba).rename(self.hba)
+        self._prepare(self.conf, rendered.conf).rename(self.conf)
+        fsync_dir(self.own)
         automatic = self.data / "postgresql.auto.conf"
         with contextlib.suppress(FileNotFoundError):
             text = automatic.read_text(encoding="utf-8", errors="surrogateescape")

@@ -11,11 +11,7 @@ has no WAL receiver. A receiver that is seen makes the position be forgotten.
 from __future__ import annotations
 
 import contextlib
-import os
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import trio
 
@@ -30,16 +26,17 @@ from metako.model.postgres import (
     SyncSetting,
 )
 from metako.postgres import sql
+from metako.postgres.children import receiver_processes
 from metako.postgres.facts import Facts
 from metako.postgres.files import DiskView, ServerFiles
 from metako.postgres.history import own_chain
 from metako.postgres.position import PositionError, WalReader
 from metako.postgres.process import Guard, server_processes
+from metako.postgres.proven import proven
 from metako.postgres.settings import ServerSettings, config_of
 from metako.postgres.tools import ToolTimeoutError
 
 DISK_TIMEOUT_S = 2.0
-UNDECIDED_FOR_S = 1.0
 LOG_TAIL_BYTES = 65536
 _WAL_REMOVED = "has already been removed"
 
@@ -69,49 +66,6 @@ select application_name, state = 'streaming', coalesce(flush_lsn, '0/0')::text,
        coalesce(flush_lsn < pg_current_wal_flush_lsn(), true), pid
 from pg_stat_replication order by backend_start desc limit 1000
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Receivers:
-    """Children of a postmaster that are, or may become, WAL receivers."""
-
-    certain: tuple[int, ...]
-    # Forked a moment ago and still under the postmaster's own title: a receiver renames itself at
-    # once, a backend only when its client has spoken. After UNDECIDED_FOR_S it is a backend.
-    undecided: tuple[int, ...]
-
-
-def _age_s(pid: str) -> float:
-    """Return how long ago a process was started, whatever the wall clock did meanwhile."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
-
-
-def _children(postmaster: int) -> Iterator[tuple[str, bytes]]:
-    """Yield pid and title of each child that is still there when it is looked at."""
-    with contextlib.suppress(OSError):
-        listed = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
-        for pid in listed:
-            with contextlib.suppress(OSError):
-                yield pid, Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def receiver_processes(postmaster: int) -> Receivers:
-    """Return what /proc says about WAL receivers, also those that SQL does not list yet."""
-    certain, undecided = [], []
-    with contextlib.suppress(OSError):
-        own = Path(f"/proc/{postmaster}/cmdline").read_bytes()
-        for pid, title in _children(postmaster):
-            if b"walreceiver" in title:
-                certain.append(int(pid))
-            elif title == own and _age_s(pid) < UNDECIDED_FOR_S:
-                undecided.append(int(pid))
-    return Receivers(tuple(certain), tuple(undecided))
-
-
-def sender_processes(postmaster: int) -> tuple[int, ...]:
-    """Return the WAL senders of a server, also of one that takes no connections any more."""
-    return tuple(int(pid) for pid, title in _children(postmaster) if b"walsender" in title)
 
 
 class Observer:
@@ -168,7 +122,7 @@ class Observer:
             return self._common(ProcessState.DYING)
         if facts.control is None and self._disk.state is DataState.PRESENT:
             with contextlib.suppress(PositionError, ToolTimeoutError):
-                facts.control = await self._reader.control()
+                facts.read_control(await self._reader.control())
         return self._common(ProcessState.STOPPED, with_position=True)
 
     async def _view_disk(self) -> None:
@@ -247,7 +201,7 @@ class Observer:
         facts = self._facts
         if facts.control is None:
             with contextlib.suppress(PositionError, ToolTimeoutError):
-                facts.control = await self._reader.control()
+                facts.read_control(await self._reader.control())
         if facts.floors is None and facts.control is not None:
             facts.floors = facts.control.floors
         if not facts.was_up and not self._files.takes_connections():
@@ -326,19 +280,37 @@ class Observer:
             standbys=standbys,
         )
 
-    def amended(self, observed: PostgresObserved) -> PostgresObserved:
-        """Return a picture of a primary with what a step has proven since: no look is needed.
+    async def amended(self, observed: PostgresObserved) -> PostgresObserved:
+        """Return a picture of a server that runs with what a step has proven since.
 
-        That is that its marker was acknowledged, and that a fresh backend has shown settings that
-        differ in nothing but whom they let in. All else stays as it was seen.
+        No look is needed for that: that a standby has let go of its upstream and where its WAL
+        ends, that it was promoted, that the marker of a primary was acknowledged, and that a fresh
+        backend has shown settings. All else stays as it was seen.
         """
         facts = self._facts
-        written, running = facts.written, observed.process is ProcessState.RUNNING
-        if not running or observed.in_recovery is not False or observed.silent or not facts.was_up:
+        running = observed.process is ProcessState.RUNNING and facts.was_up
+        if not running or observed.silent or observed.in_recovery is None:
             return observed
-        same = written is not None and facts.verified and written.sync == observed.sync_applied
-        admitting = written.admit if written is not None and same else observed.admitting
-        return replace(observed, marker_term=facts.marker_term, admitting=admitting)
+        if facts.last_in_recovery is observed.in_recovery:
+            return proven(observed, facts)
+        if facts.last_in_recovery is not False:
+            return observed
+        await self._view_disk()  # the history of the timeline that it was promoted to
+        if self._disk_is_stale:
+            return observed
+        promoted = self._common(ProcessState.RUNNING)
+        return replace(
+            promoted,
+            server_version=observed.server_version,
+            in_recovery=False,
+            lsn=observed.lsn,
+            replay_lsn=observed.replay_lsn,
+            lag_ms=0,
+            receiver=ReceiverState.GONE,
+            sync_applied=observed.sync_applied,
+            admitting=promoted.admitting or not facts.verified,
+            under=observed.under,
+        )
 
     def _receiver(self, postmaster: int, row: sql.Row) -> ReceiverState:
         # Undecided ones are not counted here, else every new session would look like a receiver

@@ -88,9 +88,8 @@ class WalReader:
             detail = " ".join(result.stderr.split())[:300]
             raise PositionError(f"pg_control of {self._files.data}: {error} {detail}") from None
 
-    async def measure_stopped(self) -> WalPosition:
-        """Return the position of a server of which no process runs."""
-        control = await self.control()
+    async def measure_stopped(self, control: ControlData) -> WalPosition:
+        """Return the position of a server of which no process runs, by its pg_control of now."""
         tli, lsn = control.checkpoint_tli, control.redo_lsn
         with contextlib.suppress(FileNotFoundError, ValueError):
             label = (self._files.data / "backup_label").read_text(errors="replace")

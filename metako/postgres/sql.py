@@ -33,6 +33,8 @@ _FAILURES = (
 
 CONNECT_TIMEOUT_S = 2.0
 QUERY_TIMEOUT_S = 2.0
+STATEMENTS_KEPT = 32
+"""Prepared, in each session: most looks at a server ask what the one before has asked."""
 
 
 class SqlError(Exception):
@@ -117,8 +119,9 @@ class Session:
 
     async def warnings(self) -> tuple[str, ...]:
         """Return every warning that the statements so far were answered with."""
-        # Listeners are told by a callback of the loop; one more exchange lets it run.
-        await self.rows("select 1")
+        # Listeners are told by callbacks of the loop, which run in the order in which they were
+        # asked for: those for what came before the answer run before what is asked for now.
+        await _bounded(lambda: asyncio.sleep(0), QUERY_TIMEOUT_S, "warnings")
         return tuple(self._warnings)
 
     def backend_pid(self) -> int:
@@ -155,7 +158,8 @@ async def connect(
             passfile="/dev/null",
             ssl=False,
             timeout=timeout_s,
-            statement_cache_size=0,
+            statement_cache_size=STATEMENTS_KEPT,
+            max_cached_statement_lifetime=0,  # for as long as the session
             server_settings={
                 "application_name": "metako agent",
                 "client_min_messages": "warning",
@@ -166,17 +170,3 @@ async def connect(
         )
 
     return Session(await _bounded(call, timeout_s + 0.5, "connect"))
-
-
-@asynccontextmanager
-async def session(
-    *, socket_dir: Path, port: int, user: str, database: str, timeout_s: float = CONNECT_TIMEOUT_S
-) -> AsyncIterator[Session]:
-    """Open a connection for the length of a context: a fresh backend."""
-    opened = await connect(
-        socket_dir=socket_dir, port=port, user=user, database=database, timeout_s=timeout_s
-    )
-    try:
-        yield opened
-    finally:
-        opened.terminate()

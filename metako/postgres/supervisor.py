@@ -14,6 +14,7 @@ Does not know why a target is wanted, nor anything of other nodes but their name
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from metako.model.postgres import (
 from metako.ports import PostgresReport
 from metako.postgres import sql, steps
 from metako.postgres.background import Background
+from metako.postgres.detach import Detacher
 from metako.postgres.doing import StepDoer
 from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
@@ -44,6 +46,7 @@ from metako.postgres.osuser import OsUser
 from metako.postgres.plan import LocalState, is_pointless, plan
 from metako.postgres.position import WalReader
 from metako.postgres.process import Fenced, Guard, server_processes
+from metako.postgres.proven import needs_no_look
 from metako.postgres.rebuild import Rebuilder
 from metako.postgres.settings import ServerSettings, render
 from metako.postgres.syncnames import application_name, names_of
@@ -105,7 +108,10 @@ class PostgresSupervisor:
             facts=self._facts,
             executor=self._executor,
         )
-        self._doer = StepDoer(self._executor, self._rebuilder, self._facts)
+        detacher = Detacher(
+            executor=self._executor, guard=guard, reader=self._reader, facts=self._facts
+        )
+        self._doer = StepDoer(self._executor, detacher, self._rebuilder, self._facts)
         self._background = Background(
             executor=self._executor, files=self._files, facts=self._facts, report=self._tell
         )
@@ -113,6 +119,8 @@ class PostgresSupervisor:
         self._target: PostgresTarget = Untouched()
         self._target_is_new = False  # nobody has looked or acted since it was set
         self._observed = PostgresObserved()
+        self._seen_at = -math.inf  # when that was looked at or proven, if no step was begun since
+        self._has_proven = False  # the step that was done last, and nobody has planned since
         self._looking: trio.CancelScope | None = None  # None while nobody looks
         self._wake = trio.Event()
         self._changing_until = 0.0
@@ -192,6 +200,7 @@ class PostgresSupervisor:
                 await self._drive()
             finally:
                 self._observer.close()
+                self._executor.sessions.close()
 
     def _check_data_directory(self) -> None:
         self._files.finish_interrupted_swap()
@@ -225,7 +234,7 @@ class PostgresSupervisor:
 
     async def _drive(self) -> None:
         while True:
-            step = self._step_of_new_target()
+            step = self._step_at_once()
             if step is None:
                 await self._look()
                 step = self._plan()
@@ -237,17 +246,15 @@ class PostgresSupervisor:
                 interval = self._interval()
                 await self._sleep(interval if step is None else min(pause, interval))
 
-    def _step_of_new_target(self) -> steps.Step | None:
-        """Return what a new target asks for whatever a look would show; None if a look is needed.
-
-        A server that was seen running is detached without another look: an election waits for it,
-        and the step itself proves all that it says, before and after.
-        """
-        is_new, self._target_is_new = self._target_is_new, False
-        if not is_new or self._observed.process is not ProcessState.RUNNING:
+    def _step_at_once(self) -> steps.Step | None:
+        """Return what a new target, or what a step has just proven, asks for; None: look first."""
+        due = self._target_is_new or self._has_proven
+        self._target_is_new = self._has_proven = False
+        if not due or self._observed.process is not ProcessState.RUNNING:
             return None
         step = self._plan()
-        return step if isinstance(step, steps.Detach) else None
+        age_s = trio.current_time() - self._seen_at
+        return step if needs_no_look(step, self._observed, age_s) else None
 
     def _interval(self) -> float:
         if trio.current_time() < self._changing_until:
@@ -274,6 +281,7 @@ class PostgresSupervisor:
         finally:
             self._looking = None
         self._observed = replace(observed, under=target)
+        self._seen_at, self._has_proven = trio.current_time(), False
         if self._observed.process is not before.process:
             self._changing_until = trio.current_time() + CHANGING_FOR_S
         self._note_failed_start(before)
@@ -319,7 +327,7 @@ class PostgresSupervisor:
         name = steps.step_name(step)
         begun = trio.current_time()
         self.poke()
-        self._wake = trio.Event()
+        self._wake, self._seen_at = trio.Event(), -math.inf
         error, cancelled = "", False
         try:
             with trio.fail_after(STEP_TIMEOUT_S):
@@ -338,8 +346,10 @@ class PostgresSupervisor:
                 self._failures, self._retry_at = 0, 0.0
             self._tell(steps.StepFinished(name, duration_ms))
             # What it was done for waits for no look: a new primary serves that much sooner.
-            if (amended := self._observer.amended(self._observed)) != self._observed:
+            if (amended := await self._observer.amended(self._observed)) != self._observed:
                 self._observed = self._unsent = amended
+                self._seen_at, self._has_proven = trio.current_time(), True
+                self._something_to_send.set()
 
     async def _watched(self, step: steps.Step) -> bool:
         """Carry out a step that is abandoned when it is no longer the plan; True if it was."""

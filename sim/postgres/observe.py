@@ -115,7 +115,7 @@ class Observer:
             return self._picture(ProcessState.DYING)
         if facts.control is None and server.data_state is DataState.PRESENT:
             assert server.data is not None
-            facts.control = control_of(server.data)
+            facts.read_control(control_of(server.data))
         return self._picture(ProcessState.STOPPED, with_position=True)
 
     def look_again(self, before: PostgresObserved) -> PostgresObserved | None:
@@ -203,7 +203,7 @@ class Observer:
     def _running(self, timed_out: bool) -> PostgresObserved:
         server, facts = self._server, self._facts
         if facts.control is None and server.data is not None:
-            facts.control = control_of(server.data)
+            facts.read_control(control_of(server.data))
         answers = server.process is ProcessState.RUNNING and not timed_out and not server.silent
         if not answers:
             self._session_epoch = -1

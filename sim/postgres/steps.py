@@ -191,7 +191,10 @@ class Executor:
             raise StepError("processes of the server that ran before are left")
         data = server.data
         assert data is not None
-        control = facts.control or control_of(data)
+        if facts.control is None or facts.control_is_old:
+            facts.read_control(control_of(data))
+        control = facts.control
+        assert control is not None
         keep = max(control.checkpoint_tli, control.min_recovery_tli)
         if facts.position is not None:
             keep = max(keep, facts.position.timeline)
@@ -258,8 +261,8 @@ class Executor:
             raise StepError("the server was started meanwhile")
         if server.data is None or server.data_state is not DataState.PRESENT:
             raise StepError("pg_control cannot be read")
-        facts.position, facts.detached_for = server.data.position, promise
-        facts.timeline = max(facts.timeline, facts.position.timeline)
+        facts.read_control(control_of(server.data))
+        facts.found_position(server.data.position, promise)
 
     def detach(self, promise: Term) -> Steps:
         """Stop the WAL receiver, verify that it is gone, find the position, verify again."""
@@ -312,8 +315,7 @@ class Executor:
         yield from self.answered()
         if server.receiving:
             raise SqlError("the WAL receiver came back")
-        facts.position, facts.detached_for = position, promise
-        facts.timeline = max(facts.timeline, position.timeline)
+        facts.found_position(position, promise)
 
     # ------------------------------------------------------------ promotion
 

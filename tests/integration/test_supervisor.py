@@ -346,6 +346,26 @@ async def test_a_refusal_is_an_answer():
         assert not nobody.value.answered
 
 
+async def test_warnings_are_heard_with_the_answer_that_they_came_with():
+    """A commit whose wait was cancelled differs from one that was acknowledged by nothing else."""
+    async with nodes("a", bindir=BINDIR) as (a,), sql.open_sql_loop():
+        await initialize(a)
+        session = await sql.connect(
+            socket_dir=a.settings.socket_dir,
+            port=a.port,
+            user=a.settings.superuser,
+            database="postgres",
+        )
+        try:
+            for number in range(1, 50):
+                await session.run(f"do $$ begin raise warning 'no. {number}'; end $$")
+                assert (await session.warnings())[-1:] == (f"no. {number}",)
+                await session.rows("select 1 as n")
+            assert len(await session.warnings()) == 49
+        finally:
+            session.terminate()
+
+
 async def test_no_standby_is_relied_upon_before_a_commit_is_seen_to_wait():
     """A busy checkpointer: the setting shows in every new backend, and commits do not wait."""
     async with nodes("ab", bindir=BINDIR) as (a, b):
