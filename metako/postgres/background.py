@@ -100,7 +100,7 @@ class Background:
             self._executor.checkpoint_wanted = trio.Event()
             for _ in range(CHECKPOINT_TRIES_MAX):
                 try:
-                    await self._executor.checkpoint()
+                    await self._executor.checkpoint_promoted()
                     break
                 except sql.SqlError:
                     await trio.sleep(CHECKPOINT_PAUSE_S)

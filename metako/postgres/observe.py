@@ -11,6 +11,7 @@ has no WAL receiver. A receiver that is seen makes the position be forgotten.
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import replace
 
 import trio
@@ -37,6 +38,7 @@ from metako.postgres.settings import ServerSettings, config_of
 from metako.postgres.tools import ToolTimeoutError
 
 DISK_TIMEOUT_S = 2.0
+REFUSED_PAUSE_S = 0.1
 LOG_TAIL_BYTES = 65536
 _WAL_REMOVED = "has already been removed"
 
@@ -87,6 +89,7 @@ class Observer:
         self._facts = facts
         self._session: sql.Session | None = None
         self._session_postmaster: int | None = None
+        self._refused_until = -math.inf  # by trio's clock
         self._lock = trio.Lock()
         self._disk = DiskView(DataState.UNKNOWN, DataId(""), {}, TimelineId(0))
         self._disk_is_stale = True  # `_disk` is older than this observation
@@ -180,16 +183,31 @@ class Observer:
             watchdog=self._guard.watchdog,
         )
 
-    async def _connected(self, postmaster: int) -> sql.Session:
-        stale = self._session_postmaster != postmaster
-        if self._session is None or self._session.closed or stale:
-            self.close()
-            self._session = await sql.connect(
+    async def _connect(self, postmaster: int) -> sql.Session:
+        """Open a connection, but not again at once to a server that was up and has refused one.
+
+        Each makes the server start a process, and one that shuts down has to end it as well.
+        """
+        pause = trio.current_time() < self._refused_until and self._facts.was_up
+        if pause and self._session_postmaster == postmaster:
+            raise sql.SqlError("connect: refused a moment ago", answered=True)
+        try:
+            return await sql.connect(
                 socket_dir=self._files.socket_dir,
                 port=self._settings.port,
                 user=self._settings.superuser,
                 database="postgres",
             )
+        except sql.SqlError as error:
+            if error.answered:
+                self._refused_until = trio.current_time() + REFUSED_PAUSE_S
+            raise
+
+    async def _connected(self, postmaster: int) -> sql.Session:
+        stale = self._session_postmaster != postmaster
+        if self._session is None or self._session.closed or stale:
+            self.close()
+            self._session = await self._connect(postmaster)
             self._session_postmaster = postmaster
             if not self._facts.verified:
                 # This is a fresh backend: it shows what the postmaster has loaded.

@@ -116,7 +116,10 @@ class SyncBarrier:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Write out what is dirty while applications are served, so that the shutdown is short."""
+    """Write out what is dirty, if it is much, while applications are served.
+
+    So the shutdown is short.
+    """
 
     handover: str
 
