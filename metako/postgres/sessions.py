@@ -17,10 +17,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import trio
+
 from metako.postgres import sql
 from metako.postgres.files import ServerFiles
 from metako.postgres.process import Guard
 from metako.postgres.settings import ServerSettings
+
+ROOM_AFTER_S = 0.02
+"""For a backend to end whose connection was closed."""
 
 
 class Sessions:
@@ -43,16 +48,18 @@ class Sessions:
         exception or a cancellation: then it is closed.
 
         Raises:
-            SqlError: there is no server, or it takes no connections yet.
+            SqlError: there is no server, or it takes no connections.
         """
-        settings, postmaster = self._settings(), self._guard.status.postmaster_pid
-        opened = await sql.connect(
-            socket_dir=self._files.socket_dir,
-            port=settings.port,
-            user=settings.superuser,
-            database="postgres",
-            timeout_s=timeout_s,
-        )
+        postmaster = self._guard.status.postmaster_pid
+        try:
+            opened = await self._connect(timeout_s)
+        except sql.SqlError as refusal:
+            if not refusal.answered or self._kept is None:
+                raise
+            # A server that is full keeps few connections for us: the kept one must not cost one.
+            self.close()
+            await trio.sleep(ROOM_AFTER_S)
+            opened = await self._connect(timeout_s)
         try:
             yield opened
         except BaseException:
@@ -74,6 +81,16 @@ class Sessions:
             session.terminate()
             raise
         self._keep(session, postmaster)
+
+    async def _connect(self, timeout_s: float) -> sql.Session:
+        settings = self._settings()
+        return await sql.connect(
+            socket_dir=self._files.socket_dir,
+            port=settings.port,
+            user=settings.superuser,
+            database="postgres",
+            timeout_s=timeout_s,
+        )
 
     def close(self) -> None:
         """Close the kept session; those that are lent are closed by their borrowers."""

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 
 from metako.model.ids import NodeId
 from metako.postgres import sql
@@ -49,10 +50,16 @@ class Server:
     socket_dir: Path = Path("/r")
     opened: list[FakeSession] = field(default_factory=list)
     while_connecting: Callable[[], None] = lambda: None
+    room: int = 10  # connections that it has left for us
+    silent: bool = False
+    tried: int = 0
 
     async def connect(self, **_where: object) -> FakeSession:
         await trio.lowlevel.checkpoint()
+        self.tried += 1
         self.while_connecting()
+        if self.silent or len(self.open) >= self.room:
+            raise sql.SqlError("sorry, too many clients already", answered=not self.silent)
         self.opened.append(FakeSession())
         return self.opened[-1]
 
@@ -172,3 +179,33 @@ async def test_a_session_that_was_opened_across_a_restart_is_not_kept(
     async with sessions.fresh():
         pass
     assert server.open == []
+
+
+async def test_the_kept_session_makes_room_on_a_server_that_is_full(
+    server: Server, sessions: Sessions, autojump_clock: trio.testing.MockClock
+) -> None:
+    server.room = 1
+    async with sessions.any() as kept:
+        pass
+    async with sessions.fresh() as fresh:
+        assert server.open == [fresh]
+        assert fresh is not kept
+    assert server.tried == 3
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_refusal_that_room_does_not_help_against_is_told(
+    server: Server,
+    sessions: Sessions,
+    autojump_clock: trio.testing.MockClock,
+    silent: bool,
+) -> None:
+    """There is nothing to close, or the server does not answer at all."""
+    if silent:
+        async with sessions.any():
+            pass
+    server.room, server.silent, server.tried = 0, silent, 0
+    with pytest.raises(sql.SqlError):
+        async with sessions.fresh():
+            pass
+    assert (server.tried, len(server.open)) == (1, int(silent))
