@@ -165,6 +165,18 @@ class Following:
     restart: str = ""  # the order by which the server is to be restarted; "" for none
 
 
+@dataclass(frozen=True, slots=True)
+class CatchingUp:
+    """Run as a standby that gets WAL from a detached one, under a name that counts for nobody.
+
+    Only a standby that is up gets there, from `Detached`: it is not started, rewound or cloned.
+    `promise` is the one that is kept again as soon as it has left.
+    """
+
+    promise: Term
+    source: Upstream  # its `tip` is the timeline that the WAL there ends on
+
+
 @value
 class Leading:
     """Be the primary of `term` on the reserved timeline `tli`."""
@@ -187,4 +199,4 @@ class Stopped:
     successor: NodeId | None = None
 
 
-PostgresTarget = Untouched | Initialize | Detached | Following | Leading | Stopped
+PostgresTarget = Untouched | Initialize | Detached | Following | CatchingUp | Leading | Stopped

@@ -18,12 +18,13 @@ cancellation belong to the supervisor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
-from metako.model.ids import Address, Term
+from metako.model.ids import Term
 from metako.model.lsn import WalPosition
 from metako.model.postgres import (
+    CatchingUp,
     DataState,
     Detached,
     Following,
@@ -68,7 +69,7 @@ DETACHED = ServerConfig()
 class LocalState:
     """What the planner needs to know and no other node does."""
 
-    upstream_address: Address | None = None  # in force; None: not known, taken as right
+    upstream: UpstreamAddress | None = None  # in force; None: not known, taken as right
     wal_lost: bool = False  # the upstream no longer has WAL that this standby needs
     start_hopeless: bool = False  # the server failed to come up several times in a row
     settings_stale: bool = False  # the node's own configuration changed since the last writing
@@ -97,6 +98,8 @@ def plan(
             if _is_to_restart(observed, target):
                 return Stop(fast=True, restart=target.restart)
             return _following(observed, here, upstream)
+        case CatchingUp():
+            return _catching_up(observed, here, target)
         case Leading():
             return _leading(observed, here, target)
         case Initialize():
@@ -183,6 +186,10 @@ def _is_foreign(observed: PostgresObserved, upstream: Upstream) -> bool:
 
 def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream) -> Step | None:
     wanted = UpstreamAddress(upstream.node, upstream.address)
+    was_catching_up = local.upstream is not None and not local.upstream.counts
+    if was_catching_up:
+        # What the source of an earlier candidacy lacks says nothing about the one to follow now.
+        local = replace(local, wal_lost=False)
     if observed.process is ProcessState.STOPPED:
         return _follow_from_stopped(observed, local, upstream, wanted)
     if _is_foreign(observed, upstream) or observed.data is DataState.EMPTY:
@@ -191,7 +198,7 @@ def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream
         return Stop(fast=False)
     if observed.data is DataState.TAINTED or local.wal_lost or _runs_ahead(observed, upstream):
         return Stop(fast=True)
-    renamed = observed.upstream != upstream.node
+    renamed = observed.upstream != upstream.node or was_catching_up
     if renamed and observed.position is None:
         # A standby tells its upstream how far its WAL is flushed, and START_REPLICATION looks at
         # the beginning of a segment only: one that holds WAL beyond the fork would acknowledge
@@ -200,10 +207,30 @@ def _following(observed: PostgresObserved, local: LocalState, upstream: Upstream
         return Stop(fast=True) if starting else Detach(observed.detached_for)
     if renamed and _went_astray(observed, upstream):
         return Stop(fast=True)
-    moved = local.upstream_address is not None and local.upstream_address != upstream.address
+    moved = local.upstream is not None and local.upstream.address != upstream.address
     if renamed or moved or not observed.admitting or local.settings_stale:
         return ApplySettings(ServerConfig(wanted))
     return None
+
+
+def _catching_up(observed: PostgresObserved, local: LocalState, target: CatchingUp) -> Step | None:
+    """Attach a detached standby to another one, and do nothing else to it.
+
+    The candidacy that this is for ends when the server is not a standby that is up.
+    """
+    source = target.source
+    wanted = UpstreamAddress(source.node, source.address, counts=False)
+    up = observed.process is ProcessState.RUNNING and observed.in_recovery is True
+    if not up or observed.data is not DataState.PRESENT or _is_foreign(observed, source):
+        return None
+    if observed.upstream == source.node and local.upstream == wanted:
+        return None
+    position = observed.position
+    if position is None:
+        return Detach(target.promise)  # it has to be known first whether its WAL goes on there
+    if is_diverged(source.timelines, source.tip, observed.history, position):
+        return None
+    return ApplySettings(ServerConfig(wanted))
 
 
 def _is_to_restart(observed: PostgresObserved, target: Following) -> bool:

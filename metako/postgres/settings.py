@@ -25,7 +25,12 @@ from metako.model.errors import ConfigError
 from metako.model.ids import Address, NodeId
 from metako.model.postgres import SyncSetting
 from metako.postgres.steps import ServerConfig, UpstreamAddress
-from metako.postgres.syncnames import application_name, render_sync, replication_password
+from metako.postgres.syncnames import (
+    application_name,
+    catching_up_name,
+    render_sync,
+    replication_password,
+)
 
 REPLICATION_ROLE = "metako_replicator"
 IDENT_MAP = "metako"
@@ -211,15 +216,25 @@ def render(
     values["unix_socket_directories"] = str(settings.socket_dir)
     values["cluster_name"] = f"{settings.cluster_name}_{settings.node}"[:60]
     values["synchronous_standby_names"] = render_sync(settings.secret, config.sync)
-    upstream, name = config.upstream, application_name(settings.secret, settings.node)
-    values["primary_conninfo"] = (
-        upstream_conninfo(settings, upstream.address, name=name) if upstream is not None else ""
-    )
-    values["primary_slot_name"] = name if upstream is not None else ""
+    values["primary_conninfo"], values["primary_slot_name"] = _upstream_values(settings, config)
     lines += [f"{name} = {quote(value)}" for name, value in values.items()]
     body = "\n".join(lines) + "\n"
     digest = hashlib.sha256(f"{body}\0{hba}".encode()).hexdigest()[:32]
     return Rendered(f"{body}metako.settings = '{digest}'\n", hba, digest)
+
+
+def _upstream_values(settings: ServerSettings, config: ServerConfig) -> tuple[str, str]:
+    """Return `primary_conninfo` and `primary_slot_name`."""
+    upstream = config.upstream
+    if upstream is None:
+        return "", ""
+    if not upstream.counts:
+        # Whoever has promised to leave a primary must not acknowledge anything to it, should it be
+        # the one that answers at that address.
+        name = catching_up_name(settings.secret, settings.node)
+        return upstream_conninfo(settings, upstream.address, name=name), ""
+    name = application_name(settings.secret, settings.node)
+    return upstream_conninfo(settings, upstream.address, name=name), name
 
 
 def _render_hba(settings: ServerSettings, config: ServerConfig) -> str:
@@ -260,6 +275,8 @@ def _encode(config: ServerConfig) -> str:
             "sync": list(config.sync.nodes),
             "k": config.sync.k,
             "admit": config.admit,
+            # Only where it is so: what was rendered before there was this has the same digest.
+            **({"counts": False} if upstream is not None and not upstream.counts else {}),
         },
         ensure_ascii=True,
     )
@@ -288,7 +305,11 @@ def _decode(text: str) -> ServerConfig | None:
         raw = json.loads(text)
         named = raw["upstream"]
         upstream = (
-            UpstreamAddress(NodeId(str(named[0])), Address(str(named[1]), int(named[2])))
+            UpstreamAddress(
+                NodeId(str(named[0])),
+                Address(str(named[1]), int(named[2])),
+                counts=bool(raw.get("counts", True)),
+            )
             if named
             else None
         )

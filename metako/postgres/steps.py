@@ -32,6 +32,7 @@ class UpstreamAddress:
 
     node: NodeId
     address: Address
+    counts: bool = True  # False: under a name that no server counts acknowledgements of
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,9 +224,8 @@ class PostgresSupervisor:
         if facts.written is not None and self._observed.process is ProcessState.RUNNING:
             digest = render(self._settings, facts.written, facts.floors or ()).digest
             stale = digest != facts.written_digest or not facts.verified
-        upstream = facts.written.upstream if facts.written is not None else None
         return LocalState(
-            upstream_address=upstream.address if upstream is not None else None,
+            upstream=facts.written.upstream if facts.written is not None else None,
             wal_lost=facts.wal_lost,
             start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
             settings_stale=stale,

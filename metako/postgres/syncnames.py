@@ -26,6 +26,15 @@ def application_name(secret: bytes, node: NodeId) -> str:
     return PREFIX + digest.hexdigest()[:_DIGITS]
 
 
+def catching_up_name(secret: bytes, node: NodeId) -> str:
+    """Return the name under which `node` gets WAL that it acknowledges to nobody.
+
+    No setting ever lists it, and no server has a slot of that name.
+    """
+    digest = hmac.new(secret, b"catching_up\0" + node.encode(), hashlib.sha256)
+    return f"{PREFIX}catching_up_{digest.hexdigest()[:_DIGITS]}"
+
+
 def replication_password(secret: bytes) -> str:
     """Return the password of the replication role, the same on every node of the cluster."""
     return hmac.new(secret, b"replication_password", hashlib.sha256).hexdigest()

@@ -181,9 +181,8 @@ class SimSupervisor:
         facts = self._facts
         written = facts.written
         runs = self.observed.process is ProcessState.RUNNING
-        upstream = written.upstream if written is not None else None
         return LocalState(
-            upstream_address=upstream.address if upstream is not None else None,
+            upstream=written.upstream if written is not None else None,
             wal_lost=facts.wal_lost,
             start_hopeless=facts.failed_starts >= STARTS_HOPELESS,
             settings_stale=written is not None and runs and not facts.verified,

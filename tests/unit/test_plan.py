@@ -9,6 +9,7 @@ import pytest
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import (
+    CatchingUp,
     DataState,
     Detached,
     Following,
@@ -98,6 +99,8 @@ LEAD = Leading(Term(4), TimelineId(5), S1, admit=True)
 CLOSED = ServerConfig(None, S1, admit=False)
 OPEN = ServerConfig(None, S1, admit=True)
 FOLLOW = Following(UPSTREAM)
+CATCH_UP = CatchingUp(Term(4), UPSTREAM)
+UNCOUNTED = UpstreamAddress(B, AT_B, counts=False)
 DETACH = Detached(Term(4))
 DOWN = Detached(Term(4), run=False)
 TAINTED = replace(STOPPED, data=DataState.TAINTED)
@@ -163,6 +166,22 @@ TAINTED = replace(STOPPED, data=DataState.TAINTED)
         (replace(STANDBY, lsn=Lsn(5008), position=None), FOLLOW, Stop(fast=True)),
         (STREAMING, FOLLOW, None),
         (PRIMARY, FOLLOW, Stop(fast=False)),
+        # CatchingUp: a standby that is up is attached, and nothing else is done
+        (STANDBY, CATCH_UP, ApplySettings(ServerConfig(UNCOUNTED))),
+        (replace(STANDBY, position=None), CATCH_UP, Detach(Term(4))),
+        (replace(STREAMING, upstream=NodeId("c")), CATCH_UP, Detach(Term(4))),
+        (
+            replace(STANDBY, lsn=Lsn(5008), position=WalPosition(TimelineId(2), Lsn(5008))),
+            CATCH_UP,
+            None,
+        ),  # beyond the fork
+        (replace(STANDBY, system_id=78), CATCH_UP, None),
+        (replace(STANDBY, process=ProcessState.STARTING), CATCH_UP, None),
+        (MEASURED, CATCH_UP, None),
+        (STOPPED, CATCH_UP, None),
+        (TAINTED, CATCH_UP, None),
+        (EMPTY, CATCH_UP, None),
+        (PRIMARY, CATCH_UP, None),
         # Leading
         (EMPTY, LEAD, None),
         (TAINTED, LEAD, None),
@@ -215,8 +234,26 @@ def test_a_standby_without_the_wal_that_it_needs_is_stopped_and_cloned():
 
 
 def test_an_upstream_that_moved_is_pointed_at_again():
-    local = LocalState(upstream_address=Address("10.0.0.9", 5432))
+    local = LocalState(upstream=UpstreamAddress(B, Address("10.0.0.9", 5432)))
     assert plan(STREAMING, FOLLOW, local) == ApplySettings(ServerConfig(FROM_B))
+
+
+def test_who_catches_up_is_left_alone_until_it_has_to_follow_or_to_detach():
+    local = LocalState(upstream=UNCOUNTED, wal_lost=True)
+    assert plan(STREAMING, CATCH_UP, local) is None
+    assert plan(STREAMING, DETACH, local) == Detach(Term(4))
+
+
+def test_a_standby_under_its_own_name_does_not_pass_for_one_that_catches_up():
+    """It would go on to acknowledge, to whoever answers there."""
+    assert plan(STREAMING, CATCH_UP, LocalState(upstream=FROM_B)) == Detach(Term(4))
+
+
+def test_who_has_caught_up_from_a_node_follows_it_under_its_own_name_and_keeps_its_data():
+    local = LocalState(upstream=UNCOUNTED, wal_lost=True)
+    assert plan(STREAMING, FOLLOW, local) == Detach(Term(0))
+    assert plan(replace(STREAMING, receiver=ReceiverState.GONE), FOLLOW, local) == Detach(Term(0))
+    assert plan(MEASURED, FOLLOW, local) == Start(ServerConfig(FROM_B))
 
 
 def test_a_server_that_never_comes_up_is_cloned_by_a_follower_only():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import pytest
@@ -23,7 +24,7 @@ from metako.postgres.settings import (
     strip_managed,
 )
 from metako.postgres.steps import ServerConfig, UpstreamAddress
-from metako.postgres.syncnames import application_name, render_sync
+from metako.postgres.syncnames import application_name, catching_up_name, render_sync
 
 SEGMENT = 16 << 20
 SECRET = b"s"
@@ -207,12 +208,24 @@ UP = UpstreamAddress(NodeId("b"), Address("h", 1))
     [
         ServerConfig(),
         ServerConfig(UP),
+        ServerConfig(replace(UP, counts=False)),
         ServerConfig(None, SyncSetting((NodeId("b"), NodeId("c'\"")), 2), admit=False),
     ],
 )
 def test_what_was_rendered_is_found_in_the_file_again(config):
     rendered = render(SETTINGS, config)
     assert config_of(rendered.conf) == (config, rendered.digest)
+
+
+def test_who_catches_up_has_a_name_that_is_in_no_setting_and_no_slot():
+    nodes = (NodeId("a"), NodeId("b"), SETTINGS.node)
+    listed = render(SETTINGS, ServerConfig(None, SyncSetting(nodes, 4))).conf
+    name = catching_up_name(SECRET, SETTINGS.node)
+    conf = render(SETTINGS, ServerConfig(replace(UP, counts=False))).conf
+    assert name in conf
+    assert name not in listed
+    assert application_name(SECRET, SETTINGS.node) not in conf
+    assert "primary_slot_name = ''" in conf
 
 
 def test_the_digest_covers_pg_hba():
@@ -232,8 +245,6 @@ def test_values_below_those_of_the_wal_are_raised():
     "parameter", [("fsync", "off"), ("full_page_writes", "No"), ("primary_conninfo", "x")]
 )
 def test_parameters_that_break_a_promise_are_refused(parameter):
-    from dataclasses import replace
-
     with pytest.raises(ConfigError, match=parameter[0]):
         render(replace(SETTINGS, parameters=(parameter,)), ServerConfig())
 
@@ -268,8 +279,6 @@ def test_missing_standbys_are_made_up_by_placeholders():
 
 
 def test_bootstrap_statements_quote_names_and_passwords():
-    from dataclasses import replace
-
     bootstrap = Bootstrap("p'w", user='u"x', password="a'b", database="db")
     statements = bootstrap_sql(replace(SETTINGS, bootstrap=bootstrap))
     assert "CREATE ROLE \"u\"\"x\" LOGIN PASSWORD 'a''b'" in statements
