@@ -103,6 +103,7 @@ MARKS = {
     "clone_used": "a server was cloned",
     "clone_broken": "a clone broke off",
     "wal_lost": "WAL that a standby needs was removed",
+    "cascaded": "a standby streamed from a standby",
     "slot_kept_wal": "a checkpoint kept WAL that only a replication slot needs",
     "slot_invalidated": "WAL that a replication slot kept was removed all the same",
     "commit_cancelled_visible": "a cancelled wait made a commit visible and unreplicated",

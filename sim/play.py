@@ -149,6 +149,7 @@ def world_config(scenario: Scenario, seed: int) -> WorldConfig:
         witnesses=cluster.witnesses,
         learners=cluster.learners,
         spares=cluster.spares,
+        never_lead=cluster.never_lead,
         acks=cluster.acks,
         durability=cluster.durability,
         pair_mode=cluster.pair_mode,

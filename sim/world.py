@@ -37,6 +37,8 @@ from sim.watch import ViolationError, Watch
 POSTGRES_VERSIONS = (15, 18)
 """What the servers of a run are, all of them: where they differ, they do as that one does."""
 GOSSIP_PORT, POSTGRES_PORT = 7946, 5432
+PRIORITY = 100
+"""Of a node that may lead."""
 ENCODE_EVERY = 32
 """One message in so many is really encoded and decoded."""
 TIMELINES_SENT = 2
@@ -57,6 +59,7 @@ class WorldConfig:
     witnesses: tuple[NodeId, ...] = ()
     learners: tuple[NodeId, ...] = ()  # those of the names without a vote
     spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
+    never_lead: tuple[NodeId, ...] = ()  # those of priority 0
     acks: int = 1
     durability: Durability = Durability.QUORUM
     pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both
@@ -168,6 +171,7 @@ class World:
         """Return what a node's engine is built from."""
         config = self.config
         witness = name in config.witnesses
+        priority = 0 if name in config.never_lead else PRIORITY
         return NodeSettings(
             election=replace(config.election, timelines_sent=TIMELINES_SENT),
             cluster=ClusterSettings(
@@ -180,6 +184,7 @@ class World:
                 durability=config.durability,
                 pair_mode=config.pair_mode,
                 takeover_wait_ms=config.takeover_wait_ms,
+                priority=priority,
             ),
             membership=config.membership,
             address=Address(name, GOSSIP_PORT),
@@ -187,6 +192,7 @@ class World:
             meta=MemberMeta(
                 postgres_address=None if witness else Address(name, POSTGRES_PORT),
                 witness=witness,
+                priority=priority,
             ),
         )
 

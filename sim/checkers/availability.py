@@ -164,6 +164,8 @@ class Availability(Watcher):
             return None
         if document.paused and not self._may_stand(document, group):
             return None
+        if all(name in world.config.never_lead for name in group):
+            return None
         return document if self._could_serve(document, group) else None
 
     def _may_stand(self, document: ClusterDocument, group: Sequence[NodeId]) -> bool:

@@ -263,6 +263,16 @@ class Primary:
 
     # ------------------------------------------------------------ senders
 
+    @property
+    def tli(self) -> TimelineId:
+        """Return the timeline that is written."""
+        return self.data.tli
+
+    @property
+    def ready(self) -> int:
+        """Return how many records may be sent."""
+        return self.data.flushed
+
     def attach(self, sender: Sender) -> None:
         """Take a new sender among those that are fed and counted."""
         self.senders.append(sender)

@@ -49,7 +49,7 @@ class Receiver:
 
     __slots__ = (
         *("_cut_off", "_dial", "_flushing", "_known", "_sent", "_silent_since", "_stalled"),
-        *("alive", "conn", "heard_ns", "phase", "replied_ns", "sender", "server", "slot"),
+        *("alive", "conn", "heard_ns", "name", "phase", "replied_ns", "sender", "server", "slot"),
         *("startup", "terminating", "tli", "upstream"),
     )
 
@@ -59,6 +59,10 @@ class Receiver:
         self.startup = startup
         self.upstream = upstream
         self.slot = startup.slot  # that it asks for with every request; "": none
+        # Its application name: that of its node, or one that nobody lists.
+        self.name = server.node
+        if startup.upstream is not None and not startup.upstream.counts:
+            self.name = NodeId(f"{server.node}, catching up")
         self.alive = True
         self.terminating = False  # SIGTERM is on its way
         self.phase = ReceiverPhase.CONNECTING

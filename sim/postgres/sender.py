@@ -1,4 +1,4 @@
-"""A WAL sender: a primary's end of one standby's connection.
+"""A WAL sender: the upstream's end of one standby's connection.
 
 In: a start request, replies. Out: batches of flushed records, and the release of waiting commits.
 PostgreSQL compares timeline numbers and LSNs here and nothing else: a standby with other rows under
@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from metako.model.ids import NodeId, TimelineId
 from metako.model.lsn import Lsn
@@ -27,29 +27,50 @@ from sim.postgres.wal import count_until, left_at, segment_of
 
 if TYPE_CHECKING:
     from sim.network import Connection
-    from sim.postgres.primary import Primary
+    from sim.postgres.data import Data
     from sim.postgres.receiver import Receiver
+    from sim.postgres.server import SimServer
 
 TIMEOUT_NS = 10 * NS_PER_S
 """`wal_sender_timeout`: without a reply for so long the standby is given up."""
+
+
+class Feeder(Protocol):
+    """Whose WAL is sent: a primary, or a standby that sends on what it gets."""
+
+    server: SimServer
+    data: Data
+    senders: list[Sender]
+    write_replies: int  # how many ask that standbys reply about what is only written
+
+    @property
+    def stopping(self) -> Callable[[], None] | None: ...
+    @property
+    def tli(self) -> TimelineId: ...
+    @property
+    def ready(self) -> int: ...
+    def attach(self, sender: Sender) -> None: ...
+    def sender_ended(self, sender: Sender) -> None: ...
+    def release(self, sender: Sender) -> None: ...
+    def check_stopping(self) -> None: ...
 
 
 class Sender:
     """See the module's docstring."""
 
     __slots__ = (
-        *("_busy", "_primary", "_renewed", "alive", "apply_lsn", "conn", "flush_lsn", "heard_ns"),
+        *("_busy", "_feeder", "_renewed", "alive", "apply_lsn", "conn", "flush_lsn", "heard_ns"),
         *("limit", "listed", "next_setting", "node", "receiver", "reply_ns", "sent", "setting"),
         *("slot", "streaming", "write_lsn"),
     )
 
     def __init__(
-        self, primary: Primary, conn: Connection, receiver: Receiver, sent: int, limit: int | None
+        self, feeder: Feeder, conn: Connection, receiver: Receiver, sent: int, limit: int | None
     ) -> None:
-        server = primary.server
+        server = feeder.server
         assert server.config is not None
-        self._primary = primary
-        self.node: NodeId = receiver.server.node
+        self._feeder = feeder
+        self.node: NodeId = receiver.name  # by its application name
         self.conn = conn
         self.receiver = receiver  # the other end, for ground truth and as the address of messages
         self.alive = True
@@ -81,20 +102,20 @@ class Sender:
 
     def begin(self, tli: TimelineId, next_tli: TimelineId | None) -> None:
         """Answer the start request, with all that there is to send."""
-        primary = self._primary
-        count = self.limit if self.limit is not None else primary.data.flushed
+        feeder = self._feeder
+        count = self.limit if self.limit is not None else feeder.ready
         lo, self.sent = self.sent, max(self.sent, count)
-        deliver = partial(self.receiver.started, primary.data.wal, lo, count, tli, next_tli, self)
-        self.conn.send(primary.server.node, deliver)
+        deliver = partial(self.receiver.started, feeder.data.wal, lo, count, tli, next_tli, self)
+        self.conn.send(feeder.server.node, deliver)
 
     def push(self, count: int) -> None:
         """Send what was flushed since."""
         lo = self.sent
         if lo < count and self.limit is None and self.alive:
             self.sent = count
-            primary = self._primary
+            feeder = self._feeder
             self.conn.send(
-                primary.server.node, partial(self.receiver.receive, primary.data.wal, lo, count)
+                feeder.server.node, partial(self.receiver.receive, feeder.data.wal, lo, count)
             )
 
     # ------------------------------------------------------------ replies
@@ -103,7 +124,7 @@ class Sender:
         """Take a reply of the standby; `ping` asks for an answer."""
         if not self.alive:
             return
-        server = self._primary.server
+        server = self._feeder.server
         if server.frozen:
             server.hold(self.replied, write, flush, apply, sent_ns, ping)
             return
@@ -117,33 +138,33 @@ class Sender:
         self._renew()
         if ping:
             self.conn.send(server.node, self.receiver.kept_alive)
-        primary = self._primary
+        feeder = self._feeder
         if self.listed and self.streaming:
-            primary.release(self)
+            feeder.release(self)
         if self.limit is not None:
             # It was in state streaming for just as long as it took to reach the limit: long enough
             # for a standby beyond the fork to acknowledge what it will never get (measured).
             self.streaming = False
             self.release_slot()
-        if primary.stopping is not None:
-            primary.check_stopping()
+        if feeder.stopping is not None:
+            feeder.check_stopping()
 
     def reload(self, setting: SyncSetting, late_ns: int) -> None:
         """Get SIGHUP; the copy is renewed in a moment, or after the reply that is at hand then."""
-        server = self._primary.server
+        server = self._feeder.server
         self.next_setting = setting
         self._renewed = server.heap.now_ns + late_ns
         self._busy = False
         server.later(late_ns, self._wake)
 
     def _wake(self) -> None:
-        if self._primary.server.heap.now_ns >= self._renewed:  # not that of an earlier reload
+        if self._feeder.server.heap.now_ns >= self._renewed:  # not that of an earlier reload
             self._renew()
 
     def _renew(self) -> None:
         if self.next_setting is None:
             return
-        if self._primary.server.heap.now_ns < self._renewed and not self._busy:
+        if self._feeder.server.heap.now_ns < self._renewed and not self._busy:
             self._busy = True
             return
         self.setting, self.next_setting = self.next_setting, None
@@ -155,7 +176,7 @@ class Sender:
 
         PostgreSQL's standbys always send them; here they are left out where nobody would notice.
         """
-        return self._primary.write_replies > 0
+        return self._feeder.write_replies > 0
 
     # ------------------------------------------------------------ the end
 
@@ -164,7 +185,7 @@ class Sender:
         """Return the truth: both ends live, and what is sent now is answered now."""
         if not self.alive or not self.conn.open or self.limit is not None:
             return False
-        here, there = self._primary.server, self.receiver.server
+        here, there = self._feeder.server, self.receiver.server
         network = here.env.network
         kind = self.conn.traffic
         return (
@@ -176,11 +197,11 @@ class Sender:
         )
 
     def end(self) -> None:
-        """End this process; its primary forgets it."""
+        """End this process; its server forgets it."""
         if self.alive:
             self.alive = False
             self.release_slot()
-            self.conn.close(self._primary.server.node)
+            self.conn.close(self._feeder.server.node)
 
     def terminate(self) -> None:
         """Take SIGTERM; the slot is free when this returns.
@@ -188,7 +209,7 @@ class Sender:
         In PostgreSQL that takes until a standby that stands still has read what fills the socket.
         """
         self.end()
-        self._primary.sender_ended(self)
+        self._feeder.sender_ended(self)
 
     def release_slot(self) -> None:
         """Let others have the slot; where the standby is stays written in it."""
@@ -197,18 +218,18 @@ class Sender:
             self.slot = None
 
     def _closed(self) -> None:
-        server = self._primary.server
+        server = self._feeder.server
         if server.frozen:
             server.hold(self._closed)
         elif self.alive:
             self.alive = False
             self.release_slot()
-            self._primary.sender_ended(self)
+            self._feeder.sender_ended(self)
 
     def _expire(self) -> None:
         if not self.alive:
             return
-        server = self._primary.server
+        server = self._feeder.server
         left = self.heard_ns + TIMEOUT_NS - server.heap.now_ns
         if left > 0:
             server.later(left, self._expire)
@@ -217,54 +238,55 @@ class Sender:
 
 
 def start_sending(
-    primary: Primary, conn: Connection, receiver: Receiver, lsn: Lsn, tli: TimelineId
+    feeder: Feeder, conn: Connection, receiver: Receiver, lsn: Lsn, tli: TimelineId
 ) -> None:
     """Answer START_REPLICATION on a connection, with a new sender or an error.
 
     The process that has answered an earlier request of the connection is the one that does.
     """
-    formers = [s for s in primary.senders if s.conn is conn]
+    formers = [s for s in feeder.senders if s.conn is conn]
     for former in formers:
         former.release_slot()
-    version = primary.server.env.postgres_version
-    slot, wrong = acquired(primary.data.slots, receiver.slot, version)
+    version = feeder.server.env.postgres_version
+    slot, wrong = acquired(feeder.data.slots, receiver.slot, version)
     sent, limit, following = 0, None, None
     if not wrong:
-        sent, limit, following, wrong = start_of(primary, lsn, tli)
+        sent, limit, following, wrong = start_of(feeder, lsn, tli)
     if wrong:
-        here = primary.server.node
+        here = feeder.server.node
         conn.send(here, partial(receiver.refused, wrong))
         conn.close(here)
         for former in formers:
             former.terminate()
         return
-    sender = Sender(primary, conn, receiver, sent, limit)
+    sender = Sender(feeder, conn, receiver, sent, limit)
     if slot is not None:
         sender.slot, slot.sender = slot, sender
     for former in formers:
         sender.succeed(former)
-        primary.sender_ended(former)
-    primary.attach(sender)
+        feeder.sender_ended(former)
+    feeder.attach(sender)
     sender.begin(tli, following)
 
 
 def start_of(
-    primary: Primary, lsn: Lsn, tli: TimelineId
+    feeder: Feeder, lsn: Lsn, tli: TimelineId
 ) -> tuple[int, int | None, TimelineId | None, str]:
     """Answer START_REPLICATION: first record, limit, next timeline; or an error.
 
     A standby asks from the beginning of the segment that it wants to go on in, so PostgreSQL
     refuses one that is beyond the fork only if a whole segment is.
     """
-    data = primary.data
+    data = feeder.data
     limit: int | None = None
     following: TimelineId | None = None
-    if tli != data.tli:
+    if tli != feeder.tli:
         try:
             switch = left_at(data.history, tli)
         except KeyError:
             return 0, None, None, f"requested timeline {tli} is not in this server's history"
-        assert switch is not None
+        if switch is None:
+            return 0, None, None, f"timeline {tli} has not begun on this server"
         if segment_of(lsn) > switch:
             return 0, None, None, f"requested starting point on timeline {tli} is beyond its end"
         limit = count_until(data.wal, switch)

@@ -23,7 +23,7 @@ from sim.postgres.commits import Commit, Outcome, SyncLevel
 from sim.postgres.data import Data, first_data
 from sim.postgres.primary import Primary
 from sim.postgres.reading import Tables
-from sim.postgres.sender import start_sending
+from sim.postgres.sender import Feeder, start_sending
 from sim.postgres.slots import forget_unsaved
 from sim.postgres.startup import Startup
 from sim.postgres.state import Ending, GuardPort, ServerState
@@ -286,7 +286,7 @@ class SimServer(ServerState):
                 self.primary.reload(config.sync)
         startup = self.startup
         if startup is not None and (
-            config.upstream != before.upstream or self.primary_slot != startup.slot
+            config.upstream != before.upstream or self.upstream_read[1] != startup.slot
         ):
             startup.reload()
         self.changed()
@@ -330,8 +330,11 @@ class SimServer(ServerState):
             other.answer(what, receiver, *args)
 
     def answer(self, what: str, receiver: Receiver, *args: object) -> None:
-        """Take a request of a standby's receiver. One in recovery sends nothing on."""
-        conn, primary, data = receiver.conn, self.primary, self.data
+        """Take a request of a standby's receiver; one in recovery sends on what it gets."""
+        conn, startup, data = receiver.conn, self.startup, self.data
+        feeder: Feeder | None = self.primary
+        if feeder is None and startup is not None:
+            feeder = startup.cascade
         if self.frozen:
             self.hold(self.answer, what, receiver, *args)
             return
@@ -341,17 +344,17 @@ class SimServer(ServerState):
             # It stays in the socket until somebody reads on.
             self.later(HUNG_LOOK_NS, self.answer, what, receiver, *args)
             return
-        if not self.is_up or primary is None or data is None:
+        if not self.is_up or feeder is None or data is None:
             conn.close(self.node)
             return
         if what == "identify":
-            known = (data.system_id, data.tli, data.history_files)
+            known = (data.system_id, feeder.tli, data.history_files)
             conn.send(self.node, partial(receiver.identified, *known))
         else:
             lsn, tli = args
             assert isinstance(lsn, int)
             assert isinstance(tli, int)
-            start_sending(primary, conn, receiver, Lsn(lsn), TimelineId(tli))
+            start_sending(feeder, conn, receiver, Lsn(lsn), TimelineId(tli))
 
     # ------------------------------------------------------------ clients
 

@@ -21,6 +21,7 @@ from metako.model.postgres import ProcessState
 from metako.model.timeline import HistoryStep
 from metako.postgres.steps import UpstreamAddress
 from sim.heap import NS_PER_MS, NS_PER_S
+from sim.postgres.cascade import Cascade
 from sim.postgres.receiver import Receiver, ReceiverPhase
 from sim.postgres.slots import kept_from, oldest, save
 from sim.postgres.wal import (
@@ -67,6 +68,7 @@ class Startup:
             "_restartpoint_ns",
             "_retry",
             "_since",
+            "cascade",
         ),
         *("data", "received", "receiver", "replayed", "replayed_ns", "server", "slot", "upstream"),
     )
@@ -77,6 +79,7 @@ class Startup:
         self.receiver: Receiver | None = None
         self.upstream: UpstreamAddress | None = None  # as this process last read the settings
         self.slot = ""  # likewise: the slot there; "": none
+        self.cascade = Cascade(self)
         self.replayed = 0  # records
         self.replayed_ns = server.heap.now_ns  # when the last one was
         self.received = Lsn(0)  # end of WAL received since the start; 0: none
@@ -97,7 +100,7 @@ class Startup:
         data, control = self.data, self.data.control
         config = self.server.config
         assert config is not None
-        self.upstream, self.slot = config.upstream, self.server.primary_slot
+        self.upstream, self.slot = self.server.upstream_read
         if control.redo_lsn > data.end:
             return "could not locate a valid checkpoint record"
         chain, wrong = data.recovery_chain()
@@ -145,6 +148,8 @@ class Startup:
         """There are so many records on disk."""
         if self._caught_up and not self.server.replay_paused:
             self._replay(count)
+        elif self.cascade.senders:
+            self.cascade.push()
 
     def _replay(self, count: int) -> None:
         server, data = self.server, self.data
@@ -160,6 +165,8 @@ class Startup:
         if now >= self._restartpoint_ns or (server.wal_limit and self._checkpoint_replayed()):
             self._restartpoint_ns = now + RESTARTPOINT_NS
             self.restartpoint()
+        if self.cascade.senders:
+            self.cascade.push()
 
     def _checkpoint_replayed(self) -> bool:
         """Return whether a restartpoint would make room for WAL."""
@@ -302,8 +309,7 @@ class Startup:
         if server.replay_paused:
             self._reread = True
             return
-        assert server.config is not None
-        read = (server.config.upstream, server.primary_slot)
+        read = server.upstream_read
         if read == (self.upstream, self.slot):
             return
         self.upstream, self.slot = read
@@ -380,7 +386,8 @@ class Startup:
             done()
 
     def drop(self) -> None:
-        """End with the whole server."""
+        """End with the whole server, or with its recovery."""
+        self.cascade.end()
         if self.receiver is not None:
             self.receiver.drop()
             self.receiver = None

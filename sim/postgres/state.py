@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from metako.model.ids import NodeId
 from metako.model.lsn import Lsn
 from metako.model.postgres import DataState, ProcessState
-from metako.postgres.steps import ServerConfig
+from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.heap import NS_PER_MS
 from sim.postgres.slots import SLOTS_MAX, Slot, restart_of
 from sim.postgres.wal import RECORD_BYTES
@@ -210,6 +210,14 @@ class ServerState:
     def receiving(self) -> bool:
         """Return whether a WAL receiver exists, connected or not."""
         return self.receiver is not None
+
+    @property
+    def upstream_read(self) -> tuple[UpstreamAddress | None, str]:
+        """Return whom the settings in force name, and the slot there; who catches up has none."""
+        assert self.config is not None
+        upstream = self.config.upstream
+        catching_up = upstream is not None and not upstream.counts
+        return upstream, "" if catching_up else self.primary_slot
 
     @property
     def data_state(self) -> DataState:

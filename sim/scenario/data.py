@@ -52,6 +52,7 @@ def _cluster(cluster: Cluster) -> Data:
         "witnesses": list(cluster.witnesses),
         "learners": list(cluster.learners),
         "spares": list(cluster.spares),
+        "never_lead": list(cluster.never_lead),
         "acks": cluster.acks,
         "durability": str(cluster.durability),
         "pair_mode": str(cluster.pair_mode or MAJORITY),

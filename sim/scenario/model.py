@@ -79,6 +79,7 @@ class Cluster:
     spares: tuple[NodeId, ...] = ()  # those that run, and are no members until they are added
     pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both
     takeover_wait_ms: int = 0  # `takeover`: beyond the hold
+    never_lead: tuple[NodeId, ...] = ()  # those of priority 0
 
     @property
     def data_nodes(self) -> tuple[NodeId, ...]:

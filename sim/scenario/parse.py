@@ -102,6 +102,9 @@ def _cluster(reader: Reader) -> Cluster:
         reader.problem("learners", "a spare is no member yet")
     pair = reader.choice("pair_mode", [*PairMode, MAJORITY], PairMode.MANUAL)
     wait_ns = reader.duration("takeover_wait", 0, low=0)
+    never_lead = reader.names("never_lead", names, "node")
+    if {names[0], *witnesses} & set(never_lead):
+        reader.problem("never_lead", "the first node has to lead at first, and witnesses never do")
     reader.done()
     return Cluster(
         names,
@@ -114,6 +117,7 @@ def _cluster(reader: Reader) -> Cluster:
         spares,
         None if pair == MAJORITY else PairMode(pair),
         wait_ns // NS_PER_MS,
+        tuple(map(NodeId, never_lead)),
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from sim_postgres_kit import Cluster, attach, data_on, primary_cluster, ready_data, sync_of
 
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.postgres import (
+    CatchingUp,
     DataState,
     ProcessState,
     ReceiverState,
@@ -98,16 +100,85 @@ def test_a_foreign_upstream_is_refused_by_its_system_identifier() -> None:
     assert data_on(cluster, "n2").end != data_on(cluster, "n1").end
 
 
-def test_a_server_in_recovery_sends_nothing() -> None:
-    cluster = Cluster(("n1", "n2"))
-    cluster.servers["n1"].data, cluster.servers["n2"].data = ready_data(1), ready_data(2)
-    cluster.detach("n1", 1)
-    cluster.detach("n2", 1)
-    cluster.run(1)
-    attach(cluster, "n2", "n1")
-    cluster.run(1)
-    receiver = cluster.servers["n2"].receiver
-    assert receiver is None or receiver.sender is None
+def behind_a_standby() -> Cluster:
+    """Return a cluster in which n3 has got nothing of what n1 wrote last, and n2 is detached."""
+    cluster = primary_cluster()
+    cluster.detach("n3", 2)
+    cluster.run_to(lambda: cluster.observed("n3").detached_for == 2)
+    for number in range(5):
+        cluster.commit(value=str(number))
+        cluster.run(0.01)
+    cluster.detach("n2", 2)
+    cluster.run_to(lambda: cluster.observed("n2").detached_for == 2)
+    assert data_on(cluster, "n3").end < data_on(cluster, "n2").end
+    return cluster
+
+
+def catch_up(cluster: Cluster, node: str, source: str) -> None:
+    target = CatchingUp(Term(2), cluster.upstream(source))
+    cluster.supervisors[node].set_target(target)
+
+
+def test_a_standby_sends_on_what_it_has_and_gets() -> None:
+    cluster = behind_a_standby()
+    catch_up(cluster, "n3", "n2")
+    cluster.run_to(lambda: data_on(cluster, "n3").end == data_on(cluster, "n2").end)
+    assert cluster.observed("n3").position is None
+    cluster.follow("n2", "n1")
+    cluster.run_to(lambda: cluster.streams("n2"))
+    _, outcomes = cluster.commit(value="later")
+    cluster.run_to(lambda: outcomes)
+    cluster.run(0.1)
+    assert data_on(cluster, "n3").wal[-1] is data_on(cluster, "n1").wal[-1]
+
+
+def test_after_a_start_a_standby_sends_on_what_it_has_replayed() -> None:
+    """Its WAL receiver has received nothing in this life."""
+    cluster = behind_a_standby()
+    cluster.servers["n2"].kill()
+    cluster.run_to(lambda: cluster.observed("n2").position is not None)
+    cluster.run_to(lambda: cluster.observed("n2").in_recovery)
+    catch_up(cluster, "n3", "n2")
+    cluster.run_to(lambda: data_on(cluster, "n3").end == data_on(cluster, "n2").end)
+
+
+def test_who_catches_up_is_measured_anew_when_it_has_left() -> None:
+    cluster = behind_a_standby()
+    catch_up(cluster, "n3", "n2")
+    cluster.run_to(lambda: data_on(cluster, "n3").end == data_on(cluster, "n2").end)
+    cluster.detach("n3", 2)
+    cluster.run_to(lambda: cluster.observed("n3").position is not None)
+    position = cluster.observed("n3").position
+    assert position is not None
+    assert position.lsn == data_on(cluster, "n2").end
+    assert not cluster.servers["n3"].receiving
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_no_commit_is_acknowledged_by_who_catches_up(counts: bool) -> None:
+    """Were it the old primary that answers at the address, it must not take it for a standby."""
+    cluster = behind_a_standby()
+    cluster.supervisors["n3"].kill()
+    server = cluster.servers["n3"]
+    address = cluster.upstream("n1").address
+    server.conf = ServerConfig(UpstreamAddress(NodeId("n1"), address, counts=counts))
+    server.reload()
+    cluster.run_to(lambda: data_on(cluster, "n3").end == data_on(cluster, "n1").end)
+    _, outcomes = cluster.commit(value="x")
+    cluster.run(0.5)
+    assert data_on(cluster, "n3").end == data_on(cluster, "n1").end
+    assert bool(outcomes) is counts
+
+
+def test_a_standby_that_is_promoted_cuts_off_who_streams_from_it() -> None:
+    cluster = behind_a_standby()
+    catch_up(cluster, "n3", "n2")
+    cluster.run_to(lambda: cluster.streams("n3"))
+    cluster.lead("n2", 2, 3, SyncSetting())
+    cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
+    cluster.commit("n2", value="new", level=SyncLevel.LOCAL)
+    cluster.run_to(lambda: data_on(cluster, "n3").end == data_on(cluster, "n2").end)
+    assert data_on(cluster, "n3").tli == 3
 
 
 def test_a_standby_behind_removed_wal_is_told_so_and_cloned() -> None:
