@@ -13,6 +13,7 @@ from __future__ import annotations
 import enum
 from dataclasses import replace
 
+from metako.election.catchup import CatchUp
 from metako.election.core import Core
 from metako.election.errand import LOST_TERMS, NO_ERRAND
 from metako.election.lossy import excused
@@ -58,7 +59,8 @@ class Candidate:
         self.stand_at_ns = 0  # CLOCK_MONOTONIC; valid while WAITING
         self.verdict: Verdict | None = None  # newest; None before the first in this candidacy
         self.refusals: dict[NodeId, Refusal] = {}
-        self._give_up_ns = self._retry_at_ns = 0
+        self.catch_up: CatchUp | None = None  # newest one; of this candidacy if its term says so
+        self.give_up_ns = self._retry_at_ns = 0  # CLOCK_MONOTONIC, as all others
         self._nonce = 0
         self._granted: set[NodeId] = set()  # pre-votes
         self._promises: dict[NodeId, Promise] = {}
@@ -195,7 +197,7 @@ class Candidate:
         """Repeat unanswered requests; give up at the timeout."""
         if self.stage not in (Stage.PRE_VOTE, Stage.VOTE):
             return
-        if now.mono_ns >= self._give_up_ns:
+        if now.mono_ns >= self.give_up_ns:
             self.lose(self._why_not())
         elif now.mono_ns >= self._retry_at_ns:
             self._ask(now)
@@ -290,7 +292,7 @@ class Candidate:
             elif reply.refusal is Refusal.TERM:
                 # The vote was split: do not sit out the whole timeout, somebody may be dead.
                 patience = milliseconds(SPLIT_VOTE_PATIENCE * self.core.settings.retry_ms)
-                self._give_up_ns = min(self._give_up_ns, now.mono_ns + patience)
+                self.give_up_ns = min(self.give_up_ns, now.mono_ns + patience)
             return
         self.refusals.pop(sender, None)
         self._promises[sender] = Promise(
@@ -362,7 +364,7 @@ class Candidate:
 
     def _begin(self, now: Instant, stage: Stage) -> None:
         self.stage = stage
-        self._give_up_ns = now.mono_ns + milliseconds(self.core.settings.candidacy_timeout_ms)
+        self.give_up_ns = now.mono_ns + milliseconds(self.core.settings.candidacy_timeout_ms)
         self._documents = {}
         self.refusals = {}
         self.verdict = None

@@ -43,6 +43,7 @@ class Verdict:
     data: bool
     better: NodeId | None  # a replier that is ahead and able to lead: it should stand instead
     missing: str  # for people: what is still missing; "" when both quorums are there
+    source: NodeId | None = None  # a replier that cannot lead and has all that is missing
 
     @property
     def won(self) -> bool:
@@ -92,12 +93,13 @@ def judge(
         return Verdict(control, data=False, better=None, missing="own position unknown")
     better = _better(own, promises.values())
     data = data_quorum(document, own.position, promises)
+    source = source_ahead(document, own.position, promises) if control and not data else None
     missing = []
     if not control:
         missing.append(f"votes: {len(granted)} of {max(document.majority, min_votes)}")
     if not data:
         missing.append(f"data: {_missing_data(document, promises)}")
-    return Verdict(control, data, better, "; ".join(missing))
+    return Verdict(control, data, better, "; ".join(missing), source)
 
 
 def data_quorum(
@@ -109,6 +111,26 @@ def data_quorum(
     if not document.sync.members:
         return False
     return len(_listed_behind(document, position, promises)) >= document.sync.read_quorum
+
+
+def source_ahead(
+    document: ClusterDocument, position: RankedPosition, promises: Mapping[NodeId, Promise]
+) -> NodeId | None:
+    """Return who is ahead of `position`, cannot lead, and would have a data quorum if it could.
+
+    Whoever gets the WAL up to there from it has the same quorum. It is the one furthest ahead: what
+    else it has may be all that is left of a commit whose client never heard of it.
+    """
+    ahead = [
+        p
+        for p in promises.values()
+        if p.detached and not p.can_lead and p.position is not None and p.position > position
+    ]
+    if not ahead:
+        return None
+    best = min(ahead, key=lambda p: (_descending(p), p.node))
+    assert best.position is not None
+    return best.node if data_quorum(document, best.position, promises) else None
 
 
 def data_grounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from metako.election import catchup
 from metako.election.candidate import Candidate, Stage
 from metako.election.core import Core
 from metako.election.errand import NO_ERRAND
@@ -44,7 +45,7 @@ def advance(candidate: Candidate, now: Instant, hold: Hold) -> bool:
             candidate.begin_vote(now, candidate.term)
         else:  # somebody has won a higher term meanwhile
             candidate.lose(f"promised term {core.hard.promised_term}")
-    if candidate.stage is Stage.VOTE and _judge(candidate):
+    if candidate.stage is Stage.VOTE and _judge(candidate, now):
         return True
     candidate.tick(now)
     return False
@@ -61,7 +62,11 @@ def _waited(core: Core, now: Instant, hold: Hold) -> bool:
     return now.mono_ns >= hold.until_ns + milliseconds(core.cluster.takeover_wait_ms)
 
 
-def _judge(candidate: Candidate) -> bool:
+def _judge(candidate: Candidate, now: Instant) -> bool:
+    if (catching_up := catchup.under_way(candidate)) is not None:
+        # What is known of the own position is from before: nothing is won by it.
+        catchup.go_on(candidate, catching_up, now)
+        return False
     verdict = candidate.evaluate()
     document = candidate.core.document
     if verdict is None or document is None:
@@ -70,4 +75,6 @@ def _judge(candidate: Candidate) -> bool:
         candidate.hand_over(verdict.better)
         return False
     special = candidate.incumbent or document.phase is Phase.INITIALIZING
+    if not verdict.won and verdict.source is not None:
+        catchup.begin(candidate, now, candidate.promises()[verdict.source])
     return verdict.won and (special or candidate.core.can_lead(candidate.term))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from metako.election.candidate import Candidate, Stage
+from metako.election.catchup import under_way
 from metako.election.core import Core
 from metako.election.leader import Leader
 from metako.election.upstream import following
@@ -41,7 +42,8 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
         return Stopped(fast=True)
     promised = core.hard.promised_term
     if candidate.stage is Stage.VOTE:
-        return Detached(promised)
+        catching_up = under_way(candidate)
+        return catching_up.target if catching_up is not None else Detached(promised)
     detached = Detached(promised, run=not core.heir.active(now))
     if promised > document.term:
         return detached

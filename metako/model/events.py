@@ -32,6 +32,8 @@ class EventName(enum.StrEnum):
     CANDIDACY_STARTED = "candidacy_started"
     CANDIDACY_LOST = "candidacy_lost"
     CANDIDACY_HANDED_OVER = "candidacy_handed_over"
+    CATCH_UP_STARTED = "catch_up_started"  # of a candidate, from who is ahead and cannot lead
+    CAUGHT_UP = "caught_up"  # it has received what it lacked
     VOTE_GRANTED = "vote_granted"
     VOTE_REFUSED = "vote_refused"
     PROMISE_KEPT = "promise_kept"  # WAL receiver verified gone, position found

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from metako.election import office, quorum, wants
+from metako.election import catchup, office, quorum, wants
 from metako.election.candidate import Candidate
 from metako.election.core import Core, Standing
 from metako.election.election import Election
@@ -226,6 +226,30 @@ def _better_ignored(patch: Patch) -> None:
     patch.set(quorum, "_better", lambda *_: None)
 
 
+def _never_catches_up(patch: Patch) -> None:
+    patch.set(quorum, "source_ahead", lambda *_: None)
+
+
+def _source_position_taken(patch: Patch) -> None:
+    """Take what the source has for what the candidate has, and that without getting it.
+
+    To be judged too soon alone loses nothing: there is a moment until the promotion, in which it
+    comes.
+    """
+    honest = Candidate.promises
+
+    def hasty(self: Candidate) -> dict[NodeId, Promise]:
+        promises, catching_up = honest(self), self.catch_up
+        if catching_up is not None and catching_up.term == self.term:
+            own, source = promises[self.core.node], promises[catching_up.source]
+            promises[own.node] = replace(own, detached=True, position=source.position)
+        return promises
+
+    patch.set(Candidate, "promises", hasty)
+    for module in (catchup, wants):
+        patch.set(module, "under_way", lambda _: None)
+
+
 ELECTIONS = (
     Mutation("half_is_a_majority", "§4.2", "half of the voters count as a majority",
              _half_is_a_majority),
@@ -265,4 +289,8 @@ ELECTIONS = (
              "as if it were on it", _diverged_counts),
     Mutation("better_ignored", "§4.2", "a candidate does not give way to one with more WAL",
              _better_ignored),
+    Mutation("never_catches_up", "§4.2", "a candidate behind one that cannot lead waits for others",
+             _never_catches_up),
+    Mutation("source_position_taken", "§4.2", "a candidate that is to catch up is judged by what "
+             "the other one has, and not by what is on its own disk", _source_position_taken),
 )  # fmt: skip

@@ -15,6 +15,9 @@ NOT_YET: dict[str, str] = {}
 """Scenarios whose expectation is right and that the engine does not meet yet."""
 RULES = (
     ("freshest-standby-answers-late", "better_ignored", "no_recovery"),
+    ("newest-standby-cannot-lead", "never_catches_up", "no_recovery"),
+    ("newest-standby-has-no-vote", "never_catches_up", "expected"),
+    ("newest-standby-cannot-lead", "source_position_taken", "lost_write"),
     ("stopped-while-it-hangs", "released_while_stopping", "promise_broken"),
     ("late-releases", "stale_release_heard", "beyond_lease"),
     ("cut-off-after-its-agent-restarted", "resumed_too_long", "beyond_lease"),
