@@ -39,6 +39,8 @@ Abstracted, and why nothing is lost by it:
   setting before usable, as some WAL sender's own copy, until a barrier has passed.
   Where members change, data that were rewound or cloned are other data; elsewhere a rewind throws
   nothing away that counts, and they stay what they were.
-* Not modelled: `strict` and `async`, cascading, cancelled waits, elections by an operator's order.
-  The simulator plays those.
+  A candidate that catches up has received, and left its source, in one step for each record. It
+  gets it from any server that goes on where its own WAL ends: a mistaken address is among them.
+* Not modelled: `strict` and `async`, other cascades, cancelled waits, elections by an operator's
+  order. The simulator plays those.
 """

@@ -27,6 +27,7 @@ class Config:
     changes: int = 0  # of the sync set, in the document
     copies: bool = False  # documents also go to nodes that do not stand, as pre-votes hand them on
     opening: tuple[Step, ...] = ()  # steps that every path begins with
+    catches_up: bool = False  # a candidate may get WAL before it wins, from whatever server has it
     stands_again: bool = False  # a leader may stand at a higher term without stopping its server
     outsiders: int = 0  # the last of those with data, which are no members yet, and have none
     learners: int = 0  # those before them, which have no vote
@@ -83,6 +84,11 @@ CONFIGS = {
     for each in (
         Config("elections", "two elections, after each other or against each other", copies=True),
         Config("commits", "two elections, and commits of all three primaries", commits=(2, 1, 0)),
+        Config(
+            "catch-up",
+            "two elections, whose candidates get WAL from anybody before they win",
+            catches_up=True,
+        ),
         Config("incumbent", "a leader stands again, and two others stand", stands_again=True),
         Config(
             "incumbent-sync-set",
@@ -268,6 +274,7 @@ FULL = {
     for each in (
         replace(CONFIGS["elections"], commits=(2, 1, 1)),
         replace(CONFIGS["commits"], terms=4, commits=(1, 0), about="three elections"),
+        replace(CONFIGS["catch-up"], commits=(2, 1, 0)),
         replace(CONFIGS["incumbent"], commits=(2, 1, 0), copies=True),
         replace(CONFIGS["incumbent-sync-set"], changes=2),
         replace(CONFIGS["five"], opening=SLOW_TO_WIN),

@@ -24,6 +24,8 @@ LINES = {
     "end primary": "{0}'s server ends and comes back as a standby that follows nobody",
     "receive": "{0} receives WAL up to {t2} from {1}",
     "attach": "{0} follows {1}",
+    "catch up": "{0}, a candidate, gets WAL up to {t2} from {1}, and acknowledges none",
+    "catch up as itself": "{0}, a candidate, gets WAL from {1}, and acknowledges it",
     "rewind": "{0} throws away what is not in the history of {1}, and follows it",
     "set": "{0}'s server gets the setting {s1}",
     "give up": "{0} gives its change up: its server goes back to the setting of the document",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 RULES = {
     "detach": "a voter answers with its position while its WAL receiver goes on (§4.3)",
+    "catch-up-uncounted": "a candidate gets WAL under the name by which it acknowledges (§4.2)",
     "primary-gone": "an old primary promises while its server is still there (§4.3)",
     "data-quorum": "a majority of votes suffices, whoever has the commits (§4.2)",
     "full-data-quorum": "|S| − k promises of the sync set suffice, one too few (§4.2)",

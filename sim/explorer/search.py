@@ -54,6 +54,7 @@ ACTIONS = (
     servers.write,
     servers.receive,
     servers.attach,
+    servers.catch_up,
     servers.end_primary,
     servers.change_sync_set,
     members.lose,

@@ -12,7 +12,7 @@ from itertools import product
 from metako.election.reserve import confirm
 from metako.election.syncset import Order, SyncChange, next_change
 from metako.model.document import ClusterDocument, Durability, Phase, SyncMember, SyncSet
-from sim.explorer.agreement import Steps, changed, ended, propose
+from sim.explorer.agreement import Steps, changed, ended, propose, standing
 from sim.explorer.model import FIRST_TERM, Model
 from sim.explorer.state import (
     CLOSED,
@@ -147,6 +147,30 @@ def attach(model: Model, state: State) -> Steps:
             if leader.fresh and model.keeps("follow-in-office"):
                 continue
             yield _following(model, state, number, target)
+
+
+def catch_up(model: Model, state: State) -> Steps:
+    """Get the next record, as a candidate that is behind; its receiver is gone again at once.
+
+    Production asks who has promised and cannot lead. Here it is whoever has more of the same
+    history, the old primary too: an address may lead anywhere.
+    """
+    if not model.config.catches_up:
+        return
+    for number, node in enumerate(state.nodes):
+        if node.server != STANDBY or node.upstream != NOBODY or not standing(model, node):
+            continue
+        mine = model.wals[node.wal]
+        for source, other in enumerate(state.nodes):
+            theirs = model.wals[other.wal]
+            if other.past != PRESENT or theirs[: len(mine)] != mine or theirs == mine:
+                continue
+            if model.keeps("catch-up-uncounted"):
+                got = node._replace(wal=model.wals.number((*mine, theirs[len(mine)])))
+                yield ("catch up", number, source, len(mine) + 1), changed(state, number, got)
+            elif other.server != STANDBY:
+                following = node._replace(upstream=source)
+                yield ("catch up as itself", number, source), changed(state, number, following)
 
 
 def _following(model: Model, state: State, number: int, target: int) -> tuple[Step, State]:

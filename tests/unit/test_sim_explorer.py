@@ -31,6 +31,7 @@ SMALL = Config("small", "one election and one commit", terms=2)
 
 # The configuration in which the absence of each rule is noticed within a second or two.
 NOTICED_IN = {
+    "catch-up-uncounted": "catch-up",
     "follow-in-office": "five",
     "keep-change": "incumbent-sync-set",
     "remove-postgres-first": "sync-set",
