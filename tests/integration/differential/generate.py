@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from differential import vocabulary as do
 from differential.slot_plots import SLOT_PLOTS, random_slot_command
-from differential.tracker import CASCADING, Tracker
+from differential.tracker import Tracker
 from differential.vocabulary import LEVELS, NAMES, Command
 
 LENGTH = (8, 15)
@@ -241,7 +241,7 @@ PLOTS: tuple[Callable[[Writer], Plot], ...] = (
     paused,
     frozen,
     removed_wal,
-    *((cascade,) if CASCADING else ()),
+    cascade,
 )
 
 

@@ -21,8 +21,6 @@ Chain = tuple[str, ...]
 
 FIRST: Chain = ("r2",)
 CHAINS_MAX = 8
-CASCADING = False
-"""Whether a standby may stream from a standby. The model lets none, and metako asks for none."""
 FROZEN_MAX = 4
 """Commands while a process is frozen: in virtual time each takes more than a second, and after ten
 the upstream gives the standby up."""
@@ -90,7 +88,7 @@ class Tracker:
                 here = self.servers[name]
                 return here.running and (how == "kill" or not here.frozen)
             case do.Start(server=name, upstream=upstream):
-                if self.servers[name].running or not (CASCADING or self._is_alone(name)):
+                if self.servers[name].running:
                     return False
                 if self._users(name, self.servers[name].slot):
                     return False
@@ -170,10 +168,6 @@ class Tracker:
     def _is_primary(self, name: str) -> bool:
         return self._answers(name) and self.servers[name].primary
 
-    def _is_alone(self, name: str) -> bool:
-        """Return whether no standby that runs would stream from this server."""
-        return not any(s.running and s.upstream == name for s in self.servers.values())
-
     def upstreams(self) -> dict[str, str]:
         """Return whom the settings of each server name."""
         return {name: here.upstream for name, here in self.servers.items()}
@@ -182,9 +176,6 @@ class Tracker:
         if not upstream:
             return True
         if upstream == name or self.servers[upstream].frozen == "server":
-            return False
-        other = self.servers[upstream]
-        if other.running and not other.primary and not CASCADING:
             return False
         above = upstream
         while above:  # no circles
