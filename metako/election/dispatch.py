@@ -35,6 +35,7 @@ from metako.wire.messages import (
 
 if TYPE_CHECKING:
     from metako.election.election import Election
+    from metako.election.leader import Leader
 
 
 def dispatch(election: Election, now: Instant, sender: NodeId, message: AgreementMessage) -> None:
@@ -44,7 +45,7 @@ def dispatch(election: Election, now: Instant, sender: NodeId, message: Agreemen
             election.heard_heartbeat(now, sender, message)
         case HeartbeatAck() | DocumentAck():
             if election.leader:
-                election.leader.heard_ack(now, sender, message)
+                _acknowledged(election.leader, now, sender, message)
         case DocumentOffer():
             election.voter.heard_offer(now, sender, message)
         case DocumentCopy():
@@ -58,6 +59,7 @@ def dispatch(election: Election, now: Instant, sender: NodeId, message: Agreemen
         case PreVoteReply():
             if message.promised < TERM_MAX:
                 election.candidate.heard_pre_vote_reply(now, sender, message)
+                election.prover.heard_reply(sender, message)
         case VoteRequest():
             election.heard_vote_request(now, sender, message)
         case VoteReply():
@@ -77,3 +79,11 @@ def dispatch(election: Election, now: Instant, sender: NodeId, message: Agreemen
             election.orders.hear(now, sender, message, election.leader)
         case _:
             assert_never(message)
+
+
+def _acknowledged(
+    leader: Leader, now: Instant, sender: NodeId, ack: HeartbeatAck | DocumentAck
+) -> None:
+    if isinstance(ack, HeartbeatAck) and ack.proven and ack.term == leader.term:
+        leader.handover.blocked.heard_proof(sender, ack)
+    leader.heard_ack(now, sender, ack)

@@ -30,6 +30,7 @@ from metako.election.office import Mandate, tell_won
 from metako.election.orderdesk import OrderDesk
 from metako.election.output import ROLES, ElectionOutput, Role
 from metako.election.pausing import nobody_resumes, resume_alone
+from metako.election.proof import Prover
 from metako.election.releasing import Releasing
 from metako.election.resuming import resumed
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -79,6 +80,7 @@ class Election:
         self._stop_at_ns = 0  # a fast shutdown becomes an immediate one then
         self._late = False  # it has
         self._releasing = Releasing(self.core)
+        self.prover = Prover(self.core)
         self.orders = OrderDesk(self.core)
         self._fence = FenceWish(self.core, armed)
         self._was_holding = self.voter.hold.active(now)
@@ -186,6 +188,7 @@ class Election:
         self.candidate.stop()
         self.candidate.errand = NO_ERRAND
         self._was_holding = True
+        self.prover.heard_heartbeat(now, sender, beat, self.candidate)
 
     def heard_pre_vote(self, now: Instant, sender: NodeId, request: PreVoteRequest) -> None:
         better = self.voter.heard_pre_vote(now, sender, request, leading=self._leading(now))

@@ -10,7 +10,10 @@ from metako.model.instant import Instant
 
 
 def blocked(election: Election, now: Instant) -> str:
-    """Return why there is no primary as far as this node knows; "" if there is no such reason."""
+    """Return why there is no primary as far as this node knows, or why commits do not return.
+
+    "" if there is no such reason.
+    """
     core = election.core
     if core.removed:
         return (
@@ -31,7 +34,9 @@ def blocked(election: Election, now: Instant) -> str:
             "no cluster document yet: waiting for the bootstrap node, or, to join a cluster that "
             f"runs, for `metako members add {core.node}` on one of its members"
         )
-    if election.leader is not None or election.voter.hold.active(now):
+    if election.leader is not None:
+        return election.leader.handover.blocked.why
+    if election.voter.hold.active(now):
         return ""
     if core.unwatched:
         return f"no primary: {core.unwatched}"

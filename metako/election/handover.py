@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from metako.election.core import Core
 from metako.election.ends import HANDOVER, PLANNED, STOP
 from metako.election.heirs import Heirs
+from metako.election.proof import Blocked
 from metako.model.document import NO_DOCUMENT, ClusterDocument, Switchover
 from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
@@ -48,6 +49,7 @@ class Handover:
 
     def __init__(self, core: Core) -> None:
         self.heirs = Heirs(core)
+        self.blocked = Blocked(core)
         self._core = core
         self._began: _Beginning | None = None  # of the switchover under way
         self._stop_at_ns: int | None = None  # the node is to stop: the server ends by then
@@ -81,6 +83,7 @@ class Handover:
     def adopt(self, other: Handover) -> None:
         """Go on with what an earlier leadership of the same server was at."""
         self.heirs.adopt(other.heirs)
+        self.blocked.adopt(other.blocked)
         self._stop_at_ns = other._stop_at_ns
         if other._began is not None:  # rounds are counted anew
             self._began = replace(other._began, round=0)
@@ -188,6 +191,7 @@ class Handover:
             if done == STOP or self._core.observed.silent or now.mono_ns >= self._stop_at_ns:
                 leader.end_server(STOP)
             return
+        self.blocked.advance(now, leader, document)
         wish = document.switchover
         if wish is None:
             self._began = None
@@ -230,6 +234,8 @@ class Handover:
         document = leader.committed
         if document is None:
             return None
+        if self.blocked.proven is not None:
+            return self.blocked.proven
         wish = document.switchover
         # Where the server was never seen, the agent before a restart has stopped it for that.
         if wish is not None and (leader.ending == HANDOVER or not self.heirs.lsn):

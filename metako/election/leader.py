@@ -305,18 +305,18 @@ class Leader:
         """Begin a round and return its number; it also carries what is news of this leader."""
         core = self._core
         self._beat_at_ns = now.mono_ns + milliseconds(core.settings.heartbeat_ms)
-        round_ = self.lease.begin_round(now)
         committed = self.committed.ref if self.committed else NO_DOCUMENT
         beat = Heartbeat(
             term=self.term,
             boot_epoch=core.hard.boot_epoch,
-            round=round_,
+            round=(round_ := self.lease.begin_round(now)),
             hold_ms=self._hold_ms,
             committed=committed,
             # By a document that stays on a minority nobody may follow: others elect by another.
             # In a planned end they still have to get all that there is.
             attachable=self.attachable and self.ending in ("", *PLANNED) and self._in_office(),
             active=self.active and not self.ending,
+            heir=self.handover.blocked.heir,
         )
         core.broadcast(core.others(), beat)
         if self.proposal is None and self.committed is not None:

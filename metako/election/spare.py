@@ -32,7 +32,7 @@ def take_spare(
         sender: who answers.
         ack: its answer.
     """
-    if leader is None:
+    if leader is None or ack.proven:
         return False
     if (ack.term, ack.boot_epoch) != (leader.term, hard.boot_epoch):
         return False
@@ -80,4 +80,6 @@ def _repeats(beat: Heartbeat, before: Heartbeat) -> bool:
         and beat.active is before.active
         and beat.attachable is before.attachable
         and beat.committed == before.committed
+        and beat.heir is None
+        and before.heir is None
     )

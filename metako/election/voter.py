@@ -19,7 +19,7 @@ from metako.election.lease import Hold
 from metako.election.pausing import barred
 from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.events import EventName
-from metako.model.ids import NodeId, Term
+from metako.model.ids import DataId, NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.wire.messages import (
     DocumentAck,
@@ -194,7 +194,9 @@ class Voter:
             refusal = Refusal.NOT_VOTING
         elif request.term <= core.hard.promised_term:
             refusal = Refusal.TERM
-        elif leading or self._holding_for_another(now, sender):
+        elif leading or (
+            self._holding_for_another(now, sender) and not self._named(request, sender)
+        ):
             refusal = Refusal.HOLD
         elif request.document_ref < core.document_ref:
             refusal = Refusal.DOCUMENT
@@ -208,7 +210,7 @@ class Voter:
             and (request.position is None or own > request.position)
         ):
             refusal = Refusal.WAL
-            better = True
+            better = not request.sounding
         if request.document_ref < core.document_ref:
             self._copy_document(sender, request.document_ref)  # whatever else speaks against it
         core.send(
@@ -221,6 +223,8 @@ class Voter:
                 core.hard.promised_term,
                 core.document_ref,
                 self.hold.remaining_ms(now),
+                core.observed.data_id if request.sounding else DataId(""),
+                own if request.sounding else None,
             ),
         )
         return better
@@ -295,6 +299,12 @@ class Voter:
     def _holding_for_another(self, now: Instant, candidate: NodeId) -> bool:
         # The holder of the lease may stand again at a higher term without waiting for itself.
         return self.hold.active(now) and self.hold.leader != candidate
+
+    def _named(self, request: PreVoteRequest, sender: NodeId) -> bool:
+        """Return whether the leader itself, for whom we hold, has the sender ask."""
+        beat = self.heartbeat
+        asked = request.sounding and beat is not None and beat.heir == sender
+        return asked and self.hold.leader == self.leader
 
     def _acceptable(self, sender: NodeId, term: Term) -> bool:
         core = self._core

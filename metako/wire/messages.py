@@ -136,6 +136,7 @@ class Heartbeat:
     committed: DocumentRef
     attachable: bool  # the leader's server is promoted; standbys may connect
     active: bool  # applications are admitted
+    heir: NodeId | None = None  # who is to prove that it could lead; None: nobody is asked
 
 
 @value
@@ -144,6 +145,7 @@ class HeartbeatAck:
     boot_epoch: int  # of the leader, echoed
     round: int  # echoed
     document_ref: DocumentRef  # durable at the sender of this ack
+    proven: bool = False  # the sender, which the round names as heir, could lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,7 @@ class PreVoteRequest:
     nonce: int
     document_ref: DocumentRef
     position: RankedPosition | None  # None: the candidate holds no data
+    sounding: bool = False  # the leader has asked whether the sender could lead; nobody stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +219,8 @@ class PreVoteReply:
     promised: Term
     document_ref: DocumentRef
     hold_remaining_ms: int = 0
+    data_id: DataId = DataId("")  # "" without data
+    position: RankedPosition | None = None  # believed; nothing is promised by it
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,17 +103,17 @@ KEYS: Mapping[type, str] = MappingProxyType(
         messages.Inquiry: "x=nonce",
         messages.InquiryReply: "x=nonce d=has_data f=document_ref r=record_id",
         messages.Heartbeat: "t=term b=boot_epoch r=round h=hold_ms f=committed a=attachable"
-        " o=active",
-        messages.HeartbeatAck: "t=term b=boot_epoch r=round f=document_ref",
+        " o=active n=heir",
+        messages.HeartbeatAck: "t=term b=boot_epoch r=round f=document_ref p=proven",
         messages.TermRejected: "t=rejected p=promised x=nonce",
         messages.DocumentOffer: "t=term d=document",
         messages.DocumentCopy: "d=document",
         messages.ShortDocument: "d=document c=left_out x=digest t=term",
         messages.DocumentWanted: "f=document_ref",
         messages.DocumentAck: "t=term f=document_ref",
-        messages.PreVoteRequest: "t=term x=nonce f=document_ref l=position",
+        messages.PreVoteRequest: "t=term x=nonce f=document_ref l=position s=sounding",
         messages.PreVoteReply: "t=term x=nonce g=granted r=refusal p=promised f=document_ref"
-        " h=hold_remaining_ms",
+        " h=hold_remaining_ms i=data_id l=position",
         messages.VoteRequest: "t=term f=document_ref",
         messages.VoteReply: "t=term g=granted r=refusal p=promised f=document_ref d=detached"
         " i=data_id l=position c=can_lead o=priority m=max_tli",

@@ -8,6 +8,7 @@ from metako.election.decisions import Decisions
 from metako.election.handover import Handover
 from metako.election.leader import Leader
 from metako.election.orderdesk import OrderDesk
+from metako.election.proof import Blocked
 from metako.election.voter import Voter
 from metako.model.ids import NodeId
 from sim.mutations.base import Mutation, Patch, edited
@@ -31,6 +32,18 @@ def _another_named(patch: Patch) -> None:
         return next(iter(others), None)
 
     patch.set(Handover, "successor", successor)
+
+
+def _nobody_is_slow(patch: Patch) -> None:
+    patch.set(Blocked, "_slow", lambda *_: [])
+
+
+def _proof_presumed(patch: Patch) -> None:
+    patch.set(Blocked, "_fresh", lambda self, _: self.heir is not None)
+
+
+def _hold_opposes_sounding(patch: Patch) -> None:
+    patch.set(Voter, "_named", lambda *_: False)
 
 
 HANDOVERS = (
@@ -66,4 +79,11 @@ HANDOVERS = (
     Mutation("own_lease_held_for", "§4.7", "who was restarted holds for the lease that it released",
              edited(Voter, "released_own",
                     ("min(self.hold.until_ns, now.mono_ns)", "self.hold.until_ns"))),
+    Mutation("stepped_down_unproved", "§4.4", "whose commits do not return steps down for somebody "
+             "who has proved nothing",
+             _proof_presumed),
+    Mutation("slow_standbys_depose", "§4.4", "a leader steps down because its standbys are slow",
+             _nobody_is_slow),
+    Mutation("hold_opposes_sounding", "§4.4", "voters hold against whom their leader has ask",
+             _hold_opposes_sounding),
 )  # fmt: skip
