@@ -29,6 +29,8 @@ of the machine takes one between the check and the start."""
 PICK_ATTEMPTS_MAX = 50
 PATH_BYTES_MAX = 60
 """A Unix socket's path has at most 107 bytes, of which the node's own part needs about 45."""
+PRIORITY = 100
+"""Of a node that may lead."""
 RECORD_NAME = "demo.json"
 DATABASE = "app"
 APP_USER = "app"
@@ -48,6 +50,7 @@ class NodeLayout:
     bindir: str | None = None  # PostgreSQL's programs for this node alone
     witness: bool = False  # votes, and has no PostgreSQL
     learner: bool = False  # has data and no vote
+    never_leads: bool = False  # its priority is 0
 
     @property
     def config_path(self) -> Path:
@@ -226,6 +229,7 @@ def node_config_text(layout: Layout, node: NodeLayout) -> str:
 # Node {node.name} of a local metako cluster, written by `metako demo`.
 node:
   name: {node.name}
+  priority: {0 if node.never_leads else PRIORITY}
   state_dir: {q(str(node.state_dir))}
 cluster:
   name: demo

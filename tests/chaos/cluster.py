@@ -53,6 +53,7 @@ def plan(
                 str(directory / f"{name}-bin"),
                 name in wanted.witnesses,
                 name in wanted.learners,
+                name in wanted.never_lead,
             )
             for name in wanted.names
         ),

@@ -52,6 +52,9 @@ _TOLD = frozenset(map(str, EventName)) | frozenset(BY_EVENT.values())
 _PARTS = {"swizzle": "clog", "rolling": "stop", "power_loss": "kill", "flap": "cut"}
 
 
+NEVER = "nodes of priority 0"
+
+
 def why_not(do: str, args: Mapping[str, Open]) -> str | None:
     """Return why a step cannot be played on real hosts; None if it can."""
     if do == PICK:
@@ -70,9 +73,9 @@ def cluster_reasons(scenario: Scenario, cluster: Cluster) -> list[str]:
     found: list[str] = []
     if wanted.names != cluster.names:
         found.append(f"is for {len(wanted.names)} nodes: {', '.join(wanted.names)}")
-    for kind in ("witnesses", "learners"):
+    for kind, what in (("witnesses", "witnesses"), ("learners", "learners"), ("never_lead", NEVER)):
         if getattr(wanted, kind) != getattr(cluster, kind):
-            found.append(f"is for the {kind} {', '.join(getattr(wanted, kind)) or 'none'}")
+            found.append(f"is for the {what} {', '.join(getattr(wanted, kind)) or 'none'}")
     if wanted.acks != cluster.acks:
         found.append(f"is for {wanted.acks} acknowledgements")
     if wanted.durability is not cluster.durability:

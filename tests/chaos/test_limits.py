@@ -61,6 +61,7 @@ def test_a_composite_is_left_out_with_what_it_is_made_of(scenario, monkeypatch):
         ({"nodes": 5}, "is for 5 nodes: n1, n2, n3, n4, n5"),
         ({"learners": ["n3"]}, "is for the learners n3"),
         ({"witnesses": ["n3"]}, "is for the witnesses n3"),
+        ({"never_lead": ["n3"]}, "is for the nodes of priority 0 n3"),
         ({"acks": 2}, "is for 2 acknowledgements"),
         ({"timing": "fast"}, "is for timing fast"),
         ({"election": {"hold": "3s"}}, "changes single settings of the timing"),

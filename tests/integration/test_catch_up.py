@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 import trio
@@ -12,6 +13,7 @@ from own_cluster import TIMEOUT_S, eventually, own_cluster, status
 from writer import steady_writer
 
 from metako.demo.cluster import LocalCluster
+from metako.demo.layout import Layout
 from metako.demo.processes import postmaster_pid
 from metako.demo.view import active_primary
 from metako.postgres.observe import receiver_processes
@@ -21,15 +23,10 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 FIRST, NEVER_LEADS, BEHIND = "n1", "n2", "n3"
 
 
-class WithOneThatNeverLeads(LocalCluster):
-    """A local cluster in which one node has priority 0."""
-
-    def write_files(self) -> None:
-        super().write_files()
-        path = self.node(NEVER_LEADS).config_path
-        text = path.read_text()
-        assert "\nnode:\n" in text
-        path.write_text(text.replace("\nnode:\n", "\nnode:\n  priority: 0\n"))
+def with_one_that_never_leads(layout: Layout, **options: object) -> LocalCluster:
+    """Return a local cluster in which one node has priority 0."""
+    nodes = (replace(node, never_leads=node.name == NEVER_LEADS) for node in layout.nodes)
+    return LocalCluster(replace(layout, nodes=tuple(nodes)), **options)  # type: ignore[arg-type]
 
 
 def freeze_receiver(cluster: LocalCluster, name: str) -> int:
@@ -44,7 +41,7 @@ def freeze_receiver(cluster: LocalCluster, name: str) -> int:
 async def test_a_standby_that_is_behind_leads_with_what_priority_0_has(
     test_bindir, keep_directories
 ):
-    shape = {"nodes": 3, "make": WithOneThatNeverLeads}
+    shape = {"nodes": 3, "make": with_one_that_never_leads}
     async with own_cluster(test_bindir, keep=keep_directories, **shape) as cluster:
         primary = await cluster.wait_healthy(timeout_s=TIMEOUT_S)
         assert primary.node == FIRST
