@@ -365,9 +365,7 @@ class Candidate:
     def _begin(self, now: Instant, stage: Stage) -> None:
         self.stage = stage
         self.give_up_ns = now.mono_ns + milliseconds(self.core.settings.candidacy_timeout_ms)
-        self._documents = {}
-        self.refusals = {}
-        self.verdict = None
+        self._documents, self.refusals, self.verdict = {}, {}, None
         self.incumbent = False
 
     def _pre_vote_won(self) -> bool:

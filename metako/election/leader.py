@@ -28,6 +28,7 @@ from metako.election.office import (
     tell_active,
     tell_promoted,
 )
+from metako.election.pair import electorate
 from metako.election.patience import Patience
 from metako.election.quorum import Promise
 from metako.election.syncchange import SyncSetKeeper
@@ -288,9 +289,7 @@ class Leader:
     @property
     def electorate(self) -> ClusterDocument:
         """Return the document whose voters grant the lease: the newest one that is agreed on."""
-        document = self.committed or self._core.document
-        assert document is not None
-        return document
+        return electorate(self.committed, self._core.document, resumed=self._resumed)
 
     def _in_office(self) -> bool:
         return self.committed is not None and self.committed.term == self.term

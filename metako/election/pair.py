@@ -15,6 +15,8 @@ know how an election is judged. Source: DESIGN §4.6.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metako.model.document import ClusterDocument, PairMode
 from metako.model.ids import NodeId, Term
 
@@ -52,8 +54,31 @@ class SoleRight:
 
 
 def pair_due(document: ClusterDocument, wanted: PairMode | None) -> PairMode | None:
-    """Return the rule that a document should have: what is configured, where there is a pair."""
-    return wanted if document.is_pair else None
+    """Return the rule that the next version should have to get to what is configured.
+
+    From one rule to the other it goes by way of none: a leader whose agent is started again amid
+    that knows the newer version alone.
+    """
+    rule = wanted if document.is_pair else None
+    return rule if document.pair in (None, rule) else None
+
+
+def electorate(
+    committed: ClusterDocument | None, newest: ClusterDocument | None, *, resumed: bool
+) -> ClusterDocument:
+    """Return the document whose voters grant a leader its lease: the newest that is agreed on.
+
+    Args:
+        committed: the newest version that this leader has counted; None if it has counted none.
+        newest: the newest one that it has sent.
+        resumed: it goes on after a restart of its agent. The version before is forgotten then, and
+            by that the standby of a pair may have decided, so both are asked.
+    """
+    if committed is not None:
+        return committed
+    assert newest is not None
+    takes_over = newest.pair is PairMode.TAKEOVER
+    return replace(newest, pair=None) if resumed and takes_over else newest
 
 
 def describe(mode: PairMode | None) -> str:

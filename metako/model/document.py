@@ -196,7 +196,7 @@ class ClusterDocument:
 
     @property
     def decider(self) -> NodeId | None:
-        """Return who of a pair can be elected by itself (R66); None where a majority decides.
+        """Return who of a pair can be elected by itself (R68); None where a majority decides.
 
         With `takeover` the standby that has every commit decides, and while there is none, P.
         """

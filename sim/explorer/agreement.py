@@ -84,7 +84,10 @@ def vote(model: Model, state: State) -> Steps:
                 continue  # nobody asks it
             if node.server != STANDBY and model.keeps("primary-gone"):
                 continue
-            voted = led_nothing(node)._replace(promised=candidate.promised, vote=candidate.name)
+            sole = 0 if model.keeps("vote-ends-right") else node.sole
+            voted = led_nothing(node)._replace(
+                promised=candidate.promised, vote=candidate.name, sole=sole
+            )
             yield ("vote", number, asker, candidate.promised), changed(state, number, voted)
 
 
@@ -153,7 +156,7 @@ def accept(model: Model, state: State) -> Steps:
             heard = node
             if ref.term > node.promised:
                 # The vote of this term is spent.
-                heard = heard._replace(promised=ref.term, vote=NOBODY)
+                heard = heard._replace(promised=ref.term, vote=NOBODY, sole=0)
             if ref > model.ref(node.document):
                 heard = adopted(heard, leader.document)
             counts = model.counts(number, heard)
@@ -167,7 +170,9 @@ def accept(model: Model, state: State) -> Steps:
 def propose(model: Model, node: Node, document: ClusterDocument) -> Node:
     """Return a leader that has made its next document durable, for now alone."""
     former = node.former if model.keeps("new-voters-too") else NOBODY
-    if former == NOBODY and document.voters != model.documents[node.document].voters:
+    before = model.documents[node.document]
+    others_decide = before.term == document.term and before.decider != document.decider
+    if former == NOBODY and (document.voters != before.voters or others_decide):
         former = node.document
     return node._replace(document=model.document(document), acks=1 << node.name, former=former)
 
@@ -228,7 +233,7 @@ def _win_new(model: Model, state: State, number: int, node: Node) -> Steps:
     seen = set()
     for heard in product(*_answers(model, state, node)):
         promises = (own, *[promise for promise in heard if promise is not None])
-        if not model.won(node.document, node.name, promises):
+        if not model.won(node, promises):
             continue
         document = _first_document(model, base, node, promises)
         if document not in seen:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from metako.model.document import PairMode
 from sim.explorer.state import Step
 
 
@@ -36,6 +37,7 @@ class Config:
     losses: int = 0  # of durable records
     losers: tuple[int, ...] = ()  # whose, by the numbers of the names
     loses: tuple[str, ...] = ("record",)  # "record": alone, "host": with its host, which goes on
+    pair: PairMode | None = None  # the rule of two voters
 
 
 SLOW_TO_WIN: tuple[Step, ...] = (
@@ -253,6 +255,26 @@ CONFIGS = {
             changes=3,
         ),
         Config(
+            "pair-manual",
+            "two voters of which the primary decides, changes of S, and elections by both or alone",
+            nodes=2,
+            terms=3,
+            commits=(1, 1, 0),
+            listed=1,
+            changes=2,
+            pair=PairMode.MANUAL,
+        ),
+        Config(
+            "pair-takeover",
+            "two voters of which the standby in S decides, and elections by both or alone",
+            nodes=2,
+            terms=3,
+            commits=(1, 1, 0),
+            listed=1,
+            changes=2,
+            pair=PairMode.TAKEOVER,
+        ),
+        Config(
             "learner",
             "a listed learner has promised, loses its record and is admitted again",
             nodes=4,
@@ -293,6 +315,8 @@ FULL = {
         replace(CONFIGS["two-candidates"], opening=()),
         replace(CONFIGS["two-branches"], opening=BRANCHES[:4]),
         replace(CONFIGS["replaced-listed"], opening=REPLACED_AND_LISTED[:5]),
+        replace(CONFIGS["pair-manual"], terms=4, copies=True),
+        replace(CONFIGS["pair-takeover"], terms=4, copies=True),
         replace(CONFIGS["learner"], opening=PROMISED[:3], commits=(1, 0)),
     )
 }

@@ -96,6 +96,8 @@ def _may_win(model: Model, state: State, number: int) -> bool:
     """Return whether a majority that counts by a document holds nothing newer."""
     document = model.documents[number]
     if not model.members_change:
+        if any(node.sole and node.document == number for node in state.nodes):
+            return True  # its holder needs nobody else
         refs = [model.ref(node.document) for node in state.nodes]
         return sum(ref <= document.ref for ref in refs) >= document.majority
     able = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from metako.election.pair import electorate
 from metako.model.document import ClusterDocument, Phase
 from metako.model.orders import OrderKind
 from sim.explorer import office
@@ -101,11 +102,19 @@ def tell(model: Model, state: State) -> Steps:
             yield ("tell", giver, number, leader.document), changed(state, number, taken)
 
 
-def restart(_: Model, state: State) -> Steps:
+def restart(model: Model, state: State) -> Steps:
     """Restart a leader's agent, which forgets whose majority its newest version still lacks."""
     for number, node in enumerate(state.nodes):
-        if node.former != NOBODY:
-            yield ("restart", number), changed(state, number, node._replace(former=NOBODY))
+        asked = _asked_after_a_restart(model, node)
+        if node.former != asked and (node.former != NOBODY or not committed(model, node)):
+            yield ("restart", number), changed(state, number, node._replace(former=asked))
+
+
+def _asked_after_a_restart(model: Model, node: Node) -> int:
+    """Return the document whose voters are asked besides those of the newest, as a number."""
+    newest = model.documents[node.document]
+    asked = electorate(None, newest, resumed=model.keeps("resumed-asks-both"))
+    return model.document(asked) if asked is not newest and node.acks else NOBODY
 
 
 def order(model: Model, state: State) -> Steps:

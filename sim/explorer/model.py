@@ -59,7 +59,7 @@ class Model:
         self._settings: list[Setting] = []
         self._ranks: dict[tuple[int, int], RankedPosition | None] = {}
         self._astray: dict[tuple[int, int], bool] = {}
-        self._won: dict[tuple[int, int, tuple[Promise, ...]], bool] = {}
+        self._won: dict[tuple[int, int, bool, tuple[Promise, ...]], bool] = {}
         self._counting: dict[tuple[int, int, int], bool] = {}
         self._asked: dict[object, ClusterDocument | None] = {}
 
@@ -168,6 +168,7 @@ class Model:
                     ),
                 ),
                 hold_ms=0,
+                pair=config.pair,
                 records=tuple(
                     MemberRecord(name, self.record_id(self.index[name]))
                     for name in members
@@ -193,6 +194,7 @@ class Model:
         standbys = [standby] * (self.servers - 1)
         alike = (primary, *standbys, *[witness] * config.witnesses)
         nodes = [node._replace(name=name, data=name) for name, node in enumerate(alike)]
+        nodes = [node._replace(sole=FIRST_TERM * self.decides(node)) for node in nodes]
         for name in outsiders:
             nodes[name] = self.blank(name)
         return State(tuple(nodes), ())
@@ -252,6 +254,17 @@ class Model:
         document = self.documents[number]
         return document.has_majority([self.names[node] for node in bits(acks)])
 
+    def agreed(self, number: int, acks: int) -> bool:
+        """Return whether a document is committed by what those nodes have acknowledged."""
+        document = self.documents[number]
+        if document.pair is not None and not self.keeps("decider-grants"):
+            return True
+        return document.grants([self.names[node] for node in bits(acks)])
+
+    def decides(self, node: Node) -> bool:
+        """Return whether a node, by its document, is the one of a pair that decides."""
+        return self.documents[node.document].decider == self.names[node.name]
+
     def ranked(self, document: int, wal: int) -> RankedPosition | None:
         """Return a WAL's position as a node with this document ranks it; None if it must not count.
 
@@ -291,22 +304,28 @@ class Model:
             max_tli=TimelineId(max(record.tli for record in self.wals[node.wal])),
         )
 
-    def won(self, number: int, candidate: int, promises: tuple[Promise, ...]) -> bool:
-        """Return whether a candidate may lead under a document with these promises."""
-        key = number, candidate, promises
+    def won(self, node: Node, promises: tuple[Promise, ...]) -> bool:
+        """Return whether a candidate may lead under its document with these promises."""
+        key = node.document, node.name, bool(node.sole), promises
         if key not in self._won:
-            self._won[key] = self._judge(self.documents[number], candidate, promises)
+            document = self.documents[node.document]
+            self._won[key] = self._judge(document, node.name, promises, alone=bool(node.sole))
         return self._won[key]
 
     def _judge(
-        self, document: ClusterDocument, candidate: int, promises: tuple[Promise, ...]
+        self,
+        document: ClusterDocument,
+        candidate: int,
+        promises: tuple[Promise, ...],
+        *,
+        alone: bool,
     ) -> bool:
         sync = document.sync
         if not self.keeps("full-data-quorum") and sync.k < len(sync.members):
             # With k one higher the same servers make a read quorum that is one smaller.
             document = replace(document, sync=SyncSet(sync.members, sync.k + 1))
         by_name = {promise.node: promise for promise in promises}
-        verdict = judge(document, self.names[candidate], by_name)
+        verdict = judge(document, self.names[candidate], by_name, alone=alone)
         if not self.keeps("data-quorum"):
             return verdict.control
         return verdict.won

@@ -18,6 +18,7 @@ LINES = {
     "accept": "{0} makes {d2} of {1} durable and acknowledges it",
     "win": "{0} has won term {t1} and makes {d2} durable",
     "win again": "{0}, still primary, has won term {t1} and makes {d2} durable",
+    "hear": "{0} hears of {1} that {d2} is committed",
     "promote": "{0}'s server is promoted to timeline {t1}",
     "activate": "{0} proposes {d1}",
     "write": "{0}'s server writes commit {t1}",

@@ -39,6 +39,10 @@ RULES = {
     "new-voters-too": "a version is committed by the voters before it alone (§4.1)",
     "unlisted-first": "a member leaves, and the sync set with it, without a barrier (§4.1)",
     "one-server-a-name": "the server of a replaced host streams beside that of the new one (A3)",
+    "decider-grants": "the primary of a pair goes on without the one that decides (§4.6)",
+    "vote-ends-right": "who decides is elected alone after it has voted for the other one (§4.6)",
+    "resumed-asks-both": "a restarted leader of a pair goes on by its newest version alone (§4.6)",
+    "right-by-committed": "who decides by a version that is not committed is elected alone (§4.6)",
     "readmit-unlisted": "a record is exchanged while commits wait for its node (§4.1)",
 }
 """Name of a rule → what happens without it."""

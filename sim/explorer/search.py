@@ -49,6 +49,7 @@ ACTIONS = (
     agreement.hand_on,
     agreement.accept,
     agreement.win,
+    servers.hear,
     servers.promote,
     servers.activate,
     servers.write,
@@ -126,6 +127,8 @@ def settled(model: Model, state: State) -> State:
         ):
             former = NOBODY if model.keeps("new-voters-too") else node.former
             nodes[number] = node._replace(fresh=False, before=None, former=former)
+    if model.config.pair is not None:
+        nodes = [n._replace(sole=servers.right_to_decide(model, n)) for n in nodes]
     return servers.acknowledge(model, state._replace(nodes=tuple(nodes)))
 
 

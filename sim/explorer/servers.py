@@ -41,11 +41,35 @@ def committed(model: Model, node: Node) -> bool:
     """Return whether a node leads and its document is on a majority, also of the voters before."""
     if not node.acks:
         return False
-    if node.former != NOBODY and not model.has_majority(node.former, node.acks):
+    if node.former != NOBODY and not model.agreed(node.former, node.acks):
         return False
     if node.former != NOBODY and not model.keeps("new-voters-too"):
         return True
-    return model.has_majority(node.document, node.acks)
+    return model.agreed(node.document, node.acks)
+
+
+def hear(model: Model, state: State) -> Steps:
+    """Accept a heartbeat that calls one's newest document committed: by it one may decide alone."""
+    for sender, leader in enumerate(state.nodes):
+        if model.config.pair is None or not committed(model, leader):
+            continue
+        document = model.documents[leader.document]
+        for number, node in enumerate(state.nodes):
+            alike = node.document == leader.document and node.promised <= leader.promised
+            if number == sender or not alike or node.sole or not model.decides(node):
+                continue
+            heard = node._replace(sole=document.term)
+            yield ("hear", number, sender, leader.document), changed(state, number, heard)
+
+
+def right_to_decide(model: Model, node: Node) -> int:
+    """Return what follows of itself for the right of one of a pair to be elected alone."""
+    term = model.ref(node.document).term
+    if not model.decides(node):
+        return 0
+    if committed(model, node) or not model.keeps("right-by-committed"):
+        return term
+    return node.sole if node.sole == term else 0
 
 
 def promote(model: Model, state: State) -> Steps:

@@ -70,6 +70,7 @@ class Node(NamedTuple):
     past: int = PRESENT  # or FORGOTTEN, or REPLACED
     adds: int = NOBODY  # data of the first standby, while a change from empty is not proposed yet
     former: int = NOBODY  # the committed document, while one with other voters is not
+    sole: int = 0  # term of which it knows a committed document by which it decides alone; 0: none
 
 
 class State(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metako.election import members, office, pair, quorum, standing
+from metako.election import leader, members, office, pair, quorum, standing
 from metako.election.core import Core
 from metako.election.members import MemberChanges
 from metako.election.pair import SoleRight
@@ -37,6 +37,10 @@ PAIR = (
              "over from", edited(quorum, "successor_sync_set",
              ("document.sync.k == 0 or document.pair is PairMode.TAKEOVER", "document.sync.k == 0"),
              also=(office,))),
+    Mutation("resumed_alone", "§4.6", "a restarted agent goes on by its newest version alone",
+             edited(pair, "electorate",
+             ("replace(newest, pair=None) if resumed and takes_over else newest", "newest"),
+             also=(leader,))),
     Mutation("takes_over_at_once", "§4.6", "the standby does not wait as configured",
              edited(standing, "_waited", ("core.cluster.takeover_wait_ms", "0"))),
     Mutation("third_vote_while_one_decides", "§4.6", "a third voter comes while one of two decides",

@@ -12,7 +12,7 @@ from resuming_kit import DOCUMENT, HARD, A, B, C, core_of, detached_standby
 from metako.election.candidate import Candidate
 from metako.election.errand import LOST_TERMS, Errand
 from metako.election.lease import Lease
-from metako.election.pair import SoleRight, pair_due
+from metako.election.pair import SoleRight, electorate, pair_due
 from metako.election.quorum import successor_sync_set
 from metako.election.settings import ElectionSettings
 from metako.model.document import ClusterDocument, PairMode, SyncMember, SyncSet
@@ -138,7 +138,6 @@ class TestRule:
 
     def test_not_while_the_other_one_is_away(self) -> None:
         from_before = replace(OF_THREE, voters=(A, B), sync=LISTED, pair=PairMode.TAKEOVER)
-        assert pair_due(from_before, PairMode.MANUAL) is PairMode.MANUAL
         office = Office(from_before, answering=(A,))
         version = office.election.core.document_ref
         office.run(600)
@@ -157,6 +156,21 @@ class TestRule:
         office.look(serving((), sync=()))
         office.run(10_000)
         assert office.leader.lease.valid(office.now)
+
+
+def test_from_one_rule_to_the_other_it_goes_by_way_of_none() -> None:
+    assert pair_due(TAKEOVER, PairMode.MANUAL) is None
+    assert pair_due(OF_TWO, PairMode.MANUAL) is PairMode.MANUAL
+    assert pair_due(MANUAL, PairMode.MANUAL) is PairMode.MANUAL
+
+
+def test_a_restarted_leader_does_not_know_who_decided_before() -> None:
+    """By the version before, which it has forgotten, the standby may be elected alone."""
+    assert electorate(None, ALONE, resumed=True).grants((A, B))
+    assert not electorate(None, ALONE, resumed=True).grants((A,))
+    assert electorate(None, ALONE, resumed=False).grants((A,))
+    assert electorate(ALONE, TAKEOVER, resumed=True) is ALONE
+    assert electorate(None, MANUAL, resumed=True) is MANUAL
 
 
 def pair(mode: PairMode | None = PairMode.MANUAL) -> Stage:

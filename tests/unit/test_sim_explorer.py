@@ -51,6 +51,10 @@ NOTICED_IN = {
     "one-server-a-name": "replaced-listed",
     "votes-of-this-term": "two-branches",
     "readmit-unlisted": "learner",
+    "decider-grants": "pair-takeover",
+    "vote-ends-right": "pair-manual",
+    "right-by-committed": "pair-takeover",
+    "resumed-asks-both": "pair-takeover",
 }
 READMITTED = (
     ("member", 0, 2),
