@@ -84,9 +84,9 @@ print(*json.load(sys.stdin)["scenarios"], sep="\n")')
     fi
 }
 
-# Every interleaving within small bounds: four configurations, and all of them with --full.
+# Every interleaving within small bounds: five configurations, and all of them with --full.
 explore() {
-    local names=(elections incumbent k-raised learner) options=() name
+    local names=(elections incumbent k-raised learner pair-takeover) options=() name
     if [ "$mode" = full ]; then
         mapfile -t names < <("$PYTHON" -m sim explore --list --json | "$PYTHON" -c \
             'import json, sys

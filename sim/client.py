@@ -115,10 +115,15 @@ class SimClient:
 
     def _through_proxy(self, operation: Operation) -> None:
         if self._via is None or self._session is None:
-            self._via = self.config.home or self._rng.choice(self._world.members)
+            self._via = self.config.home or self._rng.choice(self._reachable())
         operation.via = self._via
         node = self._world.nodes[self._via]
         self._hop(self.endpoint, self._via, Traffic.CLIENT, operation, self._at_proxy, node)
+
+    def _reachable(self) -> list[NodeId]:
+        """Return whose proxies are known: of the first members, and of those taken in since."""
+        world = self._world
+        return [n for n in world.names if n in world.members or world.nodes[n].invited]
 
     def _at_proxy(self, operation: Operation, node: SimNode) -> None:
         proxy = node.proxy

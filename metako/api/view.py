@@ -244,6 +244,7 @@ def _member(member: Member, status: NodeStatus) -> JsonObject:
         "lag_bytes": lag_bytes(member, status),
         "restarted": (meta.restarted or None) if meta else None,
         "priority": meta.priority if meta else None,
+        "zone": (meta.zone or None) if meta else None,
         "document_ref": str(meta.document_ref) if meta else None,
         "data_id": (meta.data_id or None) if meta else None,
         "postgres_address": _address(meta.postgres_address) if meta else None,

@@ -22,7 +22,6 @@ _PAIR = "this version waits for a majority of the voters in any case"
 _HEALTH = "this version looks at PostgreSQL at intervals of its own"
 
 NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
-    (("node", "zone"), "this version chooses by position and priority only"),
     (("proxy", "balance"), _PROXY),
     (("proxy", "local_preference"), _PROXY),
     (("proxy", "read_timeout"), "this version of the proxy sets no limit on statements"),

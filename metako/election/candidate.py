@@ -100,7 +100,7 @@ class Candidate:
         if document is None:
             return 0
 
-        def key(node: NodeId) -> tuple[bool, int, int, str]:
+        def key(node: NodeId) -> tuple[bool, int, int, bool, str]:
             meta = core.members[node].meta if node in core.members else None
             lsn = core.observed.lsn if node == core.node else (meta.lsn if meta else 0)
             priority = core.cluster.priority if node == core.node else 0
@@ -109,7 +109,7 @@ class Candidate:
             # A primary whose server has just crashed has to recover first: it stands last,
             # except where nobody else can have its commits.
             late = primary_crashed and node == document.primary and bool(document.sync.members)
-            return (late, -lsn, -priority, node)
+            return (late, -lsn, -priority, core.is_elsewhere(node, document.primary), node)
 
         able = [
             node

@@ -220,6 +220,17 @@ class Core:
         member = self.members.get(node)
         return member is not None and member.state in (MemberState.ALIVE, MemberState.SUSPECT)
 
+    def zone_of(self, node: NodeId) -> str:
+        """Return where a node is, as far as it has told; "" if it has not."""
+        if node == self.node:
+            return self.cluster.zone
+        member = self.members.get(node)
+        return member.meta.zone if member is not None and member.meta is not None else ""
+
+    def is_elsewhere(self, node: NodeId, primary: NodeId) -> bool:
+        """Return whether a node is in another zone than a primary, for whoever ranks equals."""
+        return self.zone_of(node) != self.zone_of(primary)
+
     def server_gone(self) -> bool:
         """Return whether there is no server, and none is started while the target stays.
 

@@ -115,11 +115,13 @@ class Heirs:
         fit = [node for node in document.voters if not self.obstacle(document, node)]
         flushed = {standby.node: standby.flush_lsn for standby in self._standbys}
 
-        def key(node: NodeId) -> tuple[int, int, NodeId]:
+        def key(node: NodeId) -> tuple[int, int, bool, int, NodeId]:
             meta = self._core.members[node].meta
             priority = meta.priority if meta is not None else 0
-            wal = flushed.get(node, 0)
-            return (-priority, -wal, node) if planned else (-wal, -priority, node)
+            wal, elsewhere = flushed.get(node, 0), self._core.is_elsewhere(node, document.primary)
+            if planned:
+                return (-priority, 0, elsewhere, -wal, node)
+            return (-wal, -priority, elsewhere, 0, node)
 
         return min(fit, key=key, default=None)
 

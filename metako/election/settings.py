@@ -55,6 +55,7 @@ class ClusterSettings:
     acks: int = 1  # k wanted once enough standbys stream
     min_votes: int = 0  # least votes for a failover; never fewer than a majority
     priority: int = 100  # of this node; 0 never stands
+    zone: str = ""  # of this node; among equals who is in the primary's zone goes first
     max_lag_bytes: int = 1 << 20  # `async` only: who is further behind is not elected
     watchdog_required: bool = False  # this node does not lead while its watchdog cannot be armed
     pair_mode: PairMode | None = PairMode.MANUAL  # of two voters; None: their majority, both

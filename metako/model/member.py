@@ -69,6 +69,7 @@ class MemberMeta:
     proxy_sessions: int = 0
     record_id: RecordId = RecordId("")  # of its durable record
     restarted: str = ""  # the order by which its server was restarted last; told while any waits
+    zone: str = ""  # where it is, as configured; "" says nothing
 
 
 MEASURES = frozenset({"lsn", "replay_lsn", "lag_ms", "proxy_sessions", "document_ref"})

@@ -88,7 +88,7 @@ KEYS: Mapping[type, str] = MappingProxyType(
         Took: "s=silence d=delay v=votes o=document p=promotion c=commit",
         MemberMeta: "r=role s=state t=timeline l=lsn y=replay_lsn g=lag_ms d=data_id i=system_id"
         " f=document_ref pa=postgres_address aa=api_address xa=proxy_address o=priority w=witness"
-        " sv=server_version av=agent_version c=proxy_sessions ri=record_id rs=restarted",
+        " sv=server_version av=agent_version c=proxy_sessions ri=record_id rs=restarted z=zone",
         messages.MemberUpdate: "n=node b=boot_epoch i=incarnation s=state a=address m=meta"
         " u=accuser",
         # ------------------------------------------------------------ gossip

@@ -519,9 +519,11 @@ def test_a_cluster_on_loopback_advertises_loopback(write):
 
 
 def test_keys_without_effect_are_named_at_start(write):
-    notes = loaded(write("node: {name: n1, zone: z}\nproxy: {balance: least_connected}")).notes
+    notes = loaded(
+        write("node: {name: n1}\nproxy: {balance: least_connected, local_preference: 0.5}")
+    ).notes
     assert any(note.startswith("proxy.balance: has no effect yet") for note in notes)
-    assert any(note.startswith("node.zone: has no effect yet") for note in notes)
+    assert any(note.startswith("proxy.local_preference: has no effect yet") for note in notes)
 
 
 @pytest.mark.parametrize(

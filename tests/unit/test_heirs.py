@@ -9,6 +9,7 @@ import pytest
 from handover_kit import END, OF_THREE, member, serving, standby
 from resuming_kit import HARD, A, B, C, D, core_of
 
+from metako.election.candidate import Candidate
 from metako.election.heirs import LAG_MAX_BYTES, Heirs
 from metako.model.document import ClusterDocument, Durability, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId
@@ -113,6 +114,41 @@ def test_planned_the_priority_decides_first() -> None:
 def test_planned_more_wal_decides_between_equal_priorities() -> None:
     assert heirs(standby(B, END - 8), standby(C)).best(OF_THREE, planned=True) == C
     assert heirs().best(OF_THREE, planned=True) == B
+
+
+def in_zone(node: NodeId, zone: str, priority: int = 100) -> Member:
+    known = member(node, priority=priority)
+    assert known.meta is not None
+    return replace(known, meta=replace(known.meta, zone=zone))
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_among_equals_who_is_in_the_zone_of_the_primary_goes_first(planned: bool) -> None:
+    def best(*members: Member) -> NodeId | None:
+        found = heirs(members=members)
+        found._core.cluster = replace(found._core.cluster, zone="here")
+        return found.best(OF_THREE, planned=planned)
+
+    assert best(in_zone(B, "there"), in_zone(C, "here")) == C
+    assert best(in_zone(B, "there"), in_zone(C, "elsewhere")) == B
+    assert best(in_zone(B, "there", priority=101), in_zone(C, "here")) == B
+
+
+def test_a_candidate_of_another_zone_lets_an_equal_of_the_primarys_stand_first() -> None:
+    core = core_of(replace(HARD, document=replace(OF_THREE, primary=B)))
+    core.observed = replace(core.observed, lsn=Lsn(END))
+
+    def rank(own: str, *members: Member) -> int:
+        core.cluster = replace(core.cluster, zone=own)
+        core.members = {each.node: each for each in members}
+        return int(Candidate(core).delay_ms(primary_crashed=False) // core.settings.stagger_ms)
+
+    lost = replace(in_zone(B, "here"), state=MemberState.DEAD)
+    other = in_zone(C, "here")
+    assert other.meta is not None
+    other = replace(other, meta=replace(other.meta, lsn=Lsn(END)))
+    assert rank("here", lost, other) == 0
+    assert rank("there", lost, other) == 1
 
 
 def test_after_a_crash_more_wal_decides_first() -> None:
