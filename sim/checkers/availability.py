@@ -149,11 +149,14 @@ class Availability(Watcher):
     def _electable(self, newest: ClusterDocument) -> ClusterDocument | None:
         """Return the document by which some sound node could be elected now, by the truth."""
         world = self._world
-        leaders = [n.server for n in world.nodes.values() if n.leads(world.heap.now_ns)]
-        if any(server.ill or server.process is ProcessState.STOPPING for server in leaders):
+        leaders = [n for n in world.nodes.values() if n.leads(world.heap.now_ns)]
+        if any(n.server.ill or n.server.process is ProcessState.STOPPING for n in leaders):
             # An elected server that hangs has its own, longer limit; so has one that is being
             # stopped, because PostgreSQL waits until its standbys have everything or time out.
             return None
+        patience_ns = milliseconds(world.config.election.hang_timeout_ms) + NS_PER_S
+        if any(n.server.frozen and not self.monitor.agent_ok(n.name, patience_ns) for n in leaders):
+            return None  # an agent that has just come waits anew for a server that says nothing
         group = self.monitor.clique(voters_among(world, newest, world.names, who=votes), 0)
         document = world.document(group)
         if document is None or not has_majority(world, newest, group, who=votes):
