@@ -32,7 +32,6 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
         ("cluster", "takeover_failures"),
         "this version waits for a majority of the voters in any case",
     ),
-    (("gossip", "exchange_timeout"), "this version gives every exchange two seconds"),
     (("postgresql", "health", "interval"), _HEALTH),
     (("postgresql", "health", "timeout"), _HEALTH),
     (("postgresql", "health", "failure_threshold"), _HEALTH),

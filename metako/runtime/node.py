@@ -185,16 +185,14 @@ class Node:
             transport = Transport(
                 sockets,
                 Sealer(
-                    config.cluster.name,
-                    config.node.name,
-                    hard.boot_epoch,
-                    secrets.token_bytes(SALT_BYTES),
-                    config.gossip.keys,
+                    *(config.cluster.name, config.node.name, hard.boot_epoch),
+                    *(secrets.token_bytes(SALT_BYTES), config.gossip.keys),
                 ),
                 Opener(config.cluster.name, config.node.name, config.gossip.keys),
                 inbox,
                 agent_version=metako.__version__,
                 clock_skew_max_s=config.cluster.max_clock_skew_ms / 1000,
+                exchange_timeout_s=config.gossip.exchange_timeout_ms / 1000,
                 http=self._http_in if config.gossip.shares_api_port else None,
             )
             async with trio.open_nursery() as network:

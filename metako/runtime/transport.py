@@ -86,6 +86,7 @@ class Transport:
         inbox: where messages go; its bound is the caller's.
         agent_version: shown to peers.
         clock_skew_max_s: difference of wall clocks from which a Hello is refused.
+        exchange_timeout_s: for a message over TCP, from the connection to the answer.
         wall_ms: the wall clock, in milliseconds since 1970.
         http: takes connections that begin like HTTP, where one TCP port serves both; their new
             owner closes them. None: there is no such thing at this port.
@@ -100,6 +101,7 @@ class Transport:
         *,
         agent_version: str = "",
         clock_skew_max_s: float = CLOCK_SKEW_MAX_S,
+        exchange_timeout_s: float = STREAM_DEADLINE_S,
         wall_ms: Callable[[], int] = wall_clock_ms,
         http: trio.MemorySendChannel[trio.SocketStream] | None = None,
     ) -> None:
@@ -111,6 +113,7 @@ class Transport:
         self._inbox = inbox
         self._agent_version = agent_version
         self._clock_skew_max_ms = round(clock_skew_max_s * 1000)
+        self._exchange_timeout_s = exchange_timeout_s
         self._wall_ms = wall_ms
         self._http = http
         self._resolver = Resolver(sockets.family)
@@ -189,7 +192,7 @@ class Transport:
 
     async def _send_stream(self, outbound: Outbound, data: bytes, shown: str) -> None:
         try:
-            with trio.move_on_after(STREAM_DEADLINE_S) as deadline:
+            with trio.move_on_after(self._exchange_timeout_s) as deadline:
                 await self._exchange(outbound, data, shown)
             if deadline.cancelled_caught:
                 self.counters.drop(Drop.STREAM_FAILED, f"{shown}: no answer in time")
@@ -270,7 +273,7 @@ class Transport:
                 return
             self._streams_in[peer] = open_here + 1
             try:
-                with trio.move_on_after(STREAM_DEADLINE_S) as deadline:
+                with trio.move_on_after(self._exchange_timeout_s) as deadline:
                     if self._http is not None and await _begins_like_http(stream):
                         _pass_on(stream, self._http)
                     else:

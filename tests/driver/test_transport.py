@@ -15,7 +15,6 @@ from metako.model.document import DocumentRef
 from metako.model.errors import ConfigError
 from metako.model.ids import Address, NodeId, Term
 from metako.model.member import MemberState
-from metako.runtime import transport
 from metako.runtime.binding import bind_gossip
 from metako.runtime.counters import Drop
 from metako.runtime.transport import STREAMS_IN_PER_HOST_MAX, STREAMS_OUT_PER_NODE_MAX
@@ -258,9 +257,8 @@ async def test_a_connection_without_a_byte_is_no_fault_and_half_a_frame_is(node)
     assert b.dropped == {Drop.INCOMPLETE: 1}
 
 
-async def test_connections_that_say_nothing_are_bounded_and_time_out(node, monkeypatch):
-    monkeypatch.setattr(transport, "STREAM_DEADLINE_S", 0.2)
-    b = node("b")
+async def test_connections_that_say_nothing_are_bounded_and_time_out(node):
+    b = node("b", exchange_timeout_s=0.2)
     async with running(b):
         idle = [
             await trio.open_tcp_stream(LOOPBACK, b.address.port)
@@ -275,9 +273,8 @@ async def test_connections_that_say_nothing_are_bounded_and_time_out(node, monke
         assert answer.reason is AnswerReason.FORMAT
 
 
-async def test_streams_to_a_peer_that_never_answers_are_bounded_and_given_up(node, monkeypatch):
-    monkeypatch.setattr(transport, "STREAM_DEADLINE_S", 0.2)
-    a, silent, b = node("a"), node("silent"), node("b")
+async def test_streams_to_a_peer_that_never_answers_are_bounded_and_given_up(node):
+    a, silent, b = node("a", exchange_timeout_s=0.2), node("silent"), node("b")
     # `silent` listens but does not run: the kernel accepts, nobody answers.
     async with running(a, b):
         for i in range(STREAMS_OUT_PER_NODE_MAX + 3):

@@ -531,7 +531,6 @@ def test_keys_without_effect_are_named_at_start(write):
     [
         ("durability: {mode: async}", "durability.mode: async"),
         ("proxy: {write_timeout: 2s}", "proxy.write_timeout"),
-        ("gossip: {exchange_timeout: 3s}", "gossip.exchange_timeout"),
         ("postgresql: {health: {interval: 3s}}", "postgresql.health.interval"),
     ],
 )
