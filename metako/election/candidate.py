@@ -38,6 +38,11 @@ TERM_MAX = 2**53
 SPLIT_VOTE_PATIENCE = 3
 """Repeats that a candidacy waits for the remaining voters once somebody's vote was given away."""
 
+SELDOM_AFTER, SELDOM = 5, 4
+"""After so many candidacies in vain pre-votes are asked for so many times less often: whoever waits
+for others to come back may wait for days, and they get all of it at once if they only stood still.
+"""
+
 
 class Stage(enum.StrEnum):
     IDLE = "idle"
@@ -149,20 +154,6 @@ class Candidate:
         self._granted = {core.node}
         core.emit(EventName.PRE_VOTE_STARTED, f"asks for term {self.term}", term=self.term)
         self._ask(now)
-
-    def ask_for_document(self) -> None:
-        """Ask for a newer document, if by the own one the WAL here is on no known history.
-
-        PostgreSQL follows a promotion by itself, also while the agent that would be told of it is
-        away. If then everybody who could stand is such a node, somebody else has to tell it; a
-        pre-vote does, and changes nothing anywhere.
-        """
-        core = self.core
-        recovering = core.observed.in_recovery is True
-        if recovering and core.document is not None and core.advisory_position() is None:
-            nonce = core.rng.getrandbits(63)
-            request = PreVoteRequest(self.next_term(), nonce, core.document_ref, None)
-            core.broadcast(core.others(), request)
 
     def begin_vote(self, now: Instant, term: Term, *, incumbent: bool = False) -> None:
         """Vote for ourselves, durably, and ask the others."""
@@ -377,8 +368,11 @@ class Candidate:
 
     def _ask(self, now: Instant) -> None:
         core = self.core
-        self._retry_at_ns = now.mono_ns + milliseconds(core.settings.retry_ms)
-        if self.stage is Stage.PRE_VOTE:
+        asks_first = self.stage is Stage.PRE_VOTE
+        seldom = asks_first and self._failures >= SELDOM_AFTER
+        repeats = SELDOM if seldom else 1
+        self._retry_at_ns = now.mono_ns + repeats * milliseconds(core.settings.retry_ms)
+        if asks_first:
             request = PreVoteRequest(
                 self.term, self._nonce, core.document_ref, core.advisory_position()
             )

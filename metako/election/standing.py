@@ -9,6 +9,7 @@ from metako.election.errand import NO_ERRAND
 from metako.election.lease import Hold
 from metako.model.document import Phase
 from metako.model.instant import Instant, milliseconds
+from metako.wire.messages import PreVoteRequest
 
 WAIT_REPEATS = 4
 """A node that cannot stand yet looks again after so many `retry_ms`."""
@@ -35,7 +36,7 @@ def advance(candidate: Candidate, now: Instant, hold: Hold) -> bool:
         elif candidate.may_stand() and not candidate.barred:
             candidate.begin_pre_vote(now)
         else:
-            candidate.ask_for_document()
+            _ask_for_document(candidate)
             candidate.schedule(now, WAIT_REPEATS * core.settings.retry_ms)
     if candidate.stage in (Stage.PRE_VOTE, Stage.VOTE) and not core.voting:
         # It has just learned so: its own vote, by a record that counts no more, is one of them.
@@ -49,6 +50,21 @@ def advance(candidate: Candidate, now: Instant, hold: Hold) -> bool:
         return True
     candidate.tick(now)
     return False
+
+
+def _ask_for_document(candidate: Candidate) -> None:
+    """Ask for a newer document, if by the own one the WAL here is on no known history.
+
+    PostgreSQL follows a promotion by itself, also while the agent that would be told of it is away.
+    If then everybody who could stand is such a node, somebody else has to tell it; a pre-vote does,
+    and changes nothing anywhere.
+    """
+    core = candidate.core
+    recovering = core.observed.in_recovery is True
+    if recovering and core.document is not None and core.advisory_position() is None:
+        nonce = core.rng.getrandbits(63)
+        request = PreVoteRequest(candidate.next_term(), nonce, core.document_ref, None)
+        core.broadcast(core.others(), request)
 
 
 def _waited(core: Core, now: Instant, hold: Hold) -> bool:
