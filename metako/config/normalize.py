@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 
 from metako.config import node_config as out
 from metako.config.members import Members, resolve_members
+from metako.config.pair import check_pair
 from metako.config.parameters import check_hba, check_parameters
 from metako.config.problems import Problem
 from metako.config.profiles import GOSSIP_MS, HEALTH_MS, TIMING_MS, check_gossip, check_timing
@@ -85,11 +86,9 @@ def normalize(
             f"postgresql.data_dir: is not set, so it is {data_dir}; a server that already runs on "
             f"port {port} is not taken over: stop it and name its data directory"
         )
-    if len(members.voters) == 2 and schema.cluster.pair_mode is None:
-        notes.append(
-            "cluster.pair_mode: not chosen; with two voters no failover can survive the silence "
-            "of either one: add a witness as a third member"
-        )
+    wrong, remarks = check_pair(schema, members)
+    problems += wrong
+    notes += remarks
     config = out.NodeConfig(
         path=machine.config_path,
         node=out.NodeSettings(

@@ -17,8 +17,6 @@ from metako.model.document import Durability
 
 _PROXY = "this version of the proxy leads every session to the primary"
 
-_PAIR = "this version waits for a majority of the voters in any case"
-
 _HEALTH = "this version looks at PostgreSQL at intervals of its own"
 
 NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -26,12 +24,6 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("proxy", "local_preference"), _PROXY),
     (("proxy", "read_timeout"), "this version of the proxy sets no limit on statements"),
     (("proxy", "write_timeout"), "this version of the proxy sets no limit on statements"),
-    (("cluster", "pair_mode"), _PAIR),
-    (("cluster", "takeover_delay"), _PAIR),
-    (
-        ("cluster", "takeover_failures"),
-        "this version waits for a majority of the voters in any case",
-    ),
     (("postgresql", "health", "interval"), _HEALTH),
     (("postgresql", "health", "timeout"), _HEALTH),
     (("postgresql", "health", "failure_threshold"), _HEALTH),

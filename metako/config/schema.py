@@ -103,6 +103,7 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 # Durations: the bounds are those beyond which no installation makes sense.
 ShortMs = Annotated[int, BeforeValidator(duration("1ms", "10m"))]
 LongMs = Annotated[int, BeforeValidator(duration("10ms", "24h"))]
+DelayMs = Annotated[int, BeforeValidator(duration("0", "24h"))]
 
 
 class Section(BaseModel):
@@ -134,7 +135,7 @@ class ClusterSection(Section):
     members: Annotated[tuple[MemberSection, ...], Field(max_length=MEMBERS_MAX)] = ()
     min_votes: Annotated[int, Field(ge=0, le=MEMBERS_MAX)] = 0
     pair_mode: Literal["manual", "takeover"] | None = None
-    takeover_delay: LongMs = 10_000
+    takeover_delay: DelayMs = 10_000
     takeover_failures: Annotated[int, Field(ge=1, le=100)] = 3
     max_clock_skew: LongMs = 30_000
 

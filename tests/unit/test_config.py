@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from metako.config import check_runnable, generate_key, load, profiles, resolve_advertised
-from metako.config.node_config import PairMode
 from metako.config.parameters import check_parameters
 from metako.election.settings import CLOCK_RATE_ERROR, ElectionSettings
 from metako.model.document import Durability
@@ -321,14 +320,6 @@ def test_bootstrap_node_must_be_able_to_be_the_primary(errors, said, words):
     lines = errors(THREE.replace("bootstrap_node: n1", f"bootstrap_node: {said}"))
     assert [line.startswith("F:3: cluster.bootstrap_node: ") for line in lines] == [True]
     assert words in lines[0]
-
-
-def test_two_voters_are_advised_to_add_a_witness(write):
-    two = "\n".join(THREE.splitlines()[:-1])
-    assert any("add a witness" in note for note in loaded(write(two)).notes)
-    chosen = loaded(write(two.replace("  members", "  pair_mode: takeover\n  members")))
-    assert chosen.cluster.pair_mode is PairMode.TAKEOVER
-    assert not any("add a witness" in note for note in chosen.notes)
 
 
 @pytest.mark.parametrize(
