@@ -20,7 +20,7 @@ from metako.cluster.projection import project, same_standing
 from metako.cluster.ready import Input, ProxyLoad, Ready, StopRequested, Tick
 from metako.cluster.routing import Router, current_primary
 from metako.election.election import Election
-from metako.election.explain import blocked, committed, waiting
+from metako.election.explain import blocked, committed, primary_silent_ms, waiting
 from metako.election.lease import Hold
 from metako.election.output import ElectionOutput, Role
 from metako.election.settings import ClusterSettings, ElectionSettings
@@ -214,6 +214,7 @@ class Engine:
             lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
             blocked=blocked(election, now),
             waiting=waiting(election),
+            primary_silent_ms=primary_silent_ms(election, now),
             committed=committed(election),
             document=hard.document,
             members=self._membership.members(),

@@ -6,7 +6,7 @@ from metako.election.core import Core
 from metako.election.election import Election
 from metako.model.document import NO_DOCUMENT, DocumentRef
 from metako.model.ids import NodeId
-from metako.model.instant import Instant
+from metako.model.instant import NS_PER_MS, Instant
 
 
 def blocked(election: Election, now: Instant) -> str:
@@ -58,13 +58,29 @@ def blocked(election: Election, now: Instant) -> str:
 
 def _one_of_two(core: Core, silent: NodeId) -> str:
     """Return what the rest of a pair waits for."""
+    assert core.document is not None
     if core.sole.held(core.document):
+        if core.document.primary == core.node:
+            return f"no primary: this node leads again by itself; {silent} cannot be reached"
         return f"no primary: this node takes over once {silent} has been silent for long enough"
     return (
         f"no primary: {silent} cannot be reached, and this node may not know what was committed "
         f"there: it waits for {silent}, or, if the host of {silent} is off, for `metako failover "
         f"--lost {silent}` here"
     )
+
+
+def primary_silent_ms(election: Election, now: Instant) -> int | None:
+    """Return how long ago the newest heartbeat of the document's primary came here.
+
+    None if that is this node, or if none has come since its agent started.
+    """
+    voter, document = election.voter, election.core.document
+    if election.leader is not None or document is None or voter.heartbeat_at is None:
+        return None
+    if voter.leader != document.primary:
+        return None
+    return (now.mono_ns - voter.heartbeat_at.mono_ns) // NS_PER_MS
 
 
 def committed(election: Election) -> DocumentRef:

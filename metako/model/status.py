@@ -33,3 +33,4 @@ class NodeStatus:
     postgres: PostgresObserved
     committed: DocumentRef = NO_DOCUMENT  # newest one that is known to be on a majority
     waiting: tuple[tuple[NodeId, str], ...] = ()  # on the leader: what changes of members wait for
+    primary_silent_ms: int | None = None  # since its last heartbeat; None: not known, or this node

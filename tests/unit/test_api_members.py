@@ -8,7 +8,7 @@ from test_api_orders import STATUS, Sink, request
 
 from metako.api.orders import member_order
 from metako.api.view import membership, record_verdict, status_view
-from metako.model.document import DocumentRef, MemberRecord
+from metako.model.document import DocumentRef, MemberRecord, PairMode
 from metako.model.errors import OrderNotGivenError, OrderUnansweredError
 from metako.model.ids import Address, NodeId, RecordId, Term
 from metako.model.member import Member, MemberMeta, MemberState
@@ -180,6 +180,14 @@ def test_the_status_says_what_everybody_is_by_the_document():
         ("learner", True, False, "ok"),
         (None, False, False, None),
     ]
+
+
+@pytest.mark.parametrize(("pair", "decider"), [(None, None), (PairMode.MANUAL, "n1")])
+def test_the_status_says_by_which_rule_a_pair_goes_and_who_decides(pair, decider):
+    document = replace(STATUS.document, primary=N1, voters=(N1, N2), witnesses=(), pair=pair)
+    view = status_view(replace(STATUS, document=document, primary_silent_ms=1200))
+    assert (view["document"]["pair_mode"], view["document"]["decider"]) == (pair, decider)
+    assert view["primary_silent_ms"] == 1200
 
 
 def test_a_witness_without_a_vote_yet_is_a_learner():

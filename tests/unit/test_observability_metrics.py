@@ -8,6 +8,7 @@ import pytest
 from metako.model.document import (
     ClusterDocument,
     Durability,
+    PairMode,
     Phase,
     Restart,
     Scheduled,
@@ -99,6 +100,28 @@ def test_status_line_of_a_healthy_cluster(status):
 )
 def test_health_names_the_reason(status, change, expected):
     assert health(replace(status, **change)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pair", "sync", "decides"),
+    [
+        (PairMode.MANUAL, ("n2",), "n1"),
+        (PairMode.TAKEOVER, ("n2",), "n2"),
+        (PairMode.TAKEOVER, (), "n1"),
+        (None, ("n2",), None),
+    ],
+)
+def test_of_a_pair_one_node_says_that_it_decides(status, pair, sync, decides):
+    listed = tuple(SyncMember(NodeId(n), DataId(f"d{n}")) for n in sync)
+    voters = (NodeId("n1"), NodeId("n2"))
+    document = replace(status.document, voters=voters, pair=pair, sync=SyncSet(listed, len(listed)))
+    for node in voters:
+        page = render_metrics(
+            node=node, version="1", status=replace(status, node=node, document=document)
+        )
+        told = [line for line in page.splitlines() if line.startswith("metako_pair_decider{")]
+        wanted = f'metako_pair_decider{{node="{node}"}} {int(node == decides)}'
+        assert told == ([wanted] if decides else [])
 
 
 def test_status_line_names_who_joins_and_who_leaves(status):

@@ -209,6 +209,39 @@ def test_the_standby_says_what_it_waits_for() -> None:
     assert "metako failover --lost a" in status(world, B).blocked
 
 
+def test_who_decides_says_that_it_needs_nobody() -> None:
+    world = pair()
+    world.nodes[B].kill_host()
+    world.run(10)
+    world.nodes[A].kill_postgres()
+    told = []
+
+    def leads_again() -> bool:
+        told.append(status(world, A).blocked)
+        return world.primary() is not None
+
+    until(world, lambda: world.primary() is None, limit_s=5)
+    until(world, leads_again, limit_s=20)
+    assert "no primary: this node leads again by itself; b cannot be reached" in told
+
+
+def test_how_long_the_primary_has_been_silent_is_known_to_the_other_one() -> None:
+    world = pair()
+    assert status(world, A).primary_silent_ms is None
+    silent_ms = status(world, B).primary_silent_ms
+    assert silent_ms is not None
+    assert silent_ms < 1000
+    world.nodes[A].kill_host()
+    world.run(10)
+    silent_ms = status(world, B).primary_silent_ms
+    assert silent_ms is not None
+    assert 9_000 < silent_ms <= 10_500
+    world.nodes[B].kill_host()
+    world.nodes[B].start()
+    world.run(3)
+    assert status(world, B).primary_silent_ms is None
+
+
 def test_an_operator_has_the_standby_lead_and_the_old_primary_comes_back_by_itself() -> None:
     world = pair()
     answers = listen(world)
