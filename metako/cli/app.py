@@ -192,7 +192,8 @@ def _failover(
         typer.Option(
             "--lost",
             metavar="NODE",
-            help="A member that is off for good: go on without it and its vote. May be repeated.",
+            help="A member that is off for good: go on without it and its vote. May be repeated. "
+            "The other one of a pair has to be off now, and stays a member.",
         ),
     ] = None,
     accept_loss: Annotated[

@@ -14,51 +14,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from metako.api.client import LocalAgent
+from metako.cli.failover_cost import Cost, cost_of
 from metako.cli.follow import STATUS_TIMEOUT_S, Watch, finish, interrupted, teller, words_of
 from metako.cli.output import printable, write_line
-from metako.cli.status_data import Data, names_at, object_at, objects_at, text_at
+from metako.cli.status_data import Data
 from metako.model.errors import UsageError
-from metako.model.lsn import Lsn, parse_lsn
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a failover to a node may lose, by what the node knows. Unknown is None."""
-
-    node: str
-    primary: str | None  # who led last
-    primary_lsn: Lsn | None  # the end of its WAL when it was last heard
-    lsn: Lsn | None  # of the node
-    waited_for: tuple[str, ...]  # standbys of which some have every commit
-    without: tuple[str, ...] = ()  # members whose votes it does without
-
-    @property
-    def lost_bytes(self) -> int | None:
-        """Return how much WAL is lost at least; what was written later comes on top."""
-        if self.primary_lsn is None or self.lsn is None:
-            return None
-        return max(0, self.primary_lsn - self.lsn)
-
-    def words(self) -> str:
-        """Return the cost for whoever has to accept it."""
-        who = self.primary or "the primary before"
-        known = "nobody here knows how much that is"
-        if self.lost_bytes is not None:
-            known = f"by what was last heard of it that is {self.lost_bytes} bytes of WAL"
-        text = f"{self.node} loses what {who} has written and {self.node} has not: {known}, "
-        text += f"and all that {who} wrote later"
-        if self.waited_for:
-            text += f"; commits have waited for {', '.join(self.waited_for)}, which may have more"
-        if self.without:
-            text += (
-                f". Members no longer: {', '.join(self.without)}. They must be off, and stay so "
-                "until they are added again, or there will be two clusters that take writes"
-            )
-        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +47,6 @@ class Ended:
         }
 
 
-def cost_of(status: Data) -> Cost:
-    """Return the cost of a failover to the node whose status it is."""
-    document = object_at(status, "document") or {}
-    rows = {text_at(row, "node"): row for row in objects_at(status, "members")}
-    node = printable(text_at(status, "node"))
-    primary = document.get("primary")
-    name = printable(primary) if isinstance(primary, str) else None
-    return Cost(
-        node=node,
-        primary=name,
-        primary_lsn=_lsn(rows.get(name or "", {})),
-        lsn=_lsn(rows.get(node, {})),
-        waited_for=tuple(
-            n for n in names_at(object_at(document, "sync") or {}, "nodes") if n != node
-        ),
-    )
-
-
 def fail_over(
     socket: Path, *, lost: Sequence[str], accepted: bool, timeout_s: float, as_json: bool
 ) -> int:
@@ -118,11 +64,12 @@ def fail_over(
         MetakoError: the node may not stand, did not win, or no agent answered.
     """
     agent = LocalAgent(socket)
-    cost = replace(cost_of(agent.status(STATUS_TIMEOUT_S)), without=tuple(lost))
-    tell = teller(as_json=as_json)
+    cost = cost_of(agent.status(STATUS_TIMEOUT_S), lost)
+    tell, told = teller(as_json=as_json), [cost.words(), *filter(None, [cost.hint()])]
     if not accepted and (as_json or not sys.stdin.isatty()):
-        raise UsageError(f"{cost.words()}. Whoever accepts that gives --accept-loss")
-    tell(cost.words())
+        raise UsageError(f"{'. '.join(told)}. Whoever accepts that gives --accept-loss")
+    for line in told:
+        tell(line)
     if not accepted:
         _ask(cost)
     watch = Watch(agent)
@@ -145,8 +92,9 @@ def fail_over(
 
 
 def _ask(cost: Cost) -> None:
-    gone = ", ".join(dict.fromkeys((cost.primary or "the old primary", *cost.without)))
-    write_line(f"Off for good: {gone}. Is that so, and is that loss accepted?")
+    gone = cost.gone()
+    question = "is that loss accepted?"
+    write_line(f"{gone}. Is that so, and {question}" if gone else question.capitalize())
     if input(f"Type the name of this node, {cost.node}, to go on: ").strip() != cost.node:
         raise UsageError("not accepted: nothing was ordered")
 
@@ -158,11 +106,3 @@ def _primary_is(data: Data, node: str) -> bool | None:
 def _blocked(agent: LocalAgent) -> str:
     words = agent.status(STATUS_TIMEOUT_S).get("blocked")
     return f": {printable(words)}" if isinstance(words, str) and words else ""
-
-
-def _lsn(row: Data) -> Lsn | None:
-    text = row.get("lsn")
-    try:
-        return parse_lsn(text) if isinstance(text, str) else None
-    except ValueError:
-        return None

@@ -88,6 +88,7 @@ def picture(data: Data, now: datetime | None = None) -> Picture:
         ("term", _term_line(data)),
         ("document", _document_line(document)),
         ("durability", _durability_line(document)),
+        *_pair_facts(document),
         ("asked", f"{text_at(data, 'node')}, {_election_line(data)}"),
         *_watchdog_facts(data),
     ]
@@ -245,7 +246,10 @@ def _membership(member: Data, data: Data) -> str:
     standing = _standing(member, data)
     if standing == "voter" and member.get("membership") == "witness":
         standing = "witness"
-    return f"{standing}, leads" if member.get("node") == data.get("leader") else standing
+    if member.get("node") == data.get("leader"):
+        standing += ", leads"
+    decides = member.get("node") == (object_at(data, "document") or {}).get("decider")
+    return f"{standing}, decides" if decides else standing
 
 
 def _standing(member: Data, data: Data) -> str:
@@ -282,13 +286,28 @@ def votes_of(data: Data) -> str:
     """Return how many voters there are by the document, and which of them are needed."""
     document = object_at(data, "document") or {}
     count = len(names_at(document, "voters"))
-    mode = document.get("pair_mode")
-    if mode == PairMode.MANUAL:
-        return "2 voters, pair_mode manual: the primary goes on alone, both elect the next one"
-    if mode == PairMode.TAKEOVER:
-        return "2 voters, pair_mode takeover: the synchronous standby takes over alone"
+    if rule := _pair_rule(document):
+        return f"{count} voters, pair_mode {rule}"
     noun = "voter" if count == 1 else "voters"
     return f"{count} {noun}, of which {majority_of(count)} are needed"
+
+
+def _pair_facts(document: Data | None) -> list[tuple[str, str]]:
+    rule = _pair_rule(document or {})
+    return [("pair_mode", rule)] if rule else []
+
+
+def _pair_rule(document: Data) -> str:
+    """Return what two voters without a witness do by themselves; "" where a majority decides."""
+    mode, primary, decider = (text_at(document, k) for k in ("pair_mode", "primary", "decider"))
+    if UNKNOWN in (mode, decider):
+        return ""
+    if decider != primary:
+        return f"{mode}: {decider} takes over alone, and {primary} stops without it"
+    then = "waits for it or for `metako failover`"
+    if mode == PairMode.TAKEOVER:
+        then = f"{then}: no standby is synchronous"
+    return f"{mode}: {primary} goes on alone, and its loss {then}"
 
 
 def _trouble(data: Data) -> str:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from metako.api.orders import failover_order
 from metako.cli.app import build_app
-from metako.cli.failover import Cost, cost_of
+from metako.cli.failover_cost import Cost, cost_of
 from metako.model.lsn import Lsn
 from metako.model.orders import OrderKind
 
@@ -130,6 +130,75 @@ def test_members_that_are_lost_are_named_and_what_that_means(node):
     assert result.exit_code == 0, result.output
     assert "Members no longer: n1, n2." in result.output.splitlines()[0]
     assert orders == [("POST", "/failover", '{"accept_loss": true, "lost": ["n1", "n2"]}')]
+
+
+def pair(decider, *, primary="n1", heard=False, silent_ms=12_300, sync=("n3",)):
+    """Return the status of n3, the other one of which is n1."""
+    shown = status(sync=sync)
+    shown["document"] |= {"primary": primary, "voters": ["n1", "n3"], "decider": decider}
+    shown["members"][0]["state"] = "alive" if heard else "dead"
+    return shown | {"primary_silent_ms": silent_ms}
+
+
+def test_the_other_one_of_a_pair_stays_a_member_and_may_have_gone_on_alone():
+    words = cost_of(pair("n1"), ["n1"]).words()
+    assert "by what was last heard of it, 12 s ago, that is 256 bytes of WAL" in words
+    assert "n1 may have gone on alone after that: it needs no vote of n3" in words
+    assert "n1 stays a member" in words
+    assert "The host of n1 must be off now" in words
+    assert "Members no longer" not in words
+    assert cost_of(pair("n1"), ["n1"]).hint() == ""
+
+
+def test_a_primary_whose_standby_decided_is_told_that_it_may_have_taken_over():
+    words = cost_of(pair("n1", primary="n3", silent_ms=None, sync=("n1",)), ["n1"]).words()
+    assert words.startswith("n3 led last, and loses what another node has written since, if any")
+    assert "n1 may have taken over after that" in words
+    assert "n1 stays a member" in words
+
+
+def test_who_decides_was_needed_for_all_that_the_other_one_did():
+    assert "alone" not in cost_of(pair("n3"), ["n1"]).words()
+
+
+@pytest.mark.parametrize("decider", ["n1", "n3"])
+def test_without_lost_the_vote_of_a_silent_other_one_is_asked_for_before_the_order(node, decider):
+    result, orders = run(node, [pair(decider)], TAKEN)
+    assert result.exit_code == 2
+    assert "n1 is not heard, and its vote is needed" in result.stderr
+    assert "If the host of n1 is off, give --lost n1" in result.stderr
+    assert ("unless the agent of n3 has run" in result.stderr) == (decider == "n3")
+    assert orders == []
+    shown = [pair(decider), pair(decider) | {"primary": "n3"}]
+    result, _ = run(node, shown, TAKEN, "--accept-loss")
+    assert result.output.splitlines()[1].startswith("n1 is not heard")
+
+
+def test_a_pair_whose_other_one_is_heard_has_a_vote_to_ask_for():
+    cost = cost_of(pair("n1", heard=True))
+    assert cost.hint() == ""
+    assert "alone" not in cost.words()
+
+
+def test_the_question_is_whether_what_must_be_off_is_off():
+    assert cost_of(pair("n1"), ["n1"]).gone() == "The host of n1 is off"
+    assert cost_of(pair("n1")).gone() == ""
+    assert cost_of(status(), ["n2"]).gone() == "Off for good: n1, n2"
+
+
+@pytest.mark.parametrize("lost", [(), ("n1",)])
+def test_the_question_of_a_pair_is_answered_with_the_name(node, monkeypatch, lost):
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda _prompt: asked.append(1) or "n3")
+    monkeypatch.setattr(
+        "metako.cli.failover.sys",
+        type("S", (), {"stdin": type("I", (), {"isatty": staticmethod(lambda: True)})}),
+    )
+    options = [part for name in lost for part in ("--lost", name)]
+    result, orders = run(node, [pair("n1"), pair("n1") | {"primary": "n3"}], TAKEN, *options)
+    assert (result.exit_code, len(orders), len(asked)) == (0, 1, 1), result.output
+    question = "The host of n1 is off. Is that so, and is that" if lost else "Is that"
+    assert f"\n{question} loss accepted?" in result.output
 
 
 @pytest.mark.slow

@@ -474,6 +474,37 @@ def test_votes_are_counted(count, words):
     assert votes_of({"document": {"voters": ["n"] * count}}) == f"{words} needed"
 
 
+PAIRS = [
+    (
+        "manual",
+        "n1",
+        "manual: n1 goes on alone, and its loss waits for it or for `metako failover`",
+    ),
+    ("takeover", "n2", "takeover: n2 takes over alone, and n1 stops without it"),
+    (
+        "takeover",
+        "n1",
+        "takeover: n1 goes on alone, and its loss waits for it or for `metako failover`: no "
+        "standby is synchronous",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mode", "decider", "rule"), PAIRS)
+def test_of_a_pair_it_is_told_who_goes_on_alone(mode, decider, rule):
+    document = {"voters": ["n1", "n2"], "primary": "n1", "pair_mode": mode, "decider": decider}
+    rows = [{"node": n, "membership": "voter", "voter": True} for n in ("n1", "n2")]
+    data = {"node": "n1", "leader": "n1", "document": document, "members": rows}
+    assert votes_of(data) == f"2 voters, pair_mode {rule}"
+    assert ("pair_mode", rule) in picture(data).facts
+    wanted = {"n1": "voter, leads", "n2": "voter"}
+    wanted[decider] += ", decides"
+    assert cells(data, 3) == list(wanted.values())
+    document |= {"pair_mode": None, "decider": None}
+    assert votes_of(data) == "2 voters, of which 2 are needed"
+    assert "pair_mode" not in dict(picture(data).facts)
+
+
 # ---------------------------------------------------------------- lists
 
 
