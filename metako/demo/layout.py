@@ -105,6 +105,8 @@ class Layout:
     timing_ms: tuple[tuple[str, int], ...] = ()  # single keys of `timing:` that differ
     durability: str = "quorum"
     acks: int = 1  # standbys that confirm a commit
+    pair_mode: str | None = None  # of two voters without a witness; None: nothing is chosen
+    takeover_delay_ms: int = 0  # with `takeover` only
     clients: str = f"{HOST}/32"  # the network that applications come from
     log_level: str = "INFO"
 
@@ -225,6 +227,11 @@ def node_config_text(layout: Layout, node: NodeLayout) -> str:
         for m in layout.nodes
     )
     timing = "".join(f"\n  {key}: {value}ms" for key, value in layout.timing_ms)
+    pair = ""
+    if layout.pair_mode is not None:
+        pair = f"\n  pair_mode: {layout.pair_mode}"
+    if layout.pair_mode == "takeover":
+        pair += f"\n  takeover_delay: {layout.takeover_delay_ms}ms"
     return f"""\
 # Node {node.name} of a local metako cluster, written by `metako demo`.
 node:
@@ -233,7 +240,7 @@ node:
   state_dir: {q(str(node.state_dir))}
 cluster:
   name: demo
-  bootstrap_node: {layout.nodes[0].name}
+  bootstrap_node: {layout.nodes[0].name}{pair}
   members:
 {members}
 gossip:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-import trio
-from harness import end_writer, run_metako, wait_writes
+from harness import end_writer, wait_writes
+from orders_kit import failover, nobody_leads, until_dead
 from own_cluster import TIMEOUT_S, blocked, eventually, own_cluster, status
 from writer import steady_writer
 
@@ -16,28 +14,6 @@ from metako.demo.view import active_primary, streaming_standbys
 from metako.demo.writer import rows_on
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-
-
-async def failover(cluster, name, *options):
-    node = cluster.node(name)
-    result = await run_metako(
-        *("failover", "-c", str(node.config_path), "--json", *options), cwd=node.directory
-    )
-    told = json.loads(result.stdout) if result.stdout else {}
-    return result.returncode, told, result.stderr.decode()
-
-
-async def nobody_leads(cluster, name, seconds):
-    """Wait until a node shows that there is no primary, and that none comes for a while."""
-
-    async def waits():
-        return "no primary" in await blocked(cluster, name)
-
-    await eventually(waits, f"{name} shows that nobody leads")
-    with trio.move_on_after(seconds):
-        while True:
-            assert (await status(cluster, name))["primary"] is None
-            await trio.sleep(0.2)
 
 
 async def test_a_standby_that_was_away_leads_when_told_and_not_before(
@@ -156,13 +132,3 @@ class Unlisted(LocalCluster):
             return found if found and len(streaming_standbys(found)) == others else None
 
         return await self.wait_until(streams, "standbys that stream", timeout_s=timeout_s)
-
-
-async def until_dead(cluster, asked, *names):
-    """Wait until a node holds others for dead: before that they may be alive to it."""
-
-    async def dead():
-        members = (await status(cluster, asked))["members"]
-        return all(m["state"] == "dead" for m in members if m["node"] in names)
-
-    await eventually(dead, f"{asked} holds {', '.join(names)} for dead")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -10,7 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from harness import assert_rows_exactly_once, run_metako, wait_writes
+from harness import wait_writes
+from orders_kit import assert_rows_exactly_once_on_members, order
 from own_cluster import TIMEOUT_S, blocked, eventually, own_cluster, status
 
 from metako.demo.cluster import LocalCluster, _write_private
@@ -21,7 +21,6 @@ from metako.demo.view import active_primary, streaming_standbys
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 FIRST = ("n1", "n2", "n3")
-COMMAND_TIMEOUT_S = 90.0
 WRITES_TIMEOUT_S = 15.0
 
 
@@ -59,16 +58,9 @@ async def cluster(test_bindir, keep_directories) -> AsyncIterator[GrowingCluster
         yield growing
 
 
-async def members(cluster, asked, *arguments):
+async def members(cluster, asked, what, *options):
     """Run `metako members …` on a node; return its exit code, its JSON and what it says."""
-    node = cluster.node(asked)
-    result = await run_metako(
-        *("members", arguments[0], "-c", str(node.config_path), "--json", *arguments[1:]),
-        cwd=node.directory,
-        timeout_s=COMMAND_TIMEOUT_S,
-    )
-    told = json.loads(result.stdout) if result.stdout else {}
-    return result.returncode, told, result.stderr.decode()
+    return await order(cluster, asked, f"members {what}", *options)
 
 
 async def done(cluster, asked, *arguments):
@@ -209,10 +201,3 @@ async def test_a_lost_record_and_a_replaced_host_are_admitted_again(cluster, wri
 
 async def lost_record(cluster, name):
     return "lost its durable record" in await blocked(cluster, name)
-
-
-async def assert_rows_exactly_once_on_members(cluster, writer):
-    views = await cluster.views()
-    data = [n for n in cluster.nodes if n.name in views and not n.witness]
-    shown = LocalCluster(replace(cluster.layout, nodes=tuple(data)))
-    await assert_rows_exactly_once(shown, writer)

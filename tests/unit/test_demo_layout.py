@@ -18,6 +18,7 @@ from metako.demo.layout import (
     record_text,
 )
 from metako.demo.prepare import open_layout
+from metako.model.document import PairMode
 from metako.model.errors import DataDirectoryError, PortInUseError, UsageError
 from metako.runtime.paths import agent_socket
 
@@ -103,6 +104,18 @@ def test_configuration_is_one_that_an_agent_accepts(layout, tmp_path):
         check_runnable(config)
         assert config.node.name == node.name
         assert agent_socket(config) == node.agent_socket
+
+
+@pytest.mark.parametrize("mode", list(PairMode))
+def test_the_rule_of_a_pair_is_in_the_configuration(layout, tmp_path, mode):
+    pair = replace(layout, nodes=layout.nodes[:2], pair_mode=str(mode), takeover_delay_ms=1500)
+    path = tmp_path / "n1.yaml"
+    path.write_text(node_config_text(pair, pair.nodes[0]))
+    config = load(path)
+    assert config.cluster.pair_mode is mode
+    assert not any("pair_mode" in note or "takeover" in note for note in config.notes)
+    if mode is PairMode.TAKEOVER:
+        assert config.cluster.takeover_delay_ms == 1500
 
 
 def test_strange_values_do_not_break_the_file(layout):
