@@ -86,6 +86,12 @@ class Cluster:
         return tuple(name for name in self.names if name not in self.witnesses)
 
     @property
+    def is_pair(self) -> bool:
+        """Whether `pair_mode` is of any effect: two voters, and both hold data."""
+        voters = set(self.names) - set(self.learners) - set(self.spares)
+        return len(voters) == 2 and not self.witnesses
+
+    @property
     def timing_changes_ms(self) -> Mapping[str, int]:
         """The keys of `timing:` that differ from those of the profile."""
         base_ms = TIMING_MS[self.timing]

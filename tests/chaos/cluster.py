@@ -65,6 +65,8 @@ def plan(
         timing_ms=tuple(wanted.timing_changes_ms.items()),
         durability=str(wanted.durability),
         acks=wanted.acks,
+        pair_mode=str(wanted.pair_mode) if wanted.is_pair and wanted.pair_mode else None,
+        takeover_delay_ms=wanted.takeover_wait_ms,
         clients=NETWORK,
     )
 

@@ -13,6 +13,7 @@ from sim.faults.arguments import Open
 from sim.marks import BY_EVENT
 from sim.scenario import Cluster, Scenario
 from sim.scenario.composites import COMPOSITES, PICK
+from sim.scenario.model import MAJORITY
 from sim.scenario.templates import TEMPLATES
 
 REASONS: Mapping[str, str] = {
@@ -80,6 +81,11 @@ def cluster_reasons(scenario: Scenario, cluster: Cluster) -> list[str]:
         found.append(f"is for {wanted.acks} acknowledgements")
     if wanted.durability is not cluster.durability:
         found.append(f"is for durability {wanted.durability}")
+    if wanted.is_pair and (wanted.pair_mode, wanted.takeover_wait_ms) != (
+        cluster.pair_mode,
+        cluster.takeover_wait_ms,
+    ):
+        found.append(f"is for pair_mode {wanted.pair_mode or MAJORITY}")
     if wanted.timing != cluster.timing:
         found.append(f"is for timing {wanted.timing}")
     elif wanted.election != cluster.election:
@@ -90,6 +96,8 @@ def cluster_reasons(scenario: Scenario, cluster: Cluster) -> list[str]:
 def reasons(scenario: Scenario) -> list[str]:
     """Return everything of a scenario that real hosts cannot do, each thing once."""
     found = [why_not(step.do, dict(step.args)) for step in scenario.timeline]
+    if scenario.cluster.is_pair and scenario.cluster.pair_mode is None:
+        found.append("no configuration asks for a pair without a rule")
     for step in scenario.timeline:
         if step.when.event and step.when.event not in _TOLD:
             found.append(f"waits for {step.when.event}, which no log of a node tells")

@@ -74,6 +74,27 @@ def test_a_scenario_for_another_cluster_says_which_one(scenario, cluster, why):
     assert found[0].startswith(why)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "why"),
+    [
+        ({"pair_mode": "takeover"}, ["is for pair_mode takeover"]),
+        ({"takeover_wait": "2s"}, ["is for pair_mode manual"]),
+        ({}, []),
+    ],
+)
+def test_a_pair_with_another_rule_is_another_cluster(scenario, cluster, why):
+    pair = scenario([], nodes=2).cluster
+    assert limits.cluster_reasons(scenario([], nodes=2, **cluster), pair) == why
+    # Where a majority decides, no rule is in force, whatever a file says.
+    assert limits.cluster_reasons(scenario([], **cluster), Cluster()) == []
+
+
+def test_a_pair_without_a_rule_is_the_simulators_alone(scenario):
+    words = ["no configuration asks for a pair without a rule"]
+    assert limits.reasons(scenario([], nodes=2, pair_mode="majority")) == words
+    assert limits.reasons(scenario([], nodes=3, pair_mode="majority")) == []
+
+
 def test_scenarios_for_real_hosts_can_be_played_on_them():
     real = [load_scenario(name) for name in library_names()]
     real = [each for each in real if "real" in each.tier]
