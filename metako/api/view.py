@@ -37,6 +37,7 @@ def status_view(status: NodeStatus) -> JsonObject:
         "leader": status.leader,
         "primary": status.primary,
         "primary_silent_ms": status.primary_silent_ms,
+        "can_lead_alone": status.can_lead_alone,
         "hold_remaining_ms": status.hold_remaining_ms,
         "lease_remaining_ms": status.lease_remaining_ms,
         "blocked": status.blocked or None,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from metako.cli.output import printable
 from metako.cli.status_data import Data, names_at, object_at, objects_at, text_at
+from metako.model.document import PairMode
 from metako.model.lsn import Lsn, parse_lsn
 
 
@@ -19,8 +20,9 @@ class Pair:
     """Two voters without a witness, one of which can lead without the other one."""
 
     other: str  # than the node that is to lead
-    decider: str
+    mode: str
     heard: bool  # the other one is alive, as far as the node knows
+    alone: bool  # the node can be elected by its own vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,12 @@ class Cost:
         pair = self.pair
         if pair is None or pair.heard or pair.other in self.without:
             return ""
-        vote = f"{pair.other} is not heard, and its vote is needed"
-        if pair.decider == self.node:
-            vote += f" unless the agent of {self.node} has run all the time"
-        return f"{vote}. If the host of {pair.other} is off, give --lost {pair.other}"
+        if pair.alone:
+            return f"{self.node} needs no vote of {pair.other}, and leads by itself before long"
+        return (
+            f"{pair.other} is not heard, and its vote is needed. If the host of {pair.other} is "
+            f"off, give --lost {pair.other}"
+        )
 
     def gone(self) -> str:
         """Return what has to be off, for a question; "" if nothing has to be."""
@@ -82,10 +86,14 @@ class Cost:
 
     def _gone_on(self) -> str:
         """Return what the other one of a pair may have done that nobody here knows of."""
-        if self.pair is None or self.pair.heard or self.pair.decider != self.pair.other:
+        pair = self.pair
+        if pair is None or pair.heard or pair.alone:
             return ""
-        did = "taken over" if self.primary == self.node else "gone on alone"
-        return f"; {self.pair.other} may have {did} after that: it needs no vote of {self.node}"
+        if self.primary != self.node:
+            return f"; {pair.other} may have gone on alone after that, without {self.node}"
+        if pair.mode == PairMode.TAKEOVER:
+            return f"; {pair.other} may have taken over after that, without {self.node}"
+        return ""  # without this node's vote it may have led by an operator's order alone
 
     def _without(self) -> str:
         if not self.without:
@@ -125,17 +133,17 @@ def cost_of(status: Data, without: Sequence[str] = ()) -> Cost:
         ),
         without=tuple(without),
         silent_ms=silent_ms if isinstance(silent_ms, int) else None,
-        pair=_pair(document, rows, node),
+        pair=_pair(document, rows, node, alone=status.get("can_lead_alone") is True),
     )
 
 
-def _pair(document: Data, rows: dict[str, Data], node: str) -> Pair | None:
-    decider = document.get("decider")
+def _pair(document: Data, rows: dict[str, Data], node: str, *, alone: bool) -> Pair | None:
+    mode = document.get("pair_mode")
     others = [voter for voter in names_at(document, "voters") if voter != node]
-    if not isinstance(decider, str) or len(others) != 1:
+    if not isinstance(mode, str) or len(others) != 1:
         return None
     heard = rows.get(others[0], {}).get("state") == "alive"
-    return Pair(others[0], printable(decider), heard)
+    return Pair(others[0], mode, heard, alone)
 
 
 def _lsn(row: Data) -> Lsn | None:

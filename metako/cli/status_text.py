@@ -248,7 +248,8 @@ def _membership(member: Data, data: Data) -> str:
         standing = "witness"
     if member.get("node") == data.get("leader"):
         standing += ", leads"
-    decides = member.get("node") == (object_at(data, "document") or {}).get("decider")
+    document = object_at(data, "document") or {}
+    decides = document.get("committed") is True and member.get("node") == document.get("decider")
     return f"{standing}, decides" if decides else standing
 
 
@@ -302,6 +303,10 @@ def _pair_rule(document: Data) -> str:
     mode, primary, decider = (text_at(document, k) for k in ("pair_mode", "primary", "decider"))
     if UNKNOWN in (mode, decider):
         return ""
+    if document.get("committed") is not True:
+        # By a version that was not agreed on nobody can be said to decide.
+        able = "synchronous standby" if mode == PairMode.TAKEOVER else "primary"
+        return f"{mode}: the {able} can lead without the other one"
     if decider != primary:
         return f"{mode}: {decider} takes over alone, and {primary} stops without it"
     then = "waits for it or for `metako failover`"

@@ -214,6 +214,7 @@ class Engine:
             lease_remaining_ms=leader.lease.remaining_ms(now) if leader else 0,
             blocked=blocked(election, now),
             waiting=waiting(election),
+            can_lead_alone=election.core.sole.held(hard.document),
             primary_silent_ms=primary_silent_ms(election, now),
             committed=committed(election),
             document=hard.document,

@@ -33,4 +33,5 @@ class NodeStatus:
     postgres: PostgresObserved
     committed: DocumentRef = NO_DOCUMENT  # newest one that is known to be on a majority
     waiting: tuple[tuple[NodeId, str], ...] = ()  # on the leader: what changes of members wait for
+    can_lead_alone: bool = False  # in a pair: its own vote is enough, as far as this node knows
     primary_silent_ms: int | None = None  # since its last heartbeat; None: not known, or this node

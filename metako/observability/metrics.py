@@ -136,10 +136,8 @@ def status_samples(status: NodeStatus) -> list[Sample]:
             Sample("metako_restarts_left", len(document.restarts), "Servers to be restarted."),
         ]
         if document.decider is not None:
-            decides = document.decider == status.node
-            samples.append(
-                Sample("metako_pair_decider", decides, "1 on who can lead without the other one.")
-            )
+            help_ = "1 while this node can lead without the other one."
+            samples.append(Sample("metako_pair_decider", status.can_lead_alone, help_))
     for member in status.members:
         labels = (("member", str(member.node)),)
         alive = member.state is MemberState.ALIVE

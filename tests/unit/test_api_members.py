@@ -185,9 +185,10 @@ def test_the_status_says_what_everybody_is_by_the_document():
 @pytest.mark.parametrize(("pair", "decider"), [(None, None), (PairMode.MANUAL, "n1")])
 def test_the_status_says_by_which_rule_a_pair_goes_and_who_decides(pair, decider):
     document = replace(STATUS.document, primary=N1, voters=(N1, N2), witnesses=(), pair=pair)
-    view = status_view(replace(STATUS, document=document, primary_silent_ms=1200))
+    changes = {"primary_silent_ms": 1200, "can_lead_alone": pair is not None}
+    view = status_view(replace(STATUS, document=document, **changes))
     assert (view["document"]["pair_mode"], view["document"]["decider"]) == (pair, decider)
-    assert view["primary_silent_ms"] == 1200
+    assert (view["primary_silent_ms"], view["can_lead_alone"]) == (1200, pair is not None)
 
 
 def test_a_witness_without_a_vote_yet_is_a_learner():

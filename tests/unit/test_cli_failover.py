@@ -132,57 +132,58 @@ def test_members_that_are_lost_are_named_and_what_that_means(node):
     assert orders == [("POST", "/failover", '{"accept_loss": true, "lost": ["n1", "n2"]}')]
 
 
-def pair(decider, *, primary="n1", heard=False, silent_ms=12_300, sync=("n3",)):
+def pair(mode="manual", *, primary="n1", heard=False, alone=False, silent_ms=12_300):
     """Return the status of n3, the other one of which is n1."""
-    shown = status(sync=sync)
-    shown["document"] |= {"primary": primary, "voters": ["n1", "n3"], "decider": decider}
+    shown = status(sync=("n3",))
+    shown["document"] |= {"primary": primary, "voters": ["n1", "n3"], "pair_mode": mode}
     shown["members"][0]["state"] = "alive" if heard else "dead"
-    return shown | {"primary_silent_ms": silent_ms}
+    return shown | {"primary_silent_ms": silent_ms, "can_lead_alone": alone}
 
 
-def test_the_other_one_of_a_pair_stays_a_member_and_may_have_gone_on_alone():
-    words = cost_of(pair("n1"), ["n1"]).words()
+@pytest.mark.parametrize("mode", ["manual", "takeover"])
+def test_the_other_one_of_a_pair_stays_a_member_and_may_have_gone_on_alone(mode):
+    words = cost_of(pair(mode), ["n1"]).words()
     assert "by what was last heard of it, 12 s ago, that is 256 bytes of WAL" in words
-    assert "n1 may have gone on alone after that: it needs no vote of n3" in words
+    assert "n1 may have gone on alone after that, without n3" in words
     assert "n1 stays a member" in words
     assert "The host of n1 must be off now" in words
     assert "Members no longer" not in words
-    assert cost_of(pair("n1"), ["n1"]).hint() == ""
+    assert cost_of(pair(mode), ["n1"]).hint() == ""
 
 
-def test_a_primary_whose_standby_decided_is_told_that_it_may_have_taken_over():
-    words = cost_of(pair("n1", primary="n3", silent_ms=None, sync=("n1",)), ["n1"]).words()
+def test_a_primary_that_waits_for_its_standby_is_told_that_it_may_have_taken_over():
+    words = cost_of(pair("takeover", primary="n3", silent_ms=None), ["n1"]).words()
     assert words.startswith("n3 led last, and loses what another node has written since, if any")
     assert "n1 may have taken over after that" in words
     assert "n1 stays a member" in words
+    assert "n1 may have" not in cost_of(pair(primary="n3"), ["n1"]).words()
 
 
-def test_who_decides_was_needed_for_all_that_the_other_one_did():
-    assert "alone" not in cost_of(pair("n3"), ["n1"]).words()
+def test_nothing_was_done_without_who_can_lead_alone():
+    cost = cost_of(pair("takeover", alone=True))
+    assert "n1 may have" not in cost.words()
+    assert cost.hint() == "n3 needs no vote of n1, and leads by itself before long"
 
 
-@pytest.mark.parametrize("decider", ["n1", "n3"])
-def test_without_lost_the_vote_of_a_silent_other_one_is_asked_for_before_the_order(node, decider):
-    result, orders = run(node, [pair(decider)], TAKEN)
+def test_without_lost_the_vote_of_a_silent_other_one_is_asked_for_before_the_order(node):
+    result, orders = run(node, [pair()], TAKEN)
     assert result.exit_code == 2
     assert "n1 is not heard, and its vote is needed" in result.stderr
     assert "If the host of n1 is off, give --lost n1" in result.stderr
-    assert ("unless the agent of n3 has run" in result.stderr) == (decider == "n3")
     assert orders == []
-    shown = [pair(decider), pair(decider) | {"primary": "n3"}]
-    result, _ = run(node, shown, TAKEN, "--accept-loss")
+    result, _ = run(node, [pair(), pair() | {"primary": "n3"}], TAKEN, "--accept-loss")
     assert result.output.splitlines()[1].startswith("n1 is not heard")
 
 
 def test_a_pair_whose_other_one_is_heard_has_a_vote_to_ask_for():
-    cost = cost_of(pair("n1", heard=True))
+    cost = cost_of(pair(heard=True))
     assert cost.hint() == ""
-    assert "alone" not in cost.words()
+    assert "n1 may have" not in cost.words()
 
 
 def test_the_question_is_whether_what_must_be_off_is_off():
-    assert cost_of(pair("n1"), ["n1"]).gone() == "The host of n1 is off"
-    assert cost_of(pair("n1")).gone() == ""
+    assert cost_of(pair(), ["n1"]).gone() == "The host of n1 is off"
+    assert cost_of(pair()).gone() == ""
     assert cost_of(status(), ["n2"]).gone() == "Off for good: n1, n2"
 
 
@@ -195,7 +196,7 @@ def test_the_question_of_a_pair_is_answered_with_the_name(node, monkeypatch, los
         type("S", (), {"stdin": type("I", (), {"isatty": staticmethod(lambda: True)})}),
     )
     options = [part for name in lost for part in ("--lost", name)]
-    result, orders = run(node, [pair("n1"), pair("n1") | {"primary": "n3"}], TAKEN, *options)
+    result, orders = run(node, [pair(), pair() | {"primary": "n3"}], TAKEN, *options)
     assert (result.exit_code, len(orders), len(asked)) == (0, 1, 1), result.output
     question = "The host of n1 is off. Is that so, and is that" if lost else "Is that"
     assert f"\n{question} loss accepted?" in result.output

@@ -492,7 +492,8 @@ PAIRS = [
 
 @pytest.mark.parametrize(("mode", "decider", "rule"), PAIRS)
 def test_of_a_pair_it_is_told_who_goes_on_alone(mode, decider, rule):
-    document = {"voters": ["n1", "n2"], "primary": "n1", "pair_mode": mode, "decider": decider}
+    document = {"voters": ["n1", "n2"], "primary": "n1", "committed": True}
+    document |= {"pair_mode": mode, "decider": decider}
     rows = [{"node": n, "membership": "voter", "voter": True} for n in ("n1", "n2")]
     data = {"node": "n1", "leader": "n1", "document": document, "members": rows}
     assert votes_of(data) == f"2 voters, pair_mode {rule}"
@@ -500,6 +501,10 @@ def test_of_a_pair_it_is_told_who_goes_on_alone(mode, decider, rule):
     wanted = {"n1": "voter, leads", "n2": "voter"}
     wanted[decider] += ", decides"
     assert cells(data, 3) == list(wanted.values())
+    document["committed"] = False
+    assert cells(data, 3) == ["voter, leads", "voter"]
+    able = "primary" if mode == "manual" else "synchronous standby"
+    assert votes_of(data).endswith(f"{mode}: the {able} can lead without the other one")
     document |= {"pair_mode": None, "decider": None}
     assert votes_of(data) == "2 voters, of which 2 are needed"
     assert "pair_mode" not in dict(picture(data).facts)

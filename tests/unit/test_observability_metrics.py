@@ -103,25 +103,18 @@ def test_health_names_the_reason(status, change, expected):
 
 
 @pytest.mark.parametrize(
-    ("pair", "sync", "decides"),
+    ("pair", "alone", "shown"),
     [
-        (PairMode.MANUAL, ("n2",), "n1"),
-        (PairMode.TAKEOVER, ("n2",), "n2"),
-        (PairMode.TAKEOVER, (), "n1"),
-        (None, ("n2",), None),
+        (PairMode.MANUAL, True, ['metako_pair_decider{node="n1"} 1']),
+        (PairMode.TAKEOVER, False, ['metako_pair_decider{node="n1"} 0']),
+        (None, False, []),
     ],
 )
-def test_of_a_pair_one_node_says_that_it_decides(status, pair, sync, decides):
-    listed = tuple(SyncMember(NodeId(n), DataId(f"d{n}")) for n in sync)
-    voters = (NodeId("n1"), NodeId("n2"))
-    document = replace(status.document, voters=voters, pair=pair, sync=SyncSet(listed, len(listed)))
-    for node in voters:
-        page = render_metrics(
-            node=node, version="1", status=replace(status, node=node, document=document)
-        )
-        told = [line for line in page.splitlines() if line.startswith("metako_pair_decider{")]
-        wanted = f'metako_pair_decider{{node="{node}"}} {int(node == decides)}'
-        assert told == ([wanted] if decides else [])
+def test_a_node_of_a_pair_says_whether_it_can_lead_alone(status, pair, alone, shown):
+    document = replace(status.document, voters=(NodeId("n1"), NodeId("n2")), pair=pair)
+    mine = replace(status, document=document, can_lead_alone=alone)
+    page = render_metrics(node="n1", version="1", status=mine)
+    assert [line for line in page.splitlines() if line.startswith("metako_pair_dec")] == shown
 
 
 def test_status_line_names_who_joins_and_who_leaves(status):

@@ -242,6 +242,23 @@ def test_how_long_the_primary_has_been_silent_is_known_to_the_other_one() -> Non
     assert status(world, B).primary_silent_ms is None
 
 
+def test_a_node_says_that_it_can_lead_alone_while_it_knows_what_was_agreed_on() -> None:
+    def alone(world: Stage) -> list[bool]:
+        return [status(world, node).can_lead_alone for node in (A, B)]
+
+    assert alone(pair()) == [True, False]
+    assert alone(pair(None)) == [False, False]
+    world = pair(PairMode.TAKEOVER)
+    until(world, lambda: alone(world) == [False, True], limit_s=10)
+    world.nodes[B].kill_host()
+    until(world, lambda: world.primary() is None, limit_s=10)
+    world.run(5)
+    assert not status(world, A).can_lead_alone
+    world.nodes[B].start()
+    world.run(0.5)
+    assert not status(world, B).can_lead_alone  # it decides by its disk, and does not trust that
+
+
 def test_an_operator_has_the_standby_lead_and_the_old_primary_comes_back_by_itself() -> None:
     world = pair()
     answers = listen(world)
