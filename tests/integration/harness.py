@@ -11,8 +11,8 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,6 +114,16 @@ class ServerMonitor:
         assert any(sample.writable for sample in self.samples), "no server was ever asked"
         proof = two_writable(self.samples)
         assert proof is None, proof
+
+
+@asynccontextmanager
+async def monitored(cluster: LocalCluster) -> AsyncIterator[ServerMonitor]:
+    """Watch all servers of a cluster until this is left."""
+    watching = ServerMonitor(cluster.layout)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watching.run)
+        yield watching
+        nursery.cancel_scope.cancel()
 
 
 async def wait_writes(writer: Writer, *, timeout_s: float, rows: int = 5) -> float:
