@@ -362,6 +362,7 @@ class Leader:
         if not proposal.grants(holders) or not self.electorate.grants(holders):
             return
         entered = self.attachable and not self._in_office()
+        decides = self.electorate.decider != proposal.decider  # it may only once it hears so
         self.lease.agreed(self.committed, proposal)
         self.proposal, self.committed = None, proposal
         core.sole.committed(proposal)
@@ -374,7 +375,7 @@ class Leader:
             phase=str(proposal.phase),
         )
         self.sync.committed(proposal)
-        if entered:
+        if entered or decides:
             self.beat(now)  # the standbys wait for it: they left for the promise of this term
         self.server_changed(now)
 

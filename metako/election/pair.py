@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from metako.model.document import ClusterDocument, PairMode
+from metako.model.document import ClusterDocument, Durability, PairMode
 from metako.model.ids import NodeId, Term
 
 
@@ -57,8 +57,11 @@ def pair_due(document: ClusterDocument, wanted: PairMode | None) -> PairMode | N
     """Return the rule that the next version should have to get to what is configured.
 
     From one rule to the other it goes by way of none: a leader whose agent is started again amid
-    that knows the newer version alone.
+    that knows the newer version alone. With `takeover` commits have to wait for a standby, and go
+    on without one: with any other durability the primary decides.
     """
+    if wanted is PairMode.TAKEOVER and document.durability is not Durability.QUORUM:
+        wanted = PairMode.MANUAL
     rule = wanted if document.is_pair else None
     return rule if document.pair in (None, rule) else None
 

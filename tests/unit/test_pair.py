@@ -15,7 +15,7 @@ from metako.election.lease import Lease
 from metako.election.pair import SoleRight, electorate, pair_due
 from metako.election.quorum import successor_sync_set
 from metako.election.settings import ElectionSettings
-from metako.model.document import ClusterDocument, PairMode, SyncMember, SyncSet
+from metako.model.document import ClusterDocument, Durability, PairMode, SyncMember, SyncSet
 from metako.model.ids import DataId, NodeId, Term
 from metako.model.instant import Instant, seconds
 from metako.model.orders import Order, OrderKind
@@ -162,6 +162,13 @@ def test_from_one_rule_to_the_other_it_goes_by_way_of_none() -> None:
     assert pair_due(TAKEOVER, PairMode.MANUAL) is None
     assert pair_due(OF_TWO, PairMode.MANUAL) is PairMode.MANUAL
     assert pair_due(MANUAL, PairMode.MANUAL) is PairMode.MANUAL
+
+
+@pytest.mark.parametrize("durability", [Durability.ASYNC, Durability.STRICT])
+def test_nobody_takes_over_where_commits_wait_for_nobody_or_always(durability: Durability) -> None:
+    """Whatever a node's own file says by now: the document's durability counts."""
+    document = replace(OF_TWO, durability=durability)
+    assert pair_due(document, PairMode.TAKEOVER) is PairMode.MANUAL
 
 
 def test_a_restarted_leader_does_not_know_who_decided_before() -> None:
