@@ -7,7 +7,13 @@ from operator import attrgetter
 from metako.model.document import NO_DOCUMENT, ClusterDocument
 from metako.model.lsn import Lsn
 from metako.model.member import Member, MemberMeta, ServerRole, ServerState, only_measures_differ
-from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
+from metako.model.postgres import (
+    CatchingUp,
+    DataState,
+    PostgresObserved,
+    ProcessState,
+    ReceiverState,
+)
 
 _entry = attrgetter("node", "boot_epoch", "state", "address")
 
@@ -22,10 +28,15 @@ def server_role(observed: PostgresObserved) -> ServerRole:
 
 
 def server_state(observed: PostgresObserved) -> ServerState:
-    """Return the state of the local server in one word."""
+    """Return the state of the local server in one word.
+
+    Who streams follows the primary, and reads may go there. A candidate that gets WAL from another
+    standby follows nobody.
+    """
     match observed.process:
         case ProcessState.RUNNING:
             streaming = observed.receiver is ReceiverState.STREAMING
+            streaming = streaming and not isinstance(observed.under, CatchingUp)
             return ServerState.STREAMING if streaming else ServerState.RUNNING
         case ProcessState.STARTING:
             return ServerState.STARTING

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
 
+from metako.cluster.projection import server_state
 from metako.election.catchup import CATCH_UP_MAX_S
 from metako.election.election import Election
 from metako.election.explain import blocked
@@ -20,7 +21,7 @@ from metako.model.events import EventName
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn, RankedPosition, WalPosition
-from metako.model.member import Member, MemberMeta, MemberState, ServerRole
+from metako.model.member import Member, MemberMeta, MemberState, ServerRole, ServerState
 from metako.model.postgres import (
     CatchingUp,
     DataState,
@@ -175,6 +176,11 @@ def test_it_streams_from_the_one_ahead_and_leads_once_it_has_what_that_has(stage
     assert stage.election.leader is not None
     assert stage.events.count(EventName.CATCH_UP_STARTED) == 1
     assert stage.events.count(EventName.CAUGHT_UP) == 1
+
+
+def test_who_catches_up_is_no_replica_to_read_from(stage: Stage) -> None:
+    assert server_state(attached(500)) is ServerState.STREAMING
+    assert server_state(replace(attached(500), under=stage.target)) is ServerState.RUNNING
 
 
 def test_nothing_is_won_by_what_was_known_before_or_is_only_received(stage: Stage) -> None:
