@@ -330,7 +330,9 @@ class Candidate:
             if self.barred:
                 self.lose("the cluster is paused")
                 return None
-            document, least = document.without(self.errand.lost), core.cluster.min_votes
+            if self.errand.lost:
+                document = document.without(self.errand.lost)
+            least = core.cluster.min_votes
             verdict = judge(document, core.node, promises, min_votes=least, alone=self.alone)
             self.verdict = excused(core, document, verdict, promises, forced=self.errand.forced)
         return self.verdict

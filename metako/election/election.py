@@ -251,10 +251,9 @@ class Election:
         if self._was_holding and not self.voter.hold.active(now):
             self._hold_ended(now)
         if (self.leader is None or candidate.incumbent) and not self.stopping:
-            holding = self.voter.hold.active(now)
             if candidate.stage is not Stage.IDLE and advance(candidate, now, self.voter.hold):
                 self._take_office(now)
-            elif candidate.stage is Stage.IDLE and not holding and self._election_due(now):
+            elif candidate.stage is Stage.IDLE and self._election_due(now):
                 candidate.schedule(now, candidate.delay_ms(primary_crashed=False))
         if self.leader is None and not self.stopping and self.bootstrap.tick(now):
             self.leader = self.bootstrap.create(now, self.candidate.next_term())

@@ -104,10 +104,12 @@ class Lease:
             proposal: one that is not committed. If another one of a pair decides by it, that one
                 has to grant the lease from now on: it may hear of the document at any moment.
         """
-        also = document if proposal is None or proposal.decider is None else proposal
+        granting = [document]
+        if proposal is not None and proposal.decider is not None:
+            granting.append(proposal)
         for round_ in range(self.round, self._counted, -1):
             answers = self._answers.get(round_, ())
-            if document.grants(answers) and also.grants(answers):
+            if all(each.grants(answers) for each in granting):
                 self._counted = round_
                 break
         else:

@@ -60,9 +60,7 @@ def winners_document(
         observed.max_tli,
         observed.timeline,
     )
-    if why.lost:
-        told = (entry.tli for entry in base.timelines)
-        highest = TimelineId(max(highest, *told) + LOST_TIMELINES)
+    skipped = LOST_TIMELINES if why.lost else 0
     return replace(
         base,
         term=term,
@@ -72,7 +70,7 @@ def winners_document(
         primary_data_id=observed.data_id,
         phase=Phase.PROMOTING,
         sync=successor_sync_set(base, core.node, primary_data_id=base.primary_data_id),
-        timelines=_reserved(core, base, highest, term, why.reason, why.when_ms),
+        timelines=_reserved(core, base, highest, term, why.reason, why.when_ms, skipped),
         switchover=None,  # this promotion is what came of it
         scheduled=base.scheduled if base.primary == core.node else None,
         restarts=left_after(base),
@@ -186,7 +184,13 @@ def tell_active(core: Core, term: Term, timeline: TimelineId) -> None:
 
 
 def _reserved(
-    core: Core, base: ClusterDocument, highest: int, term: Term, reason: str, when_ms: int
+    core: Core,
+    base: ClusterDocument,
+    highest: int,
+    term: Term,
+    reason: str,
+    when_ms: int,
+    skipped: int = 0,
 ) -> tuple[TimelineEntry, ...]:
     entries = reserve(
         base.timelines,
@@ -196,6 +200,7 @@ def _reserved(
         observed=core.observed,
         reason=reason,
         when_ms=when_ms,
+        skipped=skipped,
     )
     entry = entries[-1]
     core.emit(

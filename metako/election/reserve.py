@@ -39,6 +39,7 @@ def reserve(
     observed: PostgresObserved,
     reason: str,
     when_ms: int = 0,
+    skipped: int = 0,
 ) -> tuple[TimelineEntry, ...]:
     """Return the entries with a new timeline for a promotion at the observed position.
 
@@ -50,9 +51,10 @@ def reserve(
         observed: its server, detached and with its position known.
         reason: for people.
         when_ms: now, by the wall clock; for people.
+        skipped: so many numbers are left to whoever may have taken them unheard.
     """
     assert observed.position is not None
-    tli = TimelineId(max([highest, *(entry.tli for entry in entries)]) + 1)
+    tli = TimelineId(max([highest, *(entry.tli for entry in entries)]) + 1 + skipped)
     entry = TimelineEntry(
         term=term,
         tli=tli,

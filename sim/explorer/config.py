@@ -81,6 +81,16 @@ REPLACED_AND_LISTED: tuple[Step, ...] = (
     ("set", 0, 6, 1),
 )
 
+PAIR = Config(
+    "pair-manual",
+    "two voters of which the primary decides, changes of S, and elections by both or alone",
+    nodes=2,
+    commits=(1, 1, 0),
+    listed=1,
+    changes=2,
+    pair=PairMode.MANUAL,
+)
+
 CONFIGS = {
     each.name: each
     for each in (
@@ -254,24 +264,11 @@ CONFIGS = {
             terms=2,
             changes=3,
         ),
-        Config(
-            "pair-manual",
-            "two voters of which the primary decides, changes of S, and elections by both or alone",
-            nodes=2,
-            terms=3,
-            commits=(1, 1, 0),
-            listed=1,
-            changes=2,
-            pair=PairMode.MANUAL,
-        ),
-        Config(
-            "pair-takeover",
-            "two voters of which the standby in S decides, and elections by both or alone",
-            nodes=2,
-            terms=3,
-            commits=(1, 1, 0),
-            listed=1,
-            changes=2,
+        PAIR,
+        replace(
+            PAIR,
+            name="pair-takeover",
+            about="two voters of which the standby in S decides, and elections by both or alone",
             pair=PairMode.TAKEOVER,
         ),
         Config(

@@ -8,8 +8,9 @@ from typing import cast
 
 import pytest
 import trio
+from server_kit import SETTINGS
 
-from metako.model.ids import DataId, NodeId, Term, TimelineId
+from metako.model.ids import DataId, Term, TimelineId
 from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import DataState, ProcessState
 from metako.model.watchdog import WatchdogSeen
@@ -21,7 +22,7 @@ from metako.postgres.install import Installation
 from metako.postgres.observe import Observer
 from metako.postgres.position import WalReader
 from metako.postgres.process import Guard
-from metako.postgres.settings import Rendered, ServerSettings
+from metako.postgres.settings import Rendered
 from metako.postgres.steps import ServerConfig
 from metako.postgres.wal import ControlData
 
@@ -38,15 +39,6 @@ OLD = ControlData(
     floors=(("max_connections", 100),),
 )
 NEW = replace(OLD, checkpoint_tli=TimelineId(3), floors=(("max_connections", 200),))
-SETTINGS = ServerSettings(
-    node=NodeId("b"),
-    data_dir=Path("/d"),
-    state_dir=Path("/s"),
-    socket_dir=Path("/r"),
-    listen="",
-    port=1,
-    secret=b"x",
-)
 
 
 @dataclass

@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import cast
 
 import pytest
+import server_kit
+from server_kit import STANDBY
 
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.lsn import Lsn, WalPosition
@@ -15,7 +17,6 @@ from metako.model.postgres import (
     DataState,
     PostgresObserved,
     ProcessState,
-    ReceiverState,
     SyncSetting,
 )
 from metako.model.watchdog import WatchdogSeen
@@ -127,24 +128,7 @@ async def test_nothing_is_told_once_the_server_was_seen_to_have_ended() -> None:
 
 # ---------------------------------------------------------------- standbys
 
-STANDBY = PostgresObserved(
-    data=DataState.PRESENT,
-    process=ProcessState.RUNNING,
-    in_recovery=True,
-    timeline=TimelineId(1),
-    lsn=Lsn(690),
-    receiver=ReceiverState.STREAMING,
-    upstream=NodeId("a"),
-    admitting=True,
-)
-DETACHED = replace(
-    STANDBY,
-    receiver=ReceiverState.GONE,
-    upstream=None,
-    position=WalPosition(TimelineId(1), Lsn(700)),
-    detached_for=Term(7),
-    sync_applied=ServerConfig().sync,
-)
+DETACHED = replace(server_kit.DETACHED, sync_applied=ServerConfig().sync)
 
 
 def facts_of_detached() -> Facts:

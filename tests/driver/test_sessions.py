@@ -10,23 +10,12 @@ from typing import cast
 import pytest
 import trio
 import trio.testing
+from server_kit import SETTINGS
 
-from metako.model.ids import NodeId
 from metako.postgres import sql
 from metako.postgres.files import ServerFiles
 from metako.postgres.process import Guard
 from metako.postgres.sessions import Sessions
-from metako.postgres.settings import ServerSettings
-
-SETTINGS = ServerSettings(
-    node=NodeId("b"),
-    data_dir=Path("/d"),
-    state_dir=Path("/s"),
-    socket_dir=Path("/r"),
-    listen="",
-    port=1,
-    secret=b"x",
-)
 
 
 @dataclass

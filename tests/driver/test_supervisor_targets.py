@@ -11,11 +11,10 @@ from typing import cast
 import pytest
 import trio
 import trio.testing
+from server_kit import DETACHED, STANDBY
 
 from metako.model.ids import Address, NodeId, Term, TimelineId
-from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import (
-    DataState,
     Detached,
     Following,
     Leading,
@@ -32,21 +31,6 @@ from metako.postgres.settings import ServerSettings
 from metako.postgres.supervisor import CHANGING_FOR_S, PostgresSupervisor
 
 Clock = trio.testing.MockClock
-STANDBY = PostgresObserved(
-    data=DataState.PRESENT,
-    process=ProcessState.RUNNING,
-    in_recovery=True,
-    receiver=ReceiverState.STREAMING,
-    upstream=NodeId("a"),
-    admitting=True,
-)
-DETACHED = replace(
-    STANDBY,
-    receiver=ReceiverState.GONE,
-    upstream=None,
-    position=WalPosition(TimelineId(1), Lsn(700)),
-    detached_for=Term(7),
-)
 FOLLOWING = Following(
     Upstream(NodeId("a"), Address("h", 1), Term(7), (), tip=TimelineId(0), system_id=0)
 )

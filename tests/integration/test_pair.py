@@ -74,6 +74,14 @@ def shared_cluster(test_bindir, keep_directories) -> Iterator[SharedCluster]:
     trio.run(shared.discard)
 
 
+async def led_by_order(cluster, writer, node, *, lost):
+    """Have an operator's order make a node lead without the other one, and see it take writes."""
+    await until_dead(cluster, node, lost)
+    code, told, said = await failover(cluster, node, "--lost", lost, "--accept-loss")
+    assert (code, told.get("primary")) == (0, node), (told, said)
+    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+
+
 async def under_rule(cluster, mode):
     """Wait until both know that the pair's rule is in force; return who leads and who follows.
 
@@ -139,11 +147,7 @@ async def taken_over_alone(cluster, writer, monitor):
     await nobody_leads(cluster, standby, WAITS_S / 3)
     none_writable_since(monitor, stopped_s)
     await runs_as_standby(cluster, standby)
-    await until_dead(cluster, standby, first.node)
-    lost = ("--lost", first.node, "--accept-loss")
-    code, told, said = await failover(cluster, standby, *lost)
-    assert (code, told.get("primary")) == (0, standby), (told, said)
-    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    await led_by_order(cluster, writer, standby, lost=first.node)
 
     # Whoever comes back follows, and then takes over as the first one did.
     cluster.start_agent(first.node)
@@ -209,11 +213,7 @@ async def test_the_loss_of_the_primary_waits_for_a_word_or_for_its_return(cluste
     await nobody_leads(cluster, standby, WAITS_S)
     assert await names_the_way()
     none_writable_since(monitor, lost_s)
-    await until_dead(cluster, standby, primary.node)
-    lost = ("--lost", primary.node, "--accept-loss")
-    code, told, said = await failover(cluster, standby, *lost)
-    assert (code, told.get("primary")) == (0, standby), (told, said)
-    await wait_writes(writer, timeout_s=WRITES_TIMEOUT_S)
+    await led_by_order(cluster, writer, standby, lost=primary.node)
 
     # It is a member still: it comes back, is rewound if need be, and follows by itself.
     cluster.start_agent(primary.node)

@@ -13,7 +13,7 @@ from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
 from metako.model.lsn import Lsn, WalPosition
-from metako.model.postgres import DataState, PostgresObserved, ProcessState
+from metako.model.postgres import DataState, PostgresObserved, ProcessState, ReceiverState
 from metako.model.timeline import HistoryStep, TimelineEntry
 
 A, B, C = NodeId("a"), NodeId("b"), NodeId("c")
@@ -68,4 +68,23 @@ def detached_standby() -> PostgresObserved:
         history=(HistoryStep(TimelineId(2), Lsn(0)),),
         position=WalPosition(TimelineId(2), END),
         detached_for=Term(9),
+    )
+
+
+def standby_at(name: NodeId, lsn: int, term: int) -> PostgresObserved:
+    """Return the picture of a standby that has detached for a term."""
+    tli = TimelineId(2)
+    return PostgresObserved(
+        data=DataState.PRESENT,
+        process=ProcessState.RUNNING,
+        system_id=1,
+        data_id=DataId(name),
+        in_recovery=True,
+        timeline=tli,
+        history=(HistoryStep(tli, Lsn(0)),),
+        max_tli=tli,
+        lsn=Lsn(lsn),
+        receiver=ReceiverState.GONE,
+        position=WalPosition(tli, Lsn(lsn)),
+        detached_for=Term(term),
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
+from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E, standby_at
 
 from metako.cluster.projection import server_state
 from metako.election.catchup import CATCH_UP_MAX_S
@@ -20,18 +20,17 @@ from metako.model.durable import HardState
 from metako.model.events import EventName
 from metako.model.ids import Address, DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn, RankedPosition, WalPosition
+from metako.model.lsn import Lsn, RankedPosition
 from metako.model.member import Member, MemberMeta, MemberState, ServerRole, ServerState
 from metako.model.postgres import (
     CatchingUp,
-    DataState,
     Detached,
     PostgresObserved,
     PostgresTarget,
     ProcessState,
     ReceiverState,
 )
-from metako.model.timeline import HistoryStep, TimelineEntry
+from metako.model.timeline import TimelineEntry
 from metako.wire.messages import DocumentCopy, PreVoteReply, VoteReply, VoteRequest
 
 TLI = TimelineId(2)
@@ -42,27 +41,9 @@ def at(second: float) -> Instant:
     return Instant(seconds(second), seconds(second))
 
 
-def standby(lsn: int, term: int) -> PostgresObserved:
-    """Return the picture of `b`'s standby, detached for a term."""
-    return PostgresObserved(
-        data=DataState.PRESENT,
-        process=ProcessState.RUNNING,
-        system_id=1,
-        data_id=DataId("b"),
-        in_recovery=True,
-        timeline=TLI,
-        history=(HistoryStep(TLI, Lsn(0)),),
-        max_tli=TLI,
-        lsn=Lsn(lsn),
-        receiver=ReceiverState.GONE,
-        position=WalPosition(TLI, Lsn(lsn)),
-        detached_for=Term(term),
-    )
-
-
 def attached(lsn: int) -> PostgresObserved:
     """Return the picture of `b`'s standby while it gets WAL from `c`."""
-    gone = standby(lsn, 0)
+    gone = standby_at(B, lsn, 0)
     return replace(gone, receiver=ReceiverState.STREAMING, upstream=C, position=None)
 
 
@@ -97,7 +78,7 @@ class Stage:
         self.target: PostgresTarget | None = None
         self.events: list[EventName] = []
         self.asked: list[VoteRequest] = []
-        self.look(standby(500, 4))
+        self.look(standby_at(B, 500, 4))
         while self.election.role is not Role.CANDIDATE:
             assert self.second < 110, "it does not stand"
             self.wait(STEP_S)
@@ -108,7 +89,7 @@ class Stage:
                 self.election.receive(self.now, voter, reply)
         self.term = self.election.candidate.term
         self.take()
-        self.look(standby(500, self.term))
+        self.look(standby_at(B, 500, self.term))
 
     @property
     def now(self) -> Instant:
@@ -172,7 +153,7 @@ def test_it_streams_from_the_one_ahead_and_leads_once_it_has_what_that_has(stage
     stage.look(attached(600))
     assert stage.target == Detached(stage.term)
     assert stage.election.leader is None
-    stage.look(standby(600, stage.term))
+    stage.look(standby_at(B, 600, stage.term))
     assert stage.election.leader is not None
     assert stage.events.count(EventName.CATCH_UP_STARTED) == 1
     assert stage.events.count(EventName.CAUGHT_UP) == 1
@@ -189,20 +170,20 @@ def test_nothing_is_won_by_what_was_known_before_or_is_only_received(stage: Stag
     stage.wait(0.3)
     assert stage.election.leader is None
     # It was found, and for an earlier promise: it may be from before.
-    stage.look(standby(600, stage.term - 1))
+    stage.look(standby_at(B, 600, stage.term - 1))
     stage.wait(0.1)
     assert stage.election.leader is None
 
 
 def test_a_picture_from_before_it_was_attached_ends_nothing(stage: Stage) -> None:
-    stage.look(standby(700, stage.term))
+    stage.look(standby_at(B, 700, stage.term))
     assert stage.catches_up()
     assert stage.election.leader is None
 
 
 def test_what_is_on_disk_decides_and_not_what_was_received(stage: Stage) -> None:
     stage.look(attached(600))
-    stage.look(standby(550, stage.term))
+    stage.look(standby_at(B, 550, stage.term))
     assert stage.catches_up()
     assert stage.election.leader is None
     assert stage.events.count(EventName.CATCH_UP_STARTED) == 2
@@ -313,8 +294,10 @@ def test_it_goes_on_as_long_as_wal_comes_and_not_for_ever() -> None:
 @pytest.mark.parametrize(
     "observed",
     [
-        replace(standby(500, 4), process=ProcessState.STOPPED, in_recovery=None),
-        replace(standby(500, 4), process=ProcessState.STARTING, in_recovery=None, position=None),
+        replace(standby_at(B, 500, 4), process=ProcessState.STOPPED, in_recovery=None),
+        replace(
+            standby_at(B, 500, 4), process=ProcessState.STARTING, in_recovery=None, position=None
+        ),
     ],
 )
 def test_it_ends_with_its_own_server(stage: Stage, observed: PostgresObserved) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from handover_kit import END, OF_THREE, Office, member, serving, standby
-from resuming_kit import A, B, C
+from resuming_kit import A, B, C, standby_at
 
 from metako.election.election import Election
 from metako.election.explain import blocked
@@ -24,19 +24,14 @@ from metako.election.settings import ClusterSettings, ElectionSettings
 from metako.model.document import ClusterDocument, Durability, Switchover
 from metako.model.durable import HardState
 from metako.model.events import EventName
-from metako.model.ids import DataId, NodeId, RecordId, Term, TimelineId
+from metako.model.ids import DataId, NodeId, RecordId, Term
 from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn, RankedPosition, WalPosition
+from metako.model.lsn import Lsn, RankedPosition
 from metako.model.member import Member, ServerRole, ServerState
 from metako.model.postgres import (
-    DataState,
     Leading,
-    PostgresObserved,
-    ProcessState,
-    ReceiverState,
     Stopped,
 )
-from metako.model.timeline import HistoryStep
 from metako.wire.messages import Heartbeat, HeartbeatAck, PreVoteReply, PreVoteRequest, Refusal
 
 STRICT = replace(OF_THREE, durability=Durability.STRICT)
@@ -247,21 +242,7 @@ class Heir:
             rng=random.Random(1),
             now=self.now,
         )
-        tli = TimelineId(2)
-        observed = PostgresObserved(
-            data=DataState.PRESENT,
-            process=ProcessState.RUNNING,
-            system_id=1,
-            data_id=DataId(node),
-            in_recovery=True,
-            timeline=tli,
-            history=(HistoryStep(tli, Lsn(0)),),
-            lsn=Lsn(500),
-            receiver=ReceiverState.GONE,
-            position=WalPosition(tli, Lsn(500)),
-            detached_for=Term(4),
-        )
-        self.election.observe(self.now, observed)
+        self.election.observe(self.now, standby_at(node, 500, 4))
         self.round = 0
 
     @property

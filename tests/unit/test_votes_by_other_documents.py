@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E
+from resuming_kit import OF_FIVE, VOTERS, A, B, C, D, E, standby_at
 
 from metako.election.candidate import Candidate
 from metako.election.core import Core
@@ -16,14 +16,8 @@ from metako.model.document import ClusterDocument, Phase, SyncMember, SyncSet
 from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, seconds
-from metako.model.lsn import Lsn, RankedPosition, WalPosition
-from metako.model.postgres import (
-    DataState,
-    PostgresObserved,
-    ProcessState,
-    ReceiverState,
-)
-from metako.model.timeline import HistoryStep, TimelineEntry
+from metako.model.lsn import Lsn, RankedPosition
+from metako.model.timeline import TimelineEntry
 from metako.wire.messages import (
     DocumentCopy,
     DocumentOffer,
@@ -68,29 +62,10 @@ def node(name: NodeId, document: ClusterDocument = OF_FIVE) -> Election:
     return election
 
 
-def standby(name: NodeId, lsn: int, term: int) -> PostgresObserved:
-    """Return the picture of a standby that has detached for a term."""
-    tli = TimelineId(2)
-    return PostgresObserved(
-        data=DataState.PRESENT,
-        process=ProcessState.RUNNING,
-        system_id=1,
-        data_id=DataId(name),
-        in_recovery=True,
-        timeline=tli,
-        history=(HistoryStep(tli, Lsn(0)),),
-        max_tli=tli,
-        lsn=Lsn(lsn),
-        receiver=ReceiverState.GONE,
-        position=WalPosition(tli, Lsn(lsn)),
-        detached_for=Term(term),
-    )
-
-
 def asks(election: Election) -> tuple[PreVoteRequest, float]:
     """Let a node come to its pre-vote; return what it asks, and when."""
     second = 100.5
-    election.observe(at(second), standby(election.core.node, 500, 4))
+    election.observe(at(second), standby_at(election.core.node, 500, 4))
     for _ in range(40):
         second += 0.05
         election.tick(at(second))
@@ -114,7 +89,7 @@ def stands(election: Election) -> tuple[Term, float]:
     granted(election, asked, second)
     term = election.candidate.term
     assert election.role is Role.CANDIDATE
-    election.observe(at(second), standby(election.core.node, 500, term))
+    election.observe(at(second), standby_at(election.core.node, 500, term))
     election.output(at(second))
     return term, second
 
@@ -185,10 +160,10 @@ def test_who_has_no_vote_is_not_said_to_be_able_to_lead() -> None:
     """A candidacy would be handed to it, because it has more WAL, again and again."""
     document = replace(OF_FIVE, learners=(LEARNER,))
     election = node(LEARNER, document)
-    election.observe(at(101), standby(LEARNER, 600, 4))
+    election.observe(at(101), standby_at(LEARNER, 600, 4))
     assert not election.core.own_promise(Term(4)).can_lead
     election = node(B, document)
-    election.observe(at(101), standby(B, 600, 4))
+    election.observe(at(101), standby_at(B, 600, 4))
     assert election.core.own_promise(Term(4)).can_lead
 
 
