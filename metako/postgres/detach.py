@@ -70,9 +70,7 @@ class Detacher:
         if not self._guard.status.gone:
             raise StepError("the server is not gone")
         facts.forget_position()
-        control = facts.control
-        if control is None or facts.control_is_old:
-            control = await self._reader.control()
+        control = facts.control_of_now or await self._reader.control()
         position = await self._reader.measure_stopped(control)
         if not self._guard.status.gone:
             raise StepError("the server was started meanwhile")

@@ -171,10 +171,8 @@ class Executor:
         ident = render_ident(self.settings)
         if not self._guard.status.gone:
             raise StepError("processes of the server that ran before are left")
-        if facts.control is None or facts.control_is_old:
-            facts.read_control(await self._reader.control())
-        control = facts.control
-        assert control is not None
+        control = facts.control_of_now or await self._reader.control()
+        facts.read_control(control)
         keep = max(control.checkpoint_tli, control.min_recovery_tli)
         if facts.position is not None:
             keep = max(keep, facts.position.timeline)

@@ -62,6 +62,11 @@ class Facts:
         known = {pid for other, pid in self.senders.items() if other != node}
         return set(pids) - {own} if own in pids else set(pids) & known
 
+    @property
+    def control_of_now(self) -> ControlData | None:
+        """Return pg_control if no server has run since it was read; else it has to be read."""
+        return None if self.control_is_old else self.control
+
     def read_control(self, control: ControlData) -> None:
         """Take what pg_control says now."""
         self.control, self.control_is_old = control, False

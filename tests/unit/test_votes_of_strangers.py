@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from resuming_kit import OF_FIVE, B, C
-from test_votes_by_other_documents import at, node, standby
+from resuming_kit import OF_FIVE, B, C, standby_at
+from test_votes_by_other_documents import at, node
 
 from metako.model.document import ClusterDocument, DocumentRef, MemberRecord
 from metako.model.ids import RecordId, Term
@@ -21,13 +21,13 @@ REMOVED = replace(LATER, voters=tuple(n for n in LATER.voters if n != C), record
 
 def votes(voter, document: ClusterDocument | None, attached: bool) -> list[VoteReply]:
     """Return the votes that `c` says it has given after it has learned of a document."""
-    voter.observe(at(100), standby(C, 400, 0 if attached else 9))
+    voter.observe(at(100), standby_at(C, 400, 0 if attached else 9))
     voter.output(at(100))
     voter.receive(at(110), B, VoteRequest(Term(9), OF_FIVE.ref))
     voter.output(at(110))
     if document is not None:
         voter.receive(at(110.1), B, DocumentCopy(document))
-    voter.observe(at(110.2), standby(C, 400, 9))
+    voter.observe(at(110.2), standby_at(C, 400, 9))
     sent = voter.output(at(110.2)).outbound
     return [m for _, m in sent if isinstance(m, VoteReply) and m.granted]
 
