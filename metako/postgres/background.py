@@ -1,10 +1,10 @@
 """Work beside the steps that no target asks for and nothing waits for.
 
 On every server: the members' replication slots. On a primary: a commit once a second, whose
-failure to return is the only proof that commits are blocked, and the checkpoint after a promotion,
-which makes pg_control name the new timeline for pg_rewind on other nodes. On a standby: deleting
-the directory that a clone has replaced, once the clone streams. A failure of any of these is seen
-in an observation or tried again; none is an error.
+failure to return (or the marker's, which is the first commit) is the only proof that commits are
+blocked, and the checkpoint after a promotion, which makes pg_control name the new timeline for
+pg_rewind on other nodes. On a standby: deleting the directory that a clone has replaced, once the
+clone streams. A failure of any of these is seen in an observation or tried again; none is an error.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Background:
     def observed(self, observed: PostgresObserved, *, streams: bool) -> None:
         """Take note of what the server is; `streams`: as the standby it is meant to be."""
         running = observed.process is ProcessState.RUNNING
-        # Before its marker a primary may have no standby yet; blocked commits are no news then.
+        # Before its marker a primary is not probed: the marker itself is the first commit.
         self._primary = running and observed.in_recovery is False and observed.marker_term > 0
         if streams and self._facts.delete_superseded:
             self._streams.set()
@@ -86,7 +86,9 @@ class Background:
         while True:
             await trio.sleep(PROBE_INTERVAL_S)
             if not self._primary:
-                self._facts.commit_blocked = False
+                since = self._facts.marker_since
+                overdue = since is not None and trio.current_time() - since >= PROBE_TIMEOUT_S
+                self._facts.commit_blocked = overdue
                 continue
             try:
                 await commit.commit_message(self._open, "probe", PROBE_TIMEOUT_S)

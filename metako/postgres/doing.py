@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import assert_never
 
+import trio
+
+from metako.model.ids import Term
 from metako.postgres import commit, steps
 from metako.postgres.detach import Detacher
 from metako.postgres.execute import Executor
@@ -51,8 +54,7 @@ class StepDoer:
             case steps.Promote(term=term, tli=tli):
                 await execute.promote(term, tli)
             case steps.EmitMarker(term=term):
-                await commit.emit_marker(execute.sessions.any, execute.settings, term)
-                self._facts.marker_term = term
+                await self._emit_marker(term)
             case steps.SyncBarrier(setting=setting):
                 await commit.pass_barrier(execute.sessions.fresh, execute.settings, setting)
                 self._facts.barrier = setting
@@ -60,3 +62,10 @@ class StepDoer:
                 await execute.checkpoint(handover)
             case _:
                 assert_never(step)
+
+    async def _emit_marker(self, term: Term) -> None:
+        facts, execute = self._facts, self._executor
+        if facts.marker_since is None:  # else it is tried again, and waited for all the time
+            facts.marker_since = trio.current_time()
+        await commit.emit_marker(execute.sessions.any, execute.settings, term)
+        facts.marker_term, facts.marker_since, facts.commit_blocked = term, None, False

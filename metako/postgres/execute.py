@@ -263,8 +263,7 @@ class Executor:
         async with self.sessions.any() as session:
             await self._end_clients(session)
             self._check_armed(term)
-            facts.forget_position()
-            facts.barrier, facts.marker_term = None, Term(0)
+            facts.promoting()
             await session.rows("select pg_promote(wait => false)")
             with trio.move_on_after(PROMOTE_TIMEOUT_S) as deadline:
                 while True:

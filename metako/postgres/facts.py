@@ -36,9 +36,11 @@ class Facts:
     timeline: TimelineId = TimelineId(0)  # the newest that this server was seen on
     barrier: SyncSetting | None = None  # the setting whose barrier has passed since the start
     marker_term: Term = Term(0)  # acknowledged since the promotion of this server
+    # When the driver began to wait for the marker, by its own clock; None before and afterwards.
+    marker_since: float | None = None
     rewind_failed: bool = False  # until a clone or a start
     wal_lost: bool = False  # the upstream has removed what we need; until a clone or re-pointing
-    commit_blocked: bool = False  # the last probe did not return; only on a primary
+    commit_blocked: bool = False  # the marker, or the last probe, does not return in time
     standbys: tuple[StandbySeen, ...] = ()  # in the last answer of a primary
     senders: dict[NodeId, int] = field(default_factory=dict)  # pids, in that answer
     checkpointed: str = ""  # the handover for which this server wrote a checkpoint
@@ -61,6 +63,12 @@ class Facts:
         own = self.senders.get(node)
         known = {pid for other, pid in self.senders.items() if other != node}
         return set(pids) - {own} if own in pids else set(pids) & known
+
+    def promoting(self) -> None:
+        """Forget what only held before this promotion."""
+        self.forget_position()
+        self.barrier = None
+        self.marker_term, self.marker_since = Term(0), None
 
     @property
     def control_of_now(self) -> ControlData | None:
@@ -85,7 +93,7 @@ class Facts:
         self.control_is_old = True
         self.verified = False
         self.barrier = None
-        self.marker_term = Term(0)
+        self.marker_term, self.marker_since = Term(0), None
         self.commit_blocked = False
         self.standbys, self.senders = (), {}
         self.checkpointed, self.wal_end = "", Lsn(0)

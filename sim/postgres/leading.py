@@ -70,15 +70,22 @@ class Leading:
         if outcomes[0] is not Outcome.OK:
             raise StepError(f"the commit was not acknowledged: {outcomes[0].name}")
 
-    def emit_marker(self, term: Term) -> Steps:
+    def emit_marker(self, term: Term, blocked: Callable[[bool], None]) -> Steps:
         """Commit the message that proves that this term can commit."""
+        facts = self._executor.facts
+        if facts.marker_since is None:
+            since = facts.marker_since = self._heap.now_ns / NS_PER_S
+            self._heap.after(
+                PROBE_TIMEOUT_NS, lambda: blocked(True) if facts.marker_since == since else None
+            )
         try:
             yield from self._executor.session()
             yield from self._executor.sleep(ROLES_MS)
         except SqlError as error:
             raise StepError(f"the replication role could not be made: {error}") from None
         yield from self.commit_message(MARKER_TIMEOUT_NS)
-        self._executor.facts.marker_term = term
+        facts.marker_term, facts.marker_since = term, None
+        blocked(False)
 
     def pass_barrier(self, setting: SyncSetting) -> Steps:
         """Return once only `setting` can release commits, and k of its members have all WAL."""

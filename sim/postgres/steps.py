@@ -340,8 +340,7 @@ class Executor:
         yield from self.sleep(END_CLIENTS_MS)
         yield from self.answered()
         self._check_armed(term)
-        facts.forget_position()
-        facts.barrier, facts.marker_term = None, Term(0)
+        facts.promoting()
         promoted: list[bool] = []
         server.promote(lambda: promoted.append(True))
         yield from self._until(lambda: bool(promoted), PROMOTE_TIMEOUT_NS)

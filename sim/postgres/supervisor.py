@@ -318,7 +318,7 @@ class SimSupervisor:
             case steps.Promote(term=term, tli=tli):
                 return execute.promote(term, tli)
             case steps.EmitMarker(term=term):
-                return leading.emit_marker(term)
+                return leading.emit_marker(term, self._blocked)
             case steps.SyncBarrier(setting=setting):
                 return leading.pass_barrier(setting)
             case steps.Checkpoint(handover=handover):
@@ -329,7 +329,7 @@ class SimSupervisor:
     # ------------------------------------------------------------ beside the loop
 
     def _leads(self) -> bool:
-        # Before its marker a primary may have no standby yet; blocked commits are no news then.
+        # Before its marker a primary is not probed: the marker itself is the first commit.
         seen = self.observed
         running = seen.process is ProcessState.RUNNING
         return running and seen.in_recovery is False and seen.marker_term > 0
