@@ -75,6 +75,11 @@ class SimAgent:
 
     # ------------------------------------------------------------ inputs
 
+    @property
+    def waiting(self) -> int:
+        """How many inputs wait until the agent can take them."""
+        return len(self._inbox)
+
     def give(self, event: Input) -> None:
         """Take an input now, or keep it until the agent can."""
         if not self.alive:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MESSAGES_PER_SECOND_MAX = 400
 """Of one node, for each peer it has."""
+ANSWERS_MAX = 2
+"""To one message: the answer, and a document that its sender lacks."""
 RECORD_BYTES_MAX = 16_000
 """Of a durable record; the encoder refuses a little more."""
 
@@ -34,6 +36,7 @@ class Bounds(Watcher):
     def __init__(self, world: World) -> None:
         self._world = world
         self._sent: dict[NodeId, int] = dict.fromkeys(world.names, 0)
+        self._waited: dict[NodeId, int] = dict.fromkeys(world.names, 0)  # inputs, since a second
         self._samples = 0
         self._records = 0
         self._systems: dict[NodeId, int] = {}  # identifier of the data that a node has or last had
@@ -45,18 +48,24 @@ class Bounds(Watcher):
 
     def sampled(self, nodes: Sequence[SimNode]) -> None:
         self._samples += 1
+        for node in nodes:
+            if node.agent is not None:
+                self._waited[node.name] = max(self._waited[node.name], node.agent.waiting)
         if self._samples % 10:
             return
-        limit = MESSAGES_PER_SECOND_MAX * max(1, len(nodes) - 1)
+        of_itself = MESSAGES_PER_SECOND_MAX * max(1, len(nodes) - 1)
         for node in nodes:
+            # One that stood still answers at once what others have sent in all that time.
+            limit = of_itself + ANSWERS_MAX * self._waited[node.name]
             if self._sent[node.name] > limit:
                 raise ViolationError(
                     "too_much",
                     f"{node.name} sent {self._sent[node.name]} messages in a second",
                     (node.name,),
                 )
-            self._sent[node.name] = 0
             agent = node.agent
+            self._sent[node.name] = 0
+            self._waited[node.name] = agent.waiting if agent is not None else 0
             if agent is not None and agent.longest_inbox > INBOX_MAX + LOCAL_MAX:
                 raise ViolationError(
                     "too_much", f"{agent.longest_inbox} inputs wait in {node.name}", (node.name,)
