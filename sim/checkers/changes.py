@@ -105,6 +105,9 @@ class Changes(Watcher):
             base = None
         if base is not None and decides(base) is not None and base.term != document.term:
             base = None  # all of a pair, or an operator in its place, have elected the new leader
+        made_now = self._made_in.get(document.ref) == node.boots
+        if base is not None and not made_now and set(base.voters) != set(document.voters):
+            base = None  # which its next agent does not know any more, and need not (Lemma 0)
         for voters in (document, base or document):
             if not self._versions.is_on_majority(document, voters):
                 raise ViolationError(
@@ -114,7 +117,7 @@ class Changes(Watcher):
                     (node.name,),
                 )
         changed = base is not None and set(base.voters) != set(document.voters)
-        if changed and self._made_in.get(document.ref) == node.boots:
+        if changed and made_now:
             self._others_since[node.name, document.term] = self._world.heap.now_ns
 
     # ------------------------------------------------------------ a version comes into being
