@@ -41,6 +41,7 @@ class ReceiverPhase(enum.Enum):
 
     CONNECTING = enum.auto()
     STREAMING = enum.auto()
+    FETCHING = enum.auto()  # the timeline ended upstream, for one whose history file is not here
     WAITING = enum.auto()  # the timeline ended upstream; the startup process must say how to go on
 
 
@@ -102,7 +103,12 @@ class Receiver:
         else:
             self.conn = conn
             conn.on_closed[server.node] = self._closed
-            conn.send(server.node, partial(server.ask, self.upstream, "identify", self))
+            self._identify()
+
+    def _identify(self) -> None:
+        assert self.conn is not None
+        server = self.server
+        self.conn.send(server.node, partial(server.ask, self.upstream, "identify", self))
 
     def _give_up(self) -> None:
         if self.alive and self.phase is ReceiverPhase.CONNECTING:
@@ -133,7 +139,10 @@ class Receiver:
                     return
                 data.history_files[number] = files[number]
                 server.version += 1
-        self.request(begin)
+        if self.phase is ReceiverPhase.FETCHING:
+            self._wait_for_startup(more=data.flushed < len(data.wal))
+        else:
+            self.request(begin)
 
     def request(self, tli: TimelineId) -> None:
         """Ask for the WAL of a timeline from the own end on."""
@@ -185,7 +194,7 @@ class Receiver:
         if lo < hi:
             self.receive(wal, lo, hi)
         if next_tli is not None:
-            self._timeline_ended(lo < hi)
+            self._timeline_ended(lo < hi, next_tli)
         if first:
             self.replied_ns = server.heap.now_ns - STATUS_NS + IDLE_NS
             self._tick_after(server.draw_ns(IDLE_NS))
@@ -195,7 +204,14 @@ class Receiver:
         if lo != len(own) or (lo and own[-1] is not wal[lo - 1]):
             self.server.note("same_timeline_other_branch", f"follows {self.upstream}")
 
-    def _timeline_ended(self, more: bool) -> None:
+    def _timeline_ended(self, more: bool, next_tli: TimelineId) -> None:
+        if next_tli in self.startup.data.history_files:
+            self._wait_for_startup(more=more)
+        else:  # the upstream was promoted since it was asked who it is
+            self.phase = ReceiverPhase.FETCHING
+            self._identify()
+
+    def _wait_for_startup(self, *, more: bool) -> None:
         self.phase = ReceiverPhase.WAITING
         if not more:
             self.reply()

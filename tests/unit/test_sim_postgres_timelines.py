@@ -25,7 +25,8 @@ from metako.model.postgres import (
 from metako.model.timeline import HistoryStep
 from metako.postgres.steps import ServerConfig, UpstreamAddress
 from sim.postgres.commits import Outcome, SyncLevel
-from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES, Record, RecordKind
+from sim.postgres.receiver import Receiver
+from sim.postgres.wal import PLACEHOLDER, SEGMENT_BYTES, Chain, Record, RecordKind
 
 # ------------------------------------------------------------ timelines
 
@@ -88,6 +89,34 @@ def test_a_standby_follows_to_a_new_timeline_if_it_is_not_beyond_the_fork() -> N
     cluster.run_to(lambda: cluster.observed("n3").timeline == 3 and cluster.streams("n3"))
     assert data_on(cluster, "n3").data_id == before
     assert cluster.observed("n3").history == cluster.observed("n2").history
+
+
+def test_a_standby_whose_upstream_is_promoted_amid_the_handshake_gets_the_history_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """PostgreSQL fetches it when streaming ends for a timeline that it had not been told of."""
+    cluster = primary_cluster()
+    for node in ("n2", "n3"):
+        cluster.detach(node, 2)
+    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster.lead("n2", 2, 3, SyncSetting())
+    cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
+    cluster.run(0.2)
+    identified, asked = Receiver.identified, list[int]()
+
+    def before_the_promotion(
+        self: Receiver, system_id: int, tli: TimelineId, files: dict[int, Chain]
+    ) -> None:
+        asked.append(tli)
+        if len(asked) == 1:
+            tli, files = TimelineId(2), {n: f for n, f in files.items() if n < tli}
+        identified(self, system_id, tli, files)
+
+    monkeypatch.setattr(Receiver, "identified", before_the_promotion)
+    cluster.follow("n3", "n2", term=2)
+    cluster.run_to(lambda: cluster.observed("n3").timeline == 3 and cluster.streams("n3"))
+    assert asked == [3, 3]
+    assert not cluster.noted("diverged_standby_attached")
 
 
 def test_a_standby_fetches_the_placeholders_of_skipped_numbers() -> None:
