@@ -202,7 +202,10 @@ class Startup:
         data.wal_begin = max(data.wal_begin, keep)
 
     def unpause(self) -> None:
-        """Go on after a pause."""
+        """Go on after a pause, by the settings of now: PostgreSQL reads them while it is paused."""
+        if self._reread:
+            self._reread = False
+            self._read_settings()
         due, self._due = self._due, None
         if due is not None:
             due()
@@ -210,9 +213,6 @@ class Startup:
             self._replay(self.data.flushed)
             if self.receiver is not None and self.receiver.phase is ReceiverPhase.STREAMING:
                 self.receiver.reply()
-        if self._reread:
-            self._reread = False
-            self._read_settings()
         self.turn()
 
     # ------------------------------------------------------------ the receiver

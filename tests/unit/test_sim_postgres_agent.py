@@ -73,6 +73,21 @@ def test_a_paused_startup_process_goes_on_acknowledging_until_the_receiver_is_te
     assert outcomes == []
 
 
+def test_what_a_server_that_is_paused_from_its_start_was_told_holds_when_it_goes_on() -> None:
+    cluster = primary_cluster()
+    server = cluster.servers["n2"]
+    server.replay_paused = True
+    server.kill()
+    cluster.run_to(lambda: cluster.observed("n2").process is not ProcessState.RUNNING)
+    cluster.run_to(lambda: cluster.observed("n2").process is ProcessState.RUNNING)
+    cluster.detach("n2", 2)
+    cluster.run_to(lambda: cluster.observed("n2").detached_for == 2)
+    server.replay_paused = False
+    cluster.run(0.005)
+    assert server.startup is not None
+    assert server.startup.receiver is None
+
+
 def test_a_server_that_does_not_let_go_is_stopped() -> None:
     cluster = primary_cluster()
     cluster.servers["n2"].hung = True
