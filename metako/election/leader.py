@@ -25,6 +25,7 @@ from metako.election.office import (
     activated_document,
     first_document,
     founders_document,
+    may_invite,
     tell_active,
     tell_promoted,
 )
@@ -66,6 +67,7 @@ class Leader:
         self.committed: ClusterDocument | None = None  # newest one durable on a majority
         self.proposal: ClusterDocument | None = None  # sent, not yet on a majority
         self.attachable = False  # our server is the primary of the term's timeline
+        self._invites = False  # standbys may connect already, so that they are there when it is
         self.active = False  # applications are admitted
         self.higher_promise = Term(0)  # highest term that a voter said it had promised
         self.ending: str = ""  # why the server is being stopped; "" while it is not
@@ -208,8 +210,6 @@ class Leader:
             self.beat(now)
         self._go_on(now)
 
-    # ------------------------------------------------------------ wants
-
     def target(self) -> PostgresTarget:
         if self.ending:
             planned = self.ending in PLANNED
@@ -237,8 +237,6 @@ class Leader:
         if not self.ending:
             self.ending = why
             self.active = False
-
-    # ------------------------------------------------------------ handing over
 
     def answer(self, now: Instant, order: Order) -> OrderAnswer | None:
         """Take an operator's order or refuse it; None while it has to wait."""
@@ -305,15 +303,15 @@ class Leader:
         core = self._core
         self._beat_at_ns = now.mono_ns + milliseconds(core.settings.heartbeat_ms)
         committed = self.committed.ref if self.committed else NO_DOCUMENT
+        in_order = self.ending in ("", *PLANNED)
         beat = Heartbeat(
             term=self.term,
             boot_epoch=core.hard.boot_epoch,
             round=(round_ := self.lease.begin_round(now)),
             hold_ms=self._hold_ms,
             committed=committed,
-            # By a document that stays on a minority nobody may follow: others elect by another.
-            # In a planned end they still have to get all that there is.
-            attachable=self.attachable and self.ending in ("", *PLANNED) and self._in_office(),
+            # By a document of a minority nobody may follow. In a planned end all have to get all.
+            attachable=(self.attachable or self._invites) and in_order and self._in_office(),
             active=self.active and not self.ending,
             heir=self.handover.blocked.heir,
         )
@@ -375,7 +373,9 @@ class Leader:
             phase=str(proposal.phase),
         )
         self.sync.committed(proposal)
-        if entered or decides:
+        invites = may_invite(core, proposal, self.term)
+        self._invites |= invites
+        if entered or decides or invites:
             self.beat(now)  # the standbys wait for it: they left for the promise of this term
         self.server_changed(now)
 

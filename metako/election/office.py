@@ -212,3 +212,21 @@ def _reserved(
         term=term,
     )
     return entries
+
+
+def may_invite(core: Core, document: ClusterDocument, term: Term) -> bool:
+    """Return whether standbys may connect to our server before it is promoted.
+
+    What a WAL sender has heard of its standby stays with it beyond the promotion, so it must not
+    reach beyond the fork. Where part of a record was received, that is sent and acknowledged like
+    all else, and would then acknowledge what is written in its place.
+
+    Args:
+        core: of the node that leads.
+        document: the newest one on a majority.
+        term: that it leads.
+    """
+    observed = core.observed
+    promoting = document.phase is Phase.PROMOTING and document.term == term
+    known = observed.in_recovery is True and observed.position is not None
+    return promoting and known and observed.whole

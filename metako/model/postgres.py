@@ -96,6 +96,9 @@ class PostgresObserved:
     # receiver verified gone before and after, or no process at all.
     position: WalPosition | None = None
     detached_for: Term = Term(0)  # the promise under which `position` was found
+    # Nothing was received beyond `position`, not even a part of a record that a WAL sender of this
+    # server could send on. False also where that is not known.
+    whole: bool = False
     # Settings of a primary, as a fresh backend reports them (None: not verified).
     sync_applied: SyncSetting | None = None
     sync_barrier: SyncSetting | None = None  # `sync_applied`, once its barrier has passed

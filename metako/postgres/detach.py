@@ -38,6 +38,7 @@ _RECEIVERS = "select pid::text from pg_stat_get_activity(null) where backend_typ
 _LOOK = f"""
 select current_setting('metako.settings', true), array({_RECEIVERS}), pg_is_in_recovery(),
        coalesce(pg_last_wal_replay_lsn(), '0/0')::text, c.redo_lsn::text, c.timeline_id,
+       coalesce(pg_last_wal_receive_lsn(), '0/0')::text,
        pg_size_bytes(current_setting('wal_segment_size'))  -- pg_settings takes milliseconds
 from pg_control_checkpoint() c
 """  # noqa: S608 - nothing in it is from outside
@@ -50,6 +51,7 @@ class _Place(NamedTuple):
     replayed: Lsn
     redo: Lsn  # of the last restartpoint
     tli: TimelineId  # of that restartpoint
+    received: Lsn  # and flushed, since the start of the server; it may end amid a record
     segment_size: int
 
 
@@ -75,7 +77,7 @@ class Detacher:
         if not self._guard.status.gone:
             raise StepError("the server was started meanwhile")
         facts.read_control(control)
-        facts.found_position(position, promise)
+        facts.found_position(position, promise, received=Lsn(0))
 
     async def detach(self, promise: Term) -> None:
         """Stop the WAL receiver, verify that it is gone, find the position, verify again.
@@ -119,7 +121,7 @@ class Detacher:
         what it shows later would say less.
         """
         while True:
-            shown, listed, recovering, replayed, redo, tli, segment_size = await fresh.row(_LOOK)
+            shown, listed, recovering, replayed, redo, tli, received, size = await fresh.row(_LOOK)
             if shown != self._facts.written_digest:
                 return None
             assert isinstance(listed, list)
@@ -130,7 +132,8 @@ class Detacher:
                     parse_lsn(str(replayed)),
                     parse_lsn(str(redo)),
                     TimelineId(int(str(tli))),
-                    int(str(segment_size)),
+                    parse_lsn(str(received)),
+                    int(str(size)),
                 )
             if trio.current_time() - begun > RECEIVER_TERM_AFTER_S:
                 # The startup process may be paused or in a conflict and not react.
@@ -148,7 +151,7 @@ class Detacher:
         )
         if await fresh.rows(_RECEIVERS) or not await self._no_receiver():
             raise sql.SqlError("the WAL receiver came back")
-        self._facts.found_position(position, promise)
+        self._facts.found_position(position, promise, received=place.received)
 
     def _receivers(self) -> Receivers:
         postmaster = self._guard.status.postmaster_pid

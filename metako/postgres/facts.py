@@ -33,6 +33,7 @@ class Facts:
     # The end of WAL on disk; None as soon as anything may append to it.
     position: WalPosition | None = None
     detached_for: Term = Term(0)  # the promise under which `position` was found
+    whole: bool = False  # nothing was received beyond `position`, not even a part of a record
     timeline: TimelineId = TimelineId(0)  # the newest that this server was seen on
     barrier: SyncSetting | None = None  # the setting whose barrier has passed since the start
     marker_term: Term = Term(0)  # acknowledged since the promotion of this server
@@ -79,14 +80,22 @@ class Facts:
         """Take what pg_control says now."""
         self.control, self.control_is_old = control, False
 
-    def found_position(self, position: WalPosition, promise: Term) -> None:
-        """Note where the WAL ends, of which it is proven that nothing appends to it."""
+    def found_position(self, position: WalPosition, promise: Term, *, received: Lsn) -> None:
+        """Note where the WAL ends, of which it is proven that nothing appends to it.
+
+        Args:
+            position: the end of the last whole record.
+            promise: for which it was found.
+            received: how far a WAL sender of this server would send; 0 if it asks for the position.
+        """
         self.position, self.detached_for = position, promise
+        self.whole = received <= position.lsn
         self.timeline = TimelineId(max(self.timeline, position.timeline))
 
     def forget_position(self) -> None:
         self.position = None
         self.detached_for = Term(0)
+        self.whole = False
 
     def server_stopped(self) -> None:
         """Forget what only held for the server that ran."""

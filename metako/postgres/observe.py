@@ -173,6 +173,7 @@ class Observer:
             upstream=upstream.node if upstream is not None else None,
             position=position,
             detached_for=facts.detached_for,
+            whole=facts.whole,
             admitting=written.admit if written is not None else False,
             marker_term=facts.marker_term,
             rewind_failed=facts.rewind_failed,

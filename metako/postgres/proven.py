@@ -66,6 +66,7 @@ def _of_standby(observed: PostgresObserved, facts: Facts) -> PostgresObserved:
         upstream=None,
         position=facts.position,
         detached_for=facts.detached_for,
+        whole=facts.whole,
         sync_applied=written.sync,
         sync_barrier=facts.barrier if facts.barrier == written.sync else None,
         admitting=written.admit,

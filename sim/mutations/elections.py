@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from metako.election import catchup, office, quorum, wants
+from metako.election import catchup, leader, office, quorum, wants
 from metako.election.candidate import Candidate
 from metako.election.core import Core, Standing
 from metako.election.election import Election
@@ -250,6 +250,16 @@ def _source_position_taken(patch: Patch) -> None:
         patch.set(module, "under_way", lambda _: None)
 
 
+def _invited_amid_a_record(patch: Patch) -> None:
+    honest = office.may_invite
+
+    def hasty(core: Core, document: ClusterDocument, term: Term) -> bool:
+        core.observed = replace(core.observed, whole=True)
+        return honest(core, document, term)
+
+    patch.set(leader, "may_invite", hasty)
+
+
 ELECTIONS = (
     Mutation("half_is_a_majority", "§4.2", "half of the voters count as a majority",
              _half_is_a_majority),
@@ -291,6 +301,8 @@ ELECTIONS = (
              _better_ignored),
     Mutation("never_catches_up", "§4.2", "a candidate behind one that cannot lead waits for others",
              _never_catches_up),
+    Mutation("invited_amid_a_record", "§4.5", "standbys connect before the promotion although part "
+             "of a record was received in whose place it will write", _invited_amid_a_record),
     Mutation("source_position_taken", "§4.2", "a candidate that is to catch up is judged by what "
              "the other one has, and not by what is on its own disk", _source_position_taken),
 )  # fmt: skip

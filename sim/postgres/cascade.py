@@ -3,24 +3,37 @@
 In: start requests, news of what was received and replayed. Out: that WAL. No commit waits for what
 is acknowledged here, whatever the settings list: a standby has no commits.
 
-In PostgreSQL a sender goes on beyond a change of timeline and beyond a promotion, by telling its
-standby where the timeline ended. Here the standby is cut off instead, and asks anew in a moment.
+A sender goes on beyond a promotion, by telling its standby where the timeline ended. In PostgreSQL
+it does so beyond any other change of timeline as well; here the standby is cut off then, and asks
+anew in a moment. What came of a record that is not whole is sent on too, and acknowledged.
 
 Source: PostgreSQL 15, walsender.c (GetStandbyFlushRecPtr, am_cascading_walsender).
 """
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from metako.model.ids import TimelineId
-from sim.postgres.sender import Sender
+from sim.postgres.sender import Feeder, Sender
 from sim.postgres.wal import count_until
 
 if TYPE_CHECKING:
     from sim.postgres.data import Data
     from sim.postgres.server import SimServer
     from sim.postgres.startup import Startup
+
+
+PARTIAL_SHARE = 0.25
+"""Of the connections that end: amid a record."""
+PARTIAL_BYTES = 1 << 16
+"""Fewer are received of such a record, of which the longest are as long as several others."""
+
+
+def part_of_a_record(rng: random.Random) -> int:
+    """Return how many bytes came of a record that was not sent to its end, as a rule none."""
+    return rng.randrange(1, PARTIAL_BYTES) if rng.random() < PARTIAL_SHARE else 0
 
 
 class Cascade:
@@ -54,6 +67,11 @@ class Cascade:
         received = count_until(self.data.wal, startup.received) if startup.received else 0
         return min(self.data.flushed, max(startup.replayed, received))
 
+    @property
+    def surplus(self) -> int:
+        """Return how many bytes of a record that is not whole are sent behind the last one."""
+        return self._startup.partial
+
     def push(self) -> None:
         """Send on what came, or cut everybody off because it is of another timeline."""
         if self._fed != self.tli:
@@ -81,6 +99,13 @@ class Cascade:
 
     def check_stopping(self) -> None:
         """No shutdown waits here."""
+
+    def go_over(self, primary: Feeder) -> None:
+        """Hand every sender on: the server was promoted."""
+        senders, self.senders = self.senders, []
+        fork = self.data.history[-1]
+        for sender in senders:
+            sender.outlive(primary, count_until(self.data.wal, fork.begin_lsn), fork.tli)
 
     def end(self) -> None:
         """End every sender."""

@@ -183,6 +183,7 @@ class Observer:
             upstream=upstream.node if upstream is not None else None,
             position=position,
             detached_for=facts.detached_for,
+            whole=facts.whole,
             sync_applied=sync_applied,
             sync_barrier=facts.barrier if facts.barrier == sync_applied else None,
             # Unverified settings may not be loaded: applications are then not known to be out.

@@ -273,6 +273,11 @@ class Primary:
         """Return how many records may be sent."""
         return self.data.flushed
 
+    @property
+    def surplus(self) -> int:
+        """A primary flushes whole records."""
+        return 0
+
     def attach(self, sender: Sender) -> None:
         """Take a new sender among those that are fed and counted."""
         self.senders.append(sender)
@@ -288,12 +293,6 @@ class Primary:
     def newest(self) -> dict[NodeId, Sender]:
         """Return the newest sender of each standby; older ones linger until their time-out."""
         return {sender.node: sender for sender in self.senders}
-
-    def reload(self, setting: SyncSetting) -> None:
-        """Signal every sender."""
-        server = self.server
-        for sender in self.senders:
-            sender.reload(setting, server.draw_ns(NS_PER_MS // 2))
 
     def could_acknowledge(self) -> bool:
         """Return whether a commit inserted now would be acknowledged by what is attached now."""

@@ -193,11 +193,25 @@ class Receiver:
             self._note_branch(wal, lo)
         if lo < hi:
             self.receive(wal, lo, hi)
+        elif not server.receive_stalled:
+            self.reply()  # PostgreSQL gets what it has of the segment once more
         if next_tli is not None:
             self._timeline_ended(lo < hi, next_tli)
         if first:
             self.replied_ns = server.heap.now_ns - STATUS_NS + IDLE_NS
             self._tick_after(server.draw_ns(IDLE_NS))
+
+    def ended(self, wal: list[Record], lo: int, hi: int, next_tli: TimelineId) -> None:
+        """The timeline that is streamed ends with these records: the upstream was promoted."""
+        server = self.server
+        if not self.alive:
+            return
+        if server.frozen:
+            server.hold(self.ended, wal, lo, hi, next_tli)
+            return
+        if lo < hi:
+            self.receive(wal, lo, hi)
+        self._timeline_ended(lo < hi, next_tli)
 
     def _note_branch(self, wal: list[Record], lo: int) -> None:
         own = self.startup.data.wal

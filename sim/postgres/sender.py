@@ -49,6 +49,8 @@ class Feeder(Protocol):
     def tli(self) -> TimelineId: ...
     @property
     def ready(self) -> int: ...
+    @property
+    def surplus(self) -> int: ...
     def attach(self, sender: Sender) -> None: ...
     def sender_ended(self, sender: Sender) -> None: ...
     def release(self, sender: Sender) -> None: ...
@@ -96,7 +98,7 @@ class Sender:
         self.apply_lsn, self.reply_ns = former.apply_lsn, former.reply_ns
         self.setting, self.next_setting = former.setting, former.next_setting
         self._renewed, self._busy = former._renewed, former._busy
-        self.listed = former.listed
+        self.listed = self.node in self.setting.nodes
 
     # ------------------------------------------------------------ sending
 
@@ -118,6 +120,18 @@ class Sender:
                 feeder.server.node, partial(self.receiver.receive, feeder.data.wal, lo, count)
             )
 
+    def outlive(self, feeder: Feeder, count: int, next_tli: TimelineId) -> None:
+        """Go on as a process of a primary: send the rest of the timeline, and say what follows.
+
+        What its standby has acknowledged so far stays with the process, whatever comes at those
+        places now. It counts for nobody until the standby asks for the new timeline.
+        """
+        self._feeder, self.limit, self.listed = feeder, count, False
+        lo, self.sent = self.sent, max(self.sent, count)
+        wal, receiver = feeder.data.wal, self.receiver
+        self.conn.send(feeder.server.node, partial(receiver.ended, wal, lo, count, next_tli))
+        feeder.attach(self)
+
     # ------------------------------------------------------------ replies
 
     def replied(self, write: Lsn, flush: Lsn, apply: Lsn, sent_ns: int, ping: bool) -> None:
@@ -128,6 +142,10 @@ class Sender:
         if server.frozen:
             server.hold(self.replied, write, flush, apply, sent_ns, ping)
             return
+        if (surplus := self._feeder.surplus) and flush == self._feeder.data.end:
+            write = flush = Lsn(flush + surplus)
+        elif self.limit is not None:  # its bytes stay until it asks for the next timeline
+            write, flush = max(write, self.write_lsn), max(flush, self.flush_lsn)
         self.write_lsn, self.flush_lsn, self.apply_lsn = write, flush, apply
         self.reply_ns = sent_ns
         self.heard_ns = server.heap.now_ns

@@ -132,8 +132,10 @@ class SimServer(ServerState):
         data, startup = self.data, self.startup
         assert data is not None
         assert startup is not None
+        primary = Primary(self, data)
+        startup.cascade.go_over(primary)
         startup.drop()
-        self.startup, self.primary = None, Primary(self, data)
+        self.startup, self.primary = None, primary
         self.in_recovery = False
         self.truth.promoted(self, data.tli)
         self.changed()
@@ -282,8 +284,11 @@ class SimServer(ServerState):
             lag_ms = CHECKPOINTER_MS * self.rng.random() + self.checkpointer_stall_ms
             busy_ns = max(0, self.checkpointer_free_ns - self.heap.now_ns)
             self.later(busy_ns + int(lag_ms * NS_PER_MS), self._define_sync)
-            if self.primary is not None:
-                self.primary.reload(config.sync)
+            feeder: Feeder | None = self.primary
+            if feeder is None and self.startup is not None:
+                feeder = self.startup.cascade
+            for sender in () if feeder is None else feeder.senders:
+                sender.reload(config.sync, self.draw_ns(NS_PER_MS // 2))
         startup = self.startup
         if startup is not None and (
             config.upstream != before.upstream or self.upstream_read[1] != startup.slot

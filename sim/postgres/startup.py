@@ -21,7 +21,7 @@ from metako.model.postgres import ProcessState
 from metako.model.timeline import HistoryStep
 from metako.postgres.steps import UpstreamAddress
 from sim.heap import NS_PER_MS, NS_PER_S
-from sim.postgres.cascade import Cascade
+from sim.postgres.cascade import Cascade, part_of_a_record
 from sim.postgres.receiver import Receiver, ReceiverPhase
 from sim.postgres.slots import kept_from, oldest, save
 from sim.postgres.wal import (
@@ -70,7 +70,8 @@ class Startup:
             "_since",
             "cascade",
         ),
-        *("data", "received", "receiver", "replayed", "replayed_ns", "server", "slot", "upstream"),
+        *("data", "partial", "received", "receiver", "replayed", "replayed_ns", "server"),
+        *("slot", "upstream"),
     )
 
     def __init__(self, server: SimServer, data: Data) -> None:
@@ -83,6 +84,7 @@ class Startup:
         self.replayed = 0  # records
         self.replayed_ns = server.heap.now_ns  # when the last one was
         self.received = Lsn(0)  # end of WAL received since the start; 0: none
+        self.partial = 0  # bytes received beyond the last whole record
         self._received_tli = TimelineId(0)  # of that WAL
         self._caught_up = False  # what was on disk at the start is replayed
         self._reread = False  # the settings changed while it was paused
@@ -285,6 +287,8 @@ class Startup:
             return
         self.receiver = None
         server = self.server
+        if receiver.phase is ReceiverPhase.STREAMING:
+            self.partial = part_of_a_record(server.rng)
         server.version += 1
         server.last_receiver_error = why
         if self._promoting is not None:
@@ -381,6 +385,7 @@ class Startup:
             data.durable = data.flushed
         data.control.min_recovery_tli, data.control.min_recovery_lsn = data.tli, data.end
         data.standby_signal = False
+        self.partial = 0  # what is written now takes its place
         server.became_primary()
         if done is not None:
             done()

@@ -212,6 +212,13 @@ class ServerState:
         return self.receiver is not None
 
     @property
+    def received(self) -> Lsn:
+        """Return the end of what a standby has on disk, if only in part."""
+        assert self.data is not None
+        partial = self.startup.partial if self.startup is not None else 0
+        return Lsn(self.data.end + partial)
+
+    @property
     def upstream_read(self) -> tuple[UpstreamAddress | None, str]:
         """Return whom the settings in force name, and the slot there; who catches up has none."""
         assert self.config is not None

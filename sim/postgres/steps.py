@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from metako.model.ids import NodeId, Term, TimelineId
+from metako.model.lsn import Lsn
 from metako.model.postgres import DataState, ProcessState
 from metako.postgres.facts import Facts
 from metako.postgres.steps import NOBODY, ServerConfig
@@ -262,7 +263,7 @@ class Executor:
         if server.data is None or server.data_state is not DataState.PRESENT:
             raise StepError("pg_control cannot be read")
         facts.read_control(control_of(server.data))
-        facts.found_position(server.data.position, promise)
+        facts.found_position(server.data.position, promise, received=Lsn(0))
 
     def detach(self, promise: Term) -> Steps:
         """Stop the WAL receiver, verify that it is gone, find the position, verify again."""
@@ -311,11 +312,12 @@ class Executor:
         data = server.data
         assert data is not None
         position = data.position
+        received = server.received
         yield from self.sleep(READ_DISK_MS)
         yield from self.answered()
         if server.receiving:
             raise SqlError("the WAL receiver came back")
-        facts.found_position(position, promise)
+        facts.found_position(position, promise, received=received)
 
     # ------------------------------------------------------------ promotion
 

@@ -128,14 +128,14 @@ async def test_nothing_is_told_once_the_server_was_seen_to_have_ended() -> None:
 
 # ---------------------------------------------------------------- standbys
 
-DETACHED = replace(server_kit.DETACHED, sync_applied=ServerConfig().sync)
+DETACHED = replace(server_kit.DETACHED, sync_applied=ServerConfig().sync, whole=True)
 
 
 def facts_of_detached() -> Facts:
     facts = Facts()
     facts.was_up, facts.last_in_recovery, facts.verified = True, True, True
     facts.written = ServerConfig()
-    facts.found_position(WalPosition(TimelineId(1), Lsn(700)), Term(7))
+    facts.found_position(WalPosition(TimelineId(1), Lsn(700)), Term(7), received=Lsn(700))
     return facts
 
 
@@ -163,7 +163,7 @@ def forgotten(facts: Facts) -> None:
 
 
 def on_another_timeline(facts: Facts) -> None:
-    facts.found_position(WalPosition(TimelineId(2), Lsn(700)), Term(7))
+    facts.found_position(WalPosition(TimelineId(2), Lsn(700)), Term(7), received=Lsn(700))
 
 
 @pytest.mark.parametrize("change", [unverified, attached, forgotten, on_another_timeline])

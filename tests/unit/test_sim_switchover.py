@@ -263,7 +263,7 @@ def test_its_server_is_started_once_and_only_when_it_can_follow() -> None:
     until(world, lambda: follows(world, A, C), limit_s=2)
     world.run(1)
     (started,) = notes.of(A, Start, since)
-    assert started >= when(world, EventName.PROMOTED)
+    assert started >= when(world, EventName.ELECTION_WON)
     assert len(notes.of(A, Stop, since)) == 1
 
 
