@@ -80,7 +80,10 @@ class Voter:
         if not core.may_vote:
             return False
         core.promise(beat.term)
-        core.heir.stands(now)
+        if beat.attachable:
+            core.heir.invited(now)
+        else:
+            core.heir.stands(now)
         core.remember_hold(beat.hold_ms)
         self.hold.extend(now, beat.hold_ms, sender, beat.term, beat.boot_epoch, beat.round)
         before = self.heartbeat

@@ -13,8 +13,10 @@ from metako.election.core import Core
 from metako.election.leader import Leader
 from metako.election.upstream import following
 from metako.election.voter import Voter
+from metako.model.document import ClusterDocument
 from metako.model.ids import Term
 from metako.model.instant import Instant, milliseconds
+from metako.model.member import MemberState
 from metako.model.postgres import (
     DataState,
     Detached,
@@ -63,9 +65,24 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     if beat is not None and beat.term == document.term:
         if not beat.attachable:
             return detached
+        if not beat.active and core.heir.active(now) and _others_acknowledge(core, document):
+            return detached
         if led or stopped:
             return following(core, document) or Untouched()
     return Untouched()
+
+
+def _others_acknowledge(core: Core, document: ClusterDocument) -> bool:
+    """Return whether the primary can do without this node until applications are let in.
+
+    The server of the former primary would take from a promotion what the machine has to give.
+    """
+    living = [
+        node
+        for node in document.sync.nodes()
+        if (member := core.members.get(node)) is not None and member.state is MemberState.ALIVE
+    ]
+    return len({*living} - {core.node}) >= document.sync.k
 
 
 def _off_known_history(core: Core) -> bool:

@@ -9,11 +9,11 @@ import pytest
 from handover_kit import OF_THREE, Office, member, switchover
 from resuming_kit import A, B, C
 
-from metako.election.awaiting import HEIR_STAGGERS, Awaited, head_start_ms
+from metako.election.awaiting import HEIR_STAGGERS, INVITED_MS, Awaited, head_start_ms
 from metako.election.candidate import Stage
 from metako.election.election import Election
 from metako.election.settings import ClusterSettings, ElectionSettings
-from metako.model.document import ClusterDocument
+from metako.model.document import ClusterDocument, SyncMember, SyncSet
 from metako.model.durable import HardState
 from metako.model.ids import DataId, NodeId, Term, TimelineId
 from metako.model.instant import Instant, milliseconds
@@ -161,8 +161,9 @@ def promoting() -> DocumentOffer:
     return DocumentOffer(Term(5), of_term_five())
 
 
-def beat(*, attachable: bool) -> Heartbeat:
-    return Heartbeat(Term(5), 3, 1, 2000, of_term_five().ref, attachable, active=attachable)
+def beat(*, attachable: bool, active: bool | None = None) -> Heartbeat:
+    active = attachable if active is None else active
+    return Heartbeat(Term(5), 3, 1, 2000, of_term_five().ref, attachable, active=active)
 
 
 @pytest.mark.parametrize("document_first", [True, False])
@@ -182,6 +183,36 @@ def test_once_it_can_be_attached_to_the_server_follows() -> None:
     office.receive(B, vote(5))
     office.receive(B, promoting())
     office.receive(B, beat(attachable=True))
+    assert isinstance(office.target, Following)
+
+
+def test_the_server_follows_when_applications_are_let_in_if_others_acknowledge_meanwhile() -> None:
+    office = released()
+    office.receive(B, vote(5))
+    office.receive(B, promoting())
+    office.receive(B, beat(attachable=True, active=False))
+    assert wants(office) == Detached(Term(5), run=False)
+    office.receive(B, beat(attachable=True))
+    assert isinstance(office.target, Following)
+
+
+def test_the_server_follows_before_if_the_others_are_not_enough() -> None:
+    office = released()
+    office.receive(B, vote(5))
+    alone = SyncSet((SyncMember(A, DataId("a")),), 1)
+    office.receive(B, DocumentOffer(Term(5), replace(of_term_five(), sync=alone)))
+    office.receive(B, beat(attachable=True, active=False))
+    assert isinstance(office.target, Following)
+
+
+def test_the_server_does_not_wait_long_for_those_who_should_acknowledge() -> None:
+    office = released()
+    office.receive(B, vote(5))
+    office.receive(B, promoting())
+    office.receive(B, beat(attachable=True, active=False))
+    office.run(INVITED_MS - 10)
+    assert wants(office) == Detached(Term(5), run=False)
+    office.run(20)
     assert isinstance(office.target, Following)
 
 
