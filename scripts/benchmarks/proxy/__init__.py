@@ -1,0 +1,1 @@
+"""Parts of `scripts/bench proxy`: the same clients through metako's proxy and through its peers."""

@@ -1,0 +1,146 @@
+"""Start everybody who takes part in front of one server, and end them again.
+
+A peer that is not installed is left out and told. One that is, but does not start or does not let
+both roles in, is a failure of the run: its figures would be missing without a good reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+
+from benchmarks.proxy.configs import Setting
+from benchmarks.proxy.contestants import (
+    CONTESTANTS,
+    PEERS,
+    Contestant,
+    Peer,
+    find_program,
+    version_of,
+)
+from benchmarks.proxy.results import DIRECT, METAKO, Result
+from benchmarks.proxy.server import TRUSTED_USER, BenchCluster
+from metako.demo.client import ClientError, ServerError
+from metako.demo.layout import APP_USER, DATABASE, PORT_PICK_LAST, is_port_free
+from metako.demo.processes import Kind
+from metako.model.errors import MetakoError, PortInUseError
+
+IDLE_WITH_SERVERS_MAX = 200
+"""Idle clients of a contestant that keeps a server process for each of them."""
+LOGIN_TIMEOUT_S = 15.0
+PORTS_TRIED_MAX = 200
+
+
+def left_out(names: Sequence[str]) -> dict[str, str]:
+    """Return those that are not installed, and how they would be."""
+    return {
+        name: f"{PEERS[name].program} is not installed; apt-get install {PEERS[name].package}"
+        for name in names
+        if name in PEERS and find_program(PEERS[name]) is None
+    }
+
+
+@asynccontextmanager
+async def everybody(
+    cluster: BenchCluster,
+    names: Sequence[str],
+    *,
+    clients_max: int,
+    result: Result,
+    say: Callable[[str], None],
+) -> AsyncIterator[list[Contestant]]:
+    """Give those of `names` that let clients in; their peers end with the block, whatever happens.
+
+    Versions, and what is missing or broken, are noted in `result`.
+    """
+    node = cluster.one
+    result.left_out.update(left_out(names))
+    present = [name for name in names if name not in result.left_out]
+    await _note_server(cluster, result)
+    verifier = await cluster.verifier()
+    peers: list[Peer] = []
+    found: list[Contestant] = []
+    try:
+        for name in present:
+            try:
+                if name == DIRECT:
+                    one = Contestant(name, node.postgres_port, tuple)
+                elif name == METAKO:
+                    one = Contestant(name, node.proxy_port, lambda: cluster.pids(Kind.WORKER))
+                else:
+                    one = await _peer(name, cluster, verifier, clients_max, peers, result)
+                await _try(cluster, one)
+            except (MetakoError, ClientError, ServerError, OSError) as error:
+                result.broken[name] = str(error)
+                say(f"{name}: {error}")
+            else:
+                say(f"{name}: {CONTESTANTS[name]}, port {one.port}")
+                found.append(one)
+        yield found
+    finally:
+        for peer in peers:
+            peer.stop()
+
+
+async def _peer(
+    name: str,
+    cluster: BenchCluster,
+    verifier: str,
+    clients_max: int,
+    peers: list[Peer],
+    result: Result,
+) -> Contestant:
+    kind = PEERS[name]
+    program = find_program(kind)
+    assert program is not None, "looked for before"
+    version = version_of(kind, program)
+    result.versions[kind.program] = version
+    layout, node = cluster.layout, cluster.one
+    port = _free_port(max((peer.port for peer in peers), default=max(node.ports())) + 2)
+    setting = Setting(
+        directory=layout.directory / name,
+        port=port,
+        second_port=_free_port(port + 1),
+        server_port=node.postgres_port,
+        database=DATABASE,
+        user=APP_USER,
+        password=layout.app_password,
+        verifier=verifier,
+        trusted_user=TRUSTED_USER,
+        clients_max=min(clients_max, IDLE_WITH_SERVERS_MAX)
+        if kind.process_per_client
+        else clients_max,
+        version=version,
+    )
+    peer = Peer(kind, program, setting, os_user=layout.os_user)
+    peers.append(peer)
+    await peer.wait_ready()
+    return Contestant(name, port, peer.roots, kind.prepares(version))
+
+
+def _free_port(first: int) -> int:
+    """Return the first free port from `first` on. Raises `PortInUseError`."""
+    for port in range(first, first + PORTS_TRIED_MAX):
+        if is_port_free(port):
+            return port
+    raise PortInUseError(f"no free port from {first} on (ports to {PORT_PICK_LAST} are tried)")
+
+
+async def _try(cluster: BenchCluster, one: Contestant) -> None:
+    """Log in as both roles. Raises what the client raises."""
+    for user in (APP_USER, TRUSTED_USER):
+        client = await cluster.connect(one.port, user=user, timeout_s=LOGIN_TIMEOUT_S)
+        with client:
+            await client.query("select 1", timeout_s=LOGIN_TIMEOUT_S)
+    await trio.lowlevel.checkpoint()
+
+
+async def _note_server(cluster: BenchCluster, result: Result) -> None:
+    client = await cluster.connect(cluster.one.postgres_port, timeout_s=LOGIN_TIMEOUT_S)
+    with client:
+        answer = await client.query("show server_version", timeout_s=LOGIN_TIMEOUT_S)
+    result.versions["PostgreSQL"] = str(answer.rows[0][0])
+    text = await cluster.run([str(cluster.program("pgbench")), "--version"])
+    result.versions["pgbench"] = text.split("(PostgreSQL)")[-1].strip().split()[0]

@@ -1,0 +1,112 @@
+"""CPU time and memory of process trees, as /proc has them.
+
+CPU time of a tree is that of its live processes and of all that they have waited for: a process
+that forks for each client is charged for children that came and went between two looks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What /proc/PID/stat says of one process."""
+
+    pid: int
+    parent: int
+    own_ticks: int
+    waited_ticks: int  # of children that it waited for
+
+    @property
+    def ticks(self) -> int:
+        return self.own_ticks + self.waited_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of a process tree. Pages that processes share are divided among them in `pss`."""
+
+    rss: int = 0
+    pss: int = 0
+
+
+def parse_stat(text: str) -> Stat:
+    """Return the parts of a line of /proc/PID/stat.
+
+    Raises:
+        ValueError: it is no such line.
+    """
+    pid, _, rest = text.partition(" ")
+    # The name in parentheses may itself hold spaces and parentheses.
+    words = rest[rest.rindex(")") + 1 :].split()
+    if len(words) < 15:
+        raise ValueError(f"no line of /proc/PID/stat: {text!r}")
+    own, waited = (sum(int(word) for word in part) for part in (words[11:13], words[13:15]))
+    return Stat(int(pid), int(words[1]), own, waited)
+
+
+def parse_rollup(text: str) -> Memory:
+    """Return what /proc/PID/smaps_rollup says; fields that it does not have count as nothing."""
+    found = {}
+    for line in text.splitlines():
+        name, _, rest = line.partition(":")
+        if name in ("Rss", "Pss"):
+            found[name] = int(rest.split()[0]) * 1024
+    return Memory(found.get("Rss", 0), found.get("Pss", 0))
+
+
+def process_stats() -> dict[int, Stat]:
+    """Return every process that can be seen, by pid."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                text = Path("/proc", name, "stat").read_text(encoding="utf-8", errors="replace")
+                found[int(name)] = parse_stat(text)
+            except (OSError, ValueError):
+                continue  # it ended meanwhile
+    return found
+
+
+def tree(roots: Iterable[int], stats: Mapping[int, Stat]) -> set[int]:
+    """Return the pids of the processes that are there of `roots`, and of their descendants."""
+    children: dict[int, list[int]] = {}
+    for stat in stats.values():
+        children.setdefault(stat.parent, []).append(stat.pid)
+    found: set[int] = set()
+    queue = [pid for pid in roots if pid in stats]
+    while queue:
+        pid = queue.pop()
+        if pid not in found:
+            found.add(pid)
+            queue += children.get(pid, ())
+    return found
+
+
+def cpu_s(roots: Iterable[int], stats: Mapping[int, Stat]) -> float:
+    """Return the CPU seconds, user and system, of the trees so far."""
+    return sum(stats[pid].ticks for pid in tree(roots, stats)) / TICKS_PER_S
+
+
+def memory(roots: Iterable[int]) -> Memory:
+    """Return the memory of the trees now; processes that end meanwhile count as nothing."""
+    rss = pss = 0
+    for pid in tree(roots, process_stats()):
+        try:
+            text = Path("/proc", str(pid), "smaps_rollup").read_text(encoding="ascii")
+        except OSError:
+            continue
+        one = parse_rollup(text)
+        rss, pss = rss + one.rss, pss + one.pss
+    return Memory(rss, pss)
+
+
+def peak(one: Memory, other: Memory) -> Memory:
+    return Memory(max(one.rss, other.rss), max(one.pss, other.pss))
