@@ -43,6 +43,7 @@ tps = 20218.105893 (without initial connection time)
 def test_summary_of_a_run_is_read():
     summary = parse_summary(SUMMARY)
     assert (summary.tps, summary.transactions, summary.failed) == (20218.105893, 20230, 3)
+    assert summary.login_s == pytest.approx(0.020145)
 
 
 def test_summary_with_reconnections_is_read():
@@ -52,6 +53,8 @@ def test_summary_with_reconnections_is_read():
 
 def test_run_without_a_rate_is_an_error():
     with pytest.raises(PgbenchError, match="not understood"):
+        parse_summary("pgbench (15.18)\nnumber of transactions actually processed: 7\n")
+    with pytest.raises(PgbenchError, match="no transaction"):
         parse_summary("pgbench (15.18)\nnumber of transactions actually processed: 0\n")
 
 

@@ -18,6 +18,11 @@ TRANSACTION_POOL = 20  # PgBouncer's own default
 CLIENTS_EXTRA = 8  # pgbench looks at the tables before its clients connect
 
 
+def room(clients: int) -> int:
+    """Return how many connections to allow: those that clients have just closed count, too."""
+    return 2 * clients + CLIENTS_EXTRA
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """What a configuration is made from."""
@@ -70,7 +75,7 @@ auth_hba_file = {setting.directory}/hba.conf
 auth_file = {setting.directory}/users.txt
 pool_mode = {"transaction" if transaction else "session"}
 default_pool_size = {servers}
-max_client_conn = {setting.clients_max + CLIENTS_EXTRA}
+max_client_conn = {room(setting.clients_max)}
 ignore_startup_parameters = client_min_messages
 logfile = {setting.directory}/pgbouncer.log
 log_connections = 0
@@ -87,7 +92,7 @@ def haproxy(setting: Setting) -> Launch:
     """Return HAProxy as a plain relay of bytes."""
     cfg = f"""\
 global
-    maxconn {setting.clients_max + CLIENTS_EXTRA}
+    maxconn {room(setting.clients_max)}
 defaults
     mode tcp
     timeout connect 5s

@@ -38,7 +38,7 @@ class Workload:
     what: str
     options: Sequence[str]
     script: str = ""  # a script of ours; "": one that pgbench has
-    login: Login = Login.SCRAM
+    login: Login = Login.TRUST  # a password is of no matter where connections are kept
     reconnects: bool = False  # a connection for each transaction
     prepares: bool = False  # by the protocol's named statements
 
@@ -51,10 +51,15 @@ WORKLOADS: Mapping[str, Workload] = {
     ),
     "tpcb": Workload("pgbench's TPC-B, prepared statements", ("-M", "prepared"), prepares=True),
     "connect": Workload(
-        "pgbench -C -S: a connection for each transaction, SCRAM", ("-C", "-S"), reconnects=True
+        "pgbench -C -S: a connection for each transaction, SCRAM",
+        ("-C", "-S"),
+        login=Login.SCRAM,
+        reconnects=True,
     ),
     "connect-trust": Workload(
-        "the same without a password", ("-C", "-S"), login=Login.TRUST, reconnects=True
+        "pgbench -C -S: a connection for each transaction, no password",
+        ("-C", "-S"),
+        reconnects=True,
     ),
     "rows": Workload(
         f"1 MiB in {ROWS} rows, prepared",
@@ -97,6 +102,7 @@ class Summary:
     tps: float  # reconnections are part of it where there are any, the first logins are not
     transactions: int
     failed: int
+    login_s: float = 0.0  # until all clients that keep their connection had one
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,14 +162,22 @@ def parse_summary(text: str) -> Summary:
     """Return what the summary says.
 
     Raises:
-        PgbenchError: there is no rate or no number of transactions in it.
+        PgbenchError: there is no rate in it, or no transaction.
     """
     tps = re.search(r"^tps = ([0-9.]+) \((?:without|including)", text, re.MULTILINE)
     done = re.search(r"^number of transactions actually processed: (\d+)", text, re.MULTILINE)
     failed = re.search(r"^number of failed transactions: (\d+)", text, re.MULTILINE)
+    if done is not None and done[1] == "0":
+        raise PgbenchError("no transaction came to its end")
     if tps is None or done is None:
         raise PgbenchError(f"pgbench's summary is not understood: {text.strip()[-300:]!r}")
-    return Summary(float(tps[1]), int(done[1]), int(failed[1]) if failed is not None else 0)
+    login = re.search(r"^initial connection time = ([0-9.]+) ms", text, re.MULTILINE)
+    return Summary(
+        float(tps[1]),
+        int(done[1]),
+        int(failed[1]) if failed is not None else 0,
+        float(login[1]) / 1000 if login is not None else 0.0,
+    )
 
 
 def count_aborted(stderr: str) -> int:

@@ -7,6 +7,7 @@ show. The caller stops the cluster.
 from __future__ import annotations
 
 import itertools
+import math
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from pathlib import Path
 import trio
 
 from benchmarks.proxy import pgbench, procfs
+from benchmarks.proxy.configs import room
 from benchmarks.proxy.contestants import Contestant
 from benchmarks.proxy.field import IDLE_WITH_SERVERS_MAX, LOGIN_TIMEOUT_S, everybody
 from benchmarks.proxy.pgbench import WORKLOADS, Login, PgbenchError, Workload
@@ -51,12 +53,13 @@ class Plan:
 
     def size(self) -> Size:
         """Return the room for the cells: every contestant may keep servers for all clients."""
-        most = max(self.clients, default=1) + SESSIONS_SPARE
-        return Size(len(self.contestants) * most, most, self.workers)
+        most = max(self.clients)
+        sessions = room(most) + len(self.contestants) * (most + SESSIONS_SPARE)
+        return Size(sessions, room(most), self.workers)
 
     def idle_size(self) -> Size:
         most = IDLE_WITH_SERVERS_MAX + SESSIONS_SPARE
-        return Size(len(self.contestants) * most, self.idle + SESSIONS_SPARE, self.workers)
+        return Size(len(self.contestants) * most, room(self.idle), self.workers)
 
 
 class Run:
@@ -106,9 +109,11 @@ class Run:
         directory = cluster.layout.directory / "cell"
         directory.mkdir(exist_ok=True)
         try:
-            await self._pgbench(cluster, one, place, directory, seconds=None)
+            text, _ = await self._pgbench(cluster, one, place, directory, seconds=None)
+            # pgbench's clock runs while its clients log in.
+            seconds = self._plan.seconds + math.ceil(pgbench.parse_summary(text).login_s)
             before = _Look.at(cluster, one)
-            text, errors = await self._timed(cluster, one, cell, directory)
+            text, errors = await self._timed(cluster, one, cell, directory, seconds)
             after = _Look.at(cluster, one)
             summary = pgbench.parse_summary(text)
         except PgbenchError as error:
@@ -118,7 +123,7 @@ class Run:
             cell.tps, cell.transactions = summary.tps, summary.transactions
             cell.failed = summary.failed + pgbench.count_aborted(errors)
             cell.error = errors.strip()[:ERROR_CHARACTERS_MAX] if cell.failed else ""
-            cell.sampled = pgbench.sampling_rate(workload, self._plan.seconds) < 1
+            cell.sampled = pgbench.sampling_rate(workload, seconds) < 1
             cell.latencies = await trio.to_thread.run_sync(_latencies, directory, workload)
             _charge(cell, before, after)
         finally:
@@ -127,10 +132,14 @@ class Run:
         return cell
 
     async def _timed(
-        self, cluster: BenchCluster, one: Contestant, cell: Cell, directory: Path
+        self,
+        cluster: BenchCluster,
+        one: Contestant,
+        cell: Cell,
+        directory: Path,
+        seconds: int,
     ) -> tuple[str, str]:
-        """Run pgbench for the time of a cell, looking at the contestant's memory meanwhile."""
-        seconds = self._plan.seconds
+        """Run pgbench for some time, looking at the contestant's memory meanwhile."""
 
         async def look() -> None:
             while True:
@@ -189,6 +198,7 @@ class Run:
                 capture_stderr=True,
                 check=False,
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C in the terminal is for us
                 cwd=directory,
                 env=cluster.client_environment(),
             )

@@ -150,6 +150,7 @@ class BenchCluster(LocalCluster):
                     capture_stderr=True,
                     check=False,
                     stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C in the terminal is for us
                     env=self.client_environment(),
                 )
         except trio.TooSlowError:
