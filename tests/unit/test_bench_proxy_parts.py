@@ -144,7 +144,6 @@ def test_stat_of_a_program_with_parentheses_in_its_name():
     numbers = "S 7 10 10 0 -1 4194560 1 2 3 4 11 22 33 44 20 0 1 0 500 1 2"
     stat = procfs.parse_stat(f"42 (odd) name (x)) {numbers}")
     assert (stat.pid, stat.parent, stat.own_ticks, stat.waited_ticks) == (42, 7, 33, 77)
-    assert stat.ticks == 110
     with pytest.raises(ValueError, match="no line"):
         procfs.parse_stat("42 (x) S 7 10")
 
@@ -154,17 +153,38 @@ def test_memory_is_in_kilobytes():
     assert procfs.parse_rollup(text) == Memory(2048 * 1024, 512 * 1024)
 
 
+def nothing_scheduled(_: int) -> int:
+    return 0
+
+
 def test_tree_has_all_descendants_of_live_roots_and_nobody_else():
     stats = {pid: Stat(pid, parent, 100, 0) for pid, parent in ((2, 1), (3, 2), (4, 3), (5, 1))}
     assert procfs.tree([2, 99], stats) == {2, 3, 4}
-    assert procfs.cpu_s([2], stats) == 300 / procfs.TICKS_PER_S
+    assert procfs.cpu_s([2], stats, nothing_scheduled) == 300 / procfs.TICKS_PER_S
 
 
 def test_cpu_of_a_child_that_ended_is_charged_to_its_parent():
     before = {2: Stat(2, 1, 10, 0), 3: Stat(3, 2, 40, 0)}
     after = {2: Stat(2, 1, 11, 45)}
-    spent = procfs.cpu_s([2], after) - procfs.cpu_s([2], before)
+    spent = procfs.cpu_s([2], after, nothing_scheduled)
+    spent -= procfs.cpu_s([2], before, nothing_scheduled)
     assert spent * procfs.TICKS_PER_S == pytest.approx(6)
+
+
+def test_cpu_below_a_tick_counts_and_threads_that_ended_do_as_well():
+    assert procfs.parse_schedstat("9500000 1200 33\n") == 9_500_000
+    stat = Stat(2, 1, 0, 0)
+    assert procfs.own_cpu_s(stat, lambda _: 9_500_000) == pytest.approx(0.0095)
+    ended_threads = Stat(2, 1, 5 * procfs.TICKS_PER_S, 0)
+    assert procfs.own_cpu_s(ended_threads, lambda _: 10**9) == 5
+
+
+def test_own_cpu_time_grows_with_what_is_done():
+    (before,) = (s for s in procfs.process_stats().values() if s.pid == os.getpid())
+    begun = procfs.own_cpu_s(before)
+    sum(n * n for n in range(20_000))
+    after = procfs.process_stats()[os.getpid()]
+    assert 0 < procfs.own_cpu_s(after) - begun < 5
 
 
 def test_own_memory_is_seen():

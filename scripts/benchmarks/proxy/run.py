@@ -273,7 +273,7 @@ class _Look:
             time.monotonic(),
             procfs.cpu_s(roots, stats),
             # Without its children: the proxy's workers may be among them.
-            sum(stats[pid].own_ticks for pid in agent if pid in stats) / procfs.TICKS_PER_S,
+            sum(procfs.own_cpu_s(stats[pid]) for pid in agent if pid in stats),
             procfs.cpu_s([cluster.postmaster()], stats),
         )
 
