@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import bench_proxy
-from benchmarks.proxy import configs, procfs
+from benchmarks.proxy import configs, contestants, procfs
 from benchmarks.proxy.contestants import parse_version
+from benchmarks.proxy.field import left_out
 from benchmarks.proxy.pgbench import (
     WORKLOADS,
     PgbenchError,
@@ -328,3 +329,15 @@ def test_help_names_every_contestant_and_workload(capsys):
     text = capsys.readouterr().out
     for name in (*bench_proxy.CONTESTANTS, *WORKLOADS):
         assert f"  {name} " in text
+
+
+def test_peers_that_are_not_installed_are_left_out_with_a_remedy(monkeypatch, capsys):
+    monkeypatch.setattr(contestants.shutil, "which", lambda *_, **__: None)
+    assert left_out(["direct", "pgpool"]) == {
+        "pgpool": "pgpool is not installed; apt-get install pgpool2"
+    }
+    # Where nobody else is wanted there is nothing to measure.
+    with pytest.raises(SystemExit) as ended:
+        bench_proxy.arguments_of(["--only", "haproxy"])
+    assert ended.value.code == 2
+    assert "haproxy is not installed" in capsys.readouterr().err
