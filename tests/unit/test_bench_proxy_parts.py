@@ -278,15 +278,25 @@ def test_version_is_found_in_what_a_program_prints(text, version):
 
 def test_node_has_room_for_all_clients_and_lets_both_roles_in(short_directory):
     layout = plan_layout(short_directory, nodes=1)
-    text = config_text(node_config_text(layout, layout.nodes[0]), Size(900, 300, 2))
+    text = config_text(node_config_text(layout, layout.nodes[0]), Size(900, 300, 300, 2))
     path = short_directory / "node.yaml"
     path.write_text(text)
     path.chmod(0o600)
     config = load(path, environ={})
     assert config.proxy.workers == 2
-    assert config.proxy.max_connections == 300
+    assert config.proxy.max_connections >= 300
     assert int(dict(config.postgresql.parameters)["max_connections"]) > 900
     assert config.postgresql.hba[0].endswith("trust")
+
+
+def test_servers_are_for_all_clients_but_not_for_thousands_of_idle_ones():
+    argv = ["--only", "direct", "--only", "metako", "--clients", "500", "--idle", "5000"]
+    plan = bench_proxy.plan_of(bench_proxy.arguments_of(argv))
+    size, idle = plan.size(), plan.idle_size()
+    assert (size.clients_max, size.held_max) == (500, 500)
+    assert size.sessions_max > 2 * 500
+    assert (idle.clients_max, idle.held_max) == (5000, 200)
+    assert 2 * 200 < idle.sessions_max < 1000
 
 
 # The command line

@@ -57,7 +57,7 @@ class PeerKind:
     version_option: str
     launch: Callable[[Setting], Launch]
     stop_signal: int = signal.SIGTERM  # that ends it at once, with clients connected or without
-    process_per_client: bool = False
+    server_per_client: bool = False  # always: more clients than servers get no room
     prepares: Callable[[str], bool] = lambda _: True  # whether this version can, by the protocol
 
 
@@ -83,6 +83,7 @@ PEERS: Mapping[str, PeerKind] = {
         package="haproxy",
         version_option="-v",
         launch=configs.haproxy,
+        server_per_client=True,
     ),
     "pgpool": PeerKind(
         what="Pgpool-II without load balancing",
@@ -91,7 +92,7 @@ PEERS: Mapping[str, PeerKind] = {
         version_option="--version",
         launch=configs.pgpool,
         stop_signal=signal.SIGINT,  # SIGTERM waits for the clients
-        process_per_client=True,
+        server_per_client=True,
     ),
 }
 

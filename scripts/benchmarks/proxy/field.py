@@ -21,7 +21,7 @@ from benchmarks.proxy.contestants import (
     version_of,
 )
 from benchmarks.proxy.results import DIRECT, METAKO, Result
-from benchmarks.proxy.server import TRUSTED_USER, BenchCluster
+from benchmarks.proxy.server import TRUSTED_USER, BenchCluster, Size
 from metako.demo.client import ClientError, ServerError
 from metako.demo.layout import APP_USER, DATABASE, PORT_PICK_LAST, is_port_free
 from metako.demo.processes import Kind
@@ -47,7 +47,7 @@ async def everybody(
     cluster: BenchCluster,
     names: Sequence[str],
     *,
-    clients_max: int,
+    size: Size,
     result: Result,
     say: Callable[[str], None],
 ) -> AsyncIterator[list[Contestant]]:
@@ -70,7 +70,7 @@ async def everybody(
                 elif name == METAKO:
                     one = Contestant(name, node.proxy_port, lambda: cluster.pids(Kind.WORKER))
                 else:
-                    one = await _peer(name, cluster, verifier, clients_max, peers, result)
+                    one = await _peer(name, cluster, verifier, size, peers, result)
                 await _try(cluster, one)
             except (MetakoError, ClientError, ServerError, OSError) as error:
                 result.broken[name] = str(error)
@@ -88,7 +88,7 @@ async def _peer(
     name: str,
     cluster: BenchCluster,
     verifier: str,
-    clients_max: int,
+    size: Size,
     peers: list[Peer],
     result: Result,
 ) -> Contestant:
@@ -109,9 +109,7 @@ async def _peer(
         password=layout.app_password,
         verifier=verifier,
         trusted_user=TRUSTED_USER,
-        clients_max=min(clients_max, IDLE_WITH_SERVERS_MAX)
-        if kind.process_per_client
-        else clients_max,
+        clients_max=size.held_max if kind.server_per_client else size.clients_max,
         version=version,
     )
     peer = Peer(kind, program, setting, os_user=layout.os_user)

@@ -55,11 +55,12 @@ class Plan:
         """Return the room for the cells: every contestant may keep servers for all clients."""
         most = max(self.clients)
         sessions = room(most) + len(self.contestants) * (most + SESSIONS_SPARE)
-        return Size(sessions, room(most), self.workers)
+        return Size(sessions, most, most, self.workers)
 
     def idle_size(self) -> Size:
-        most = IDLE_WITH_SERVERS_MAX + SESSIONS_SPARE
-        return Size(len(self.contestants) * most, room(self.idle), self.workers)
+        held = min(self.idle, IDLE_WITH_SERVERS_MAX)
+        sessions = len(self.contestants) * (held + SESSIONS_SPARE)
+        return Size(sessions, self.idle, held, self.workers)
 
 
 class Run:
@@ -85,7 +86,7 @@ class Run:
         async with everybody(
             cluster,
             plan.contestants,
-            clients_max=max(plan.clients),
+            size=plan.size(),
             result=self._result,
             say=self._say,
         ) as found:
@@ -218,7 +219,7 @@ class Run:
         async with everybody(
             cluster,
             self._plan.contestants,
-            clients_max=self._plan.idle,
+            size=self._plan.idle_size(),
             result=self._result,
             say=self._say,
         ) as found:

@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 import yaml
 
-from benchmarks.proxy.configs import HOST
+from benchmarks.proxy.configs import HOST, room
 from benchmarks.proxy.pgbench import TABLES_SQL
 from metako.demo.client import PgClient
 from metako.demo.cluster import LocalCluster
@@ -36,8 +36,9 @@ class Size:
     """How much room the server and the proxy need."""
 
     sessions_max: int  # on PostgreSQL
-    clients_max: int  # of the proxy
-    workers: int  # of the proxy
+    clients_max: int  # of a proxy
+    held_max: int  # clients of a proxy that has a session on PostgreSQL for each of them
+    workers: int  # of metako's proxy
 
 
 def config_text(text: str, size: Size) -> str:
@@ -52,7 +53,7 @@ def config_text(text: str, size: Size) -> str:
         f"host {DATABASE} all {HOST}/32 scram-sha-256",
     ]
     raw["proxy"]["workers"] = size.workers
-    raw["proxy"]["max_connections"] = size.clients_max
+    raw["proxy"]["max_connections"] = room(size.clients_max)
     return json.dumps(raw, indent=1) + "\n"
 
 
