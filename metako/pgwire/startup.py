@@ -4,6 +4,10 @@ In: the first packet of a client, or the first message of a server. Out: frozen 
 bytes of an `ErrorResponse`. A packet is kept verbatim beside what was parsed from it, so that
 what is forwarded is exactly what was received.
 
+A connection may also begin with TLS at once, without asking. The caller sees that by
+`DirectTlsError` or, before it reads more than one byte, by `begins_with_tls`; the handshake must
+then agree on `ALPN_PROTOCOL`, as PostgreSQL demands, and the first packet follows inside it.
+
 Invariant: the length that a stranger announces is checked before a single byte of the body is
 asked for, so nobody can make a reader allocate more than `STARTUP_BYTES_MAX`.
 
@@ -31,6 +35,7 @@ FIRST_MESSAGE_BYTES_MAX = 65_536  # the first message of a server is an error or
 
 ENCRYPTION_REFUSED = b"N"
 TLS_HANDSHAKE_BYTE = 0x16  # the first byte of a TLS record of type handshake
+ALPN_PROTOCOL = "postgresql"  # TLS without SSLRequest is only for those who ask for this by ALPN
 
 _CANCEL_CODE = 80877102
 _SSL_CODE = 80877103
@@ -49,8 +54,10 @@ class SqlState(enum.StrEnum):
     PROTOCOL_VIOLATION = "08P01"
     FEATURE_NOT_SUPPORTED = "0A000"
     INVALID_AUTHORIZATION = "28000"
+    INVALID_PASSWORD = "28P01"  # noqa: S105 - a code, not a password
     TOO_MANY_CONNECTIONS = "53300"
     ADMIN_SHUTDOWN = "57P01"
+    CRASH_SHUTDOWN = "57P02"
     CANNOT_CONNECT_NOW = "57P03"
 
 
@@ -59,11 +66,19 @@ class PgWireError(Exception):
 
     Attributes:
         sqlstate: what to answer, if anything is answered.
+        detail: the second sentence of the answer; "" if there is none.
     """
 
-    def __init__(self, message: str, sqlstate: SqlState = SqlState.PROTOCOL_VIOLATION) -> None:
+    def __init__(
+        self,
+        message: str,
+        sqlstate: SqlState = SqlState.PROTOCOL_VIOLATION,
+        *,
+        detail: str = "",
+    ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.detail = detail
 
 
 class DirectTlsError(PgWireError):
@@ -109,6 +124,11 @@ class Startup:
 FirstPacket = SslRequest | GssEncRequest | CancelRequest | Startup
 
 
+def begins_with_tls(first_bytes: bytes) -> bool:
+    """Return whether a client that sent this began with a TLS handshake instead of asking."""
+    return first_bytes[:1] == bytes((TLS_HANDSHAKE_BYTE,))
+
+
 def first_packet_length_untrusted(header: bytes) -> int:
     """Return the whole length in bytes that the first four bytes of a client announce.
 
@@ -116,7 +136,7 @@ def first_packet_length_untrusted(header: bytes) -> int:
         DirectTlsError: it is a TLS handshake.
         PgWireError: the length is impossible.
     """
-    if header[:1] == bytes((TLS_HANDSHAKE_BYTE,)):
+    if begins_with_tls(header):
         raise DirectTlsError("TLS without SSLRequest is not supported")
     if len(header) != _LENGTH.size:
         raise PgWireError("incomplete startup packet")
@@ -177,18 +197,23 @@ def _parse_parameters(body: bytes) -> tuple[tuple[str, str], ...]:
     for name, value in zip(fields[::2], fields[1::2], strict=True):
         if not name:
             raise PgWireError("invalid startup packet layout: bytes behind the terminator")
-        pairs.append((_text(name), _text(value)))
+        pairs.append((decode_text(name), decode_text(value)))
     return tuple(pairs)
 
 
 def startup_packet(parameters: dict[str, str], *, minor: int = 0) -> bytes:
-    """Build the packet that opens a session with these parameters in protocol 3.`minor`."""
-    fields = b"".join(
-        part.encode("utf-8", "surrogateescape") + b"\0"
-        for pair in parameters.items()
-        for part in pair
-    )
+    """Build the packet that opens a session with these parameters in protocol 3.`minor`.
+
+    Raises:
+        ValueError: a name or value has a zero byte, which would begin parameters of its own; or
+            the packet is longer than a server reads.
+    """
+    if any("\0" in part for pair in parameters.items() for part in pair):
+        raise ValueError("a startup parameter contains a zero byte")
+    fields = b"".join(encode_text(part) + b"\0" for pair in parameters.items() for part in pair)
     body = _CODE.pack(_PROTOCOL_MAJOR << 16 | minor) + fields + b"\0"
+    if len(body) + 4 > STARTUP_BYTES_MAX:
+        raise ValueError("the startup parameters are longer than a server reads")
     return _LENGTH.pack(len(body) + 4) + body
 
 
@@ -250,10 +275,18 @@ def parse_error_untrusted(body: bytes) -> dict[str, str]:
     fields: dict[str, str] = {}
     for part in body[:-1].split(b"\0"):
         if part:
-            fields[chr(part[0])] = _text(part[1:])
+            fields[chr(part[0])] = decode_text(part[1:])
     return fields
 
 
-def _text(value: bytes) -> str:
-    # The database's encoding is not known yet; surrogates carry foreign bytes through unharmed.
+def decode_text(value: bytes) -> str:
+    """Return the text of a peer whose encoding is not known yet.
+
+    Surrogates carry bytes that are no UTF-8 through unharmed; `encode_text` gives them back.
+    """
     return value.decode("utf-8", "surrogateescape")
+
+
+def encode_text(value: str) -> bytes:
+    """Return the bytes that `decode_text` made `value` of."""
+    return value.encode("utf-8", "surrogateescape")
