@@ -90,7 +90,7 @@ LIBRARIES = {
     "membership": set(),
     "election": set(),
     "cluster": set(),
-    "pgwire": set(),
+    "pgwire": {"cryptography"},
     "guard": set(),
 }
 
