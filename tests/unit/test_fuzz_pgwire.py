@@ -1,0 +1,81 @@
+"""The fuzzer of the wire protocol: repeatable, and not blind."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+import fuzz_pgwire
+from fuzzing import logins, mutation, parsers
+from metako.pgwire.login_server import LoginServer, TrustLogin
+from metako.pgwire.reader import MessageReader
+
+
+def test_the_same_seed_plays_the_same_case() -> None:
+    once = [fuzz_pgwire.play(seed) for seed in range(200)]
+    assert once == [fuzz_pgwire.play(seed) for seed in range(200)]
+    assert len(set(once)) > 20
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fuzz_pgwire.py", *arguments])
+    return fuzz_pgwire.main()
+
+
+def test_the_report_counts_the_cases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--cases", "100", "--seed", "7", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["cases"] == sum(report["results"].values()) == 100
+    assert report["failed_seed"] is None
+
+
+def test_a_foreign_exception_ends_the_run_and_is_repeated_by_its_seed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def parse(body: bytes) -> object:
+        return {b"I": 1}[body]  # KeyError for anything else
+
+    broken = parsers.Parser("ready", parse, lambda _: b"I")
+    monkeypatch.setattr(parsers, "PARSERS", (broken,))
+    assert run(monkeypatch, "--cases", "1000", "--json") == 1
+    captured = capsys.readouterr()
+    seed = json.loads(captured.out)["failed_seed"]
+    assert f"--seed {seed} --cases 1" in captured.err
+    assert "KeyError" in captured.err
+    assert run(monkeypatch, "--cases", "1", "--seed", str(seed)) == 1
+
+
+def test_a_parser_that_forgets_something_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    forgetful = parsers.Parser(
+        "query", lambda body: body.split(b"\0")[0], lambda _: b"select 1\0", parsers.m.query
+    )
+    monkeypatch.setattr(parsers, "PARSERS", (forgetful,))
+    assert fuzz_pgwire.run(1000, 0)[1] is not None
+
+
+def test_a_server_that_admits_strangers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gullible(LoginServer):
+        def _refuse_password(self):
+            return self._accept(b"", None)
+
+    monkeypatch.setattr(logins, "LoginServer", Gullible)
+    assert fuzz_pgwire.run(1000, 0)[1] is not None
+
+
+def test_a_reader_that_loses_a_byte_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Leaky(MessageReader):
+        def take_rest(self) -> bytes:
+            return super().take_rest()[:-1]
+
+    monkeypatch.setattr(parsers, "MessageReader", Leaky)
+    assert fuzz_pgwire.run(1000, 0)[1] is not None
+
+
+def test_trust_is_not_taken_for_a_breach() -> None:
+    logins._check_admission(TrustLogin(), None, logins.LoggedIn(None))
+    with pytest.raises(mutation.Broken):
+        logins._check_admission(logins.CREDENTIALS[1][0], logins.KEYS, logins.LoggedIn(logins.KEYS))
