@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from metako.pgwire import cancel as cancel_module
 from metako.pgwire.cancel import (
     HOPS_MAX,
     NODE_MAX,
@@ -57,6 +58,17 @@ def test_keys_are_the_same_at_every_node_and_after_every_restart() -> None:
     )
 
 
+def test_passed_on_requests_are_the_same_in_every_version() -> None:
+    # Printed by an earlier run: nodes of both versions pass requests on during an upgrade.
+    key = KEYS.issue(PLACE, long_keys=False, tag=TAG)
+    packet = KEYS.forward_packet(OwnCancel(PLACE, key, 0))
+    assert packet is not None
+    assert packet.hex() == (
+        "0000003204d2162e030412670101c02d10e5ff571cd171b05059f7cc52a396ebaab6d7cc3c27018e"
+        "31c2ea8a4458dbb1f98b"
+    )
+
+
 @pytest.mark.parametrize("long_keys", [False, True])
 def test_a_changed_key_is_not_ours(long_keys: bool) -> None:
     key = KEYS.issue(PLACE, long_keys=long_keys, tag=TAG)
@@ -105,6 +117,17 @@ def test_a_request_is_passed_on_with_a_count_until_it_went_far_enough(long_keys:
         assert cancel == OwnCancel(PLACE, key, hops)
     assert cancel is not None
     assert KEYS.forward_packet(cancel) is None
+
+
+def test_a_request_that_went_too_far_is_not_ours_however_well_signed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = KEYS.issue(PLACE, long_keys=False, tag=TAG)
+    with monkeypatch.context() as patched:
+        patched.setattr(cancel_module, "HOPS_MAX", 9)
+        packet = KEYS.forward_packet(OwnCancel(PLACE, key, HOPS_MAX))
+        assert KEYS.read_untrusted(parsed(packet)) is not None
+    assert KEYS.read_untrusted(parsed(packet)) is None
 
 
 def test_a_passed_on_request_that_was_changed_is_not_ours() -> None:

@@ -355,6 +355,14 @@ def test_a_server_that_breaks_the_protocol_is_left(data: bytes) -> None:
         client().receive_untrusted(data)
 
 
+@pytest.mark.parametrize("before", [SASL, OK, negotiate_protocol_version(0, ())])
+def test_a_server_names_its_version_once_and_before_all_else(before: bytes) -> None:
+    side = LoginClient(USER, KEYS, nonce=NONCE, minor=2)
+    side.receive_untrusted(before)
+    with pytest.raises(PgWireError, match="does not belong to a login"):
+        side.receive_untrusted(negotiate_protocol_version(0, ()))
+
+
 def scram_until_proof() -> tuple[LoginClient, LoginServer, ConnectStep]:
     ours, theirs = server(), client()
     step = theirs.receive_untrusted(ours.start().send)

@@ -320,6 +320,12 @@ def test_an_answer_that_makes_no_sense_is_refused(body: str) -> None:
         parse_negotiate_untrusted(bytes.fromhex(body), requested_minor=2)
 
 
+def test_a_newer_version_than_was_asked_for_is_refused() -> None:
+    body = body_of(negotiate_protocol_version(2, ("_pq_.x",)), b"v")
+    with pytest.raises(PgWireError, match="without need"):
+        parse_negotiate_untrusted(body, requested_minor=0)
+
+
 def test_direct_tls_is_seen_by_its_first_byte() -> None:
     assert begins_with_tls(b"\x16")
     assert begins_with_tls(b"\x16\x03\x01")
