@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from metako.pgwire.keys import MD5_SALT_BYTES
 from metako.pgwire.messages import (
     message,
-    only_string_untrusted,
     split_string_untrusted,
     string,
 )
@@ -171,7 +170,10 @@ def password_message(password: bytes) -> bytes:
 
 def parse_password_untrusted(body: bytes) -> bytes:
     """Return the password of a client."""
-    return only_string_untrusted(body, "password message")
+    password, end, rest = body.partition(b"\0")
+    if not end or rest:
+        raise PgWireError("invalid password packet size")
+    return password
 
 
 def sasl_initial_response(mechanism: str, data: bytes | None) -> bytes:
@@ -185,14 +187,18 @@ def sasl_initial_response(mechanism: str, data: bytes | None) -> bytes:
 def parse_sasl_initial_untrusted(body: bytes) -> SaslInitialResponse:
     """Return which mechanism a client chose."""
     name, rest = split_string_untrusted(body, "SASL response")
-    if len(rest) < _INT32.size or not name.isascii():
-        raise PgWireError("an incomplete SASL response")
+    if not name.isascii():
+        raise PgWireError("client selected an invalid SASL authentication mechanism")
+    if len(rest) < _INT32.size:
+        raise PgWireError("insufficient data left in message")
     length: int = _INT32.unpack_from(rest)[0]
     data = rest[_INT32.size :]
     if length == _NO_RESPONSE and not data:
         return SaslInitialResponse(name.decode("ascii"), None)
-    if length != len(data):
-        raise PgWireError("a SASL response of another length than it says")
+    if length > len(data):
+        raise PgWireError("insufficient data left in message")
+    if length < len(data):
+        raise PgWireError("invalid message format")
     return SaslInitialResponse(name.decode("ascii"), data)
 
 

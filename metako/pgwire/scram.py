@@ -41,6 +41,7 @@ NONCE_BYTES_MIN = 16  # PostgreSQL draws 18
 
 _BINDING_TYPE = b"tls-server-end-point"
 _MALFORMED = "malformed SCRAM message"
+_SHOWN_MAX = 30
 
 
 def _xor(one: bytes, other: bytes) -> bytes:
@@ -95,11 +96,11 @@ class ScramServer:
         if mechanism not in self.mechanisms:
             raise PgWireError("client selected an invalid SASL authentication mechanism")
         header, bare = self._read_header(data, plus=mechanism == MECHANISM_PLUS)
-        attributes = bare.split(b",")
-        if attributes[0].startswith(b"m="):
+        if bare.startswith(b"m"):
             raise PgWireError(
                 "client requires an unsupported SCRAM extension", SqlState.FEATURE_NOT_SUPPORTED
             )
+        attributes = bare.split(b",")
         _attribute(attributes, 0, b"n")
         client_nonce = _attribute(attributes, 1, b"r")
         _check_nonce(client_nonce)
@@ -124,16 +125,21 @@ class ScramServer:
         assert self._first_answer, "first_untrusted comes first"
         _check_message(data)
         attributes = data.split(b",")
-        if len(attributes) < 3:
-            raise _malformed('Expected attribute "p" in client-final-message.')
         self._check_binding(_attribute(attributes, 0, b"c"))
-        if not hmac.compare_digest(_attribute(attributes, 1, b"r"), self._whole_nonce):
-            raise PgWireError("invalid SCRAM response", detail="Nonce does not match.")
-        for extension in attributes[2:-1]:
+        nonce = _attribute(attributes, 1, b"r")
+        proofs = (i for i, one in enumerate(attributes) if i > 1 and one.startswith(b"p="))
+        at = next(proofs, None)
+        for extension in attributes[2:at]:
             _check_extension(extension)
-        proof = decode_base64(_attribute(attributes, len(attributes) - 1, b"p"))
+        if at is None:
+            raise _malformed("Attribute expected, but found end of string.")
+        proof = decode_base64(attributes[at][2:])
         if proof is None or len(proof) != KEY_BYTES:
             raise _malformed("Malformed proof in client-final-message.")
+        if at + 1 < len(attributes):
+            raise _malformed("Garbage found at the end of client-final-message.")
+        if not hmac.compare_digest(nonce, self._whole_nonce):
+            raise PgWireError("invalid SCRAM response", detail="Nonce does not match.")
         without_proof = b",".join(attributes[:-1])
         whole = b",".join((self._first_bare, self._first_answer, without_proof))
         return self._verify(proof, whole)
@@ -152,41 +158,51 @@ class ScramServer:
     def _read_header(self, data: bytes, *, plus: bool) -> tuple[bytes, bytes]:
         """Return the client's words on channel binding, judged, and the rest of its message."""
         _check_message(data)
-        flag, _, rest = data.partition(b",")
-        identity, comma, bare = rest.partition(b",")
-        if not comma:
-            raise _malformed("The message has no header.")
-        if flag == b"y" and self._binding is not None and not plus:
-            # We did offer it. The client heard otherwise, so somebody changed our offer.
-            raise PgWireError(
-                "SCRAM channel binding negotiation error",
-                SqlState.INVALID_AUTHORIZATION,
-                detail="The client supports SCRAM channel binding but thinks the server does not. "
-                "However, this server does support channel binding.",
-            )
+        flag = data[:1]
         if flag in (b"n", b"y"):
-            if plus:
+            self._check_unbound(flag, plus=plus)
+            rest = data[1:]
+        elif flag == b"p":
+            if not plus:
                 raise _malformed(
-                    "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not "
-                    "include channel binding data."
+                    "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM "
+                    "message includes channel binding data."
                 )
-        elif not flag.startswith(b"p="):
-            raise _malformed("Unexpected channel-binding flag.")
-        elif not plus:
-            raise _malformed(
-                "The client selected SCRAM-SHA-256 without channel binding, but the SCRAM message "
-                "includes channel binding data."
-            )
-        elif flag != b"p=" + _BINDING_TYPE:
-            raise PgWireError("unsupported SCRAM channel-binding type")
-        if identity.startswith(b"a="):
+            kind = data.partition(b",")[0]
+            if kind != b"p=" + _BINDING_TYPE:
+                shown = _shown_text(kind[2:])
+                raise PgWireError(f'unsupported SCRAM channel-binding type "{shown}"')
+            rest = data[len(kind) :]
+        else:
+            raise _malformed(f'Unexpected channel-binding flag "{_shown(flag)}".')
+        if not rest.startswith(b","):
+            raise _malformed(f'Comma expected, but found character "{_shown(rest)}".')
+        if rest.startswith(b",a"):
             raise PgWireError(
                 "client uses authorization identity, but it is not supported",
                 SqlState.FEATURE_NOT_SUPPORTED,
             )
-        if identity:
-            raise _malformed("Unexpected attribute in client-first-message.")
-        return flag + b",,", bare
+        if not rest.startswith(b",,"):
+            shown = _shown(rest[1:])
+            raise _malformed(f'Unexpected attribute "{shown}" in client-first-message.')
+        bare = rest[2:]
+        return data[: len(data) - len(bare)], bare
+
+    def _check_unbound(self, flag: bytes, *, plus: bool) -> None:
+        """Judge a client that does not bind its login."""
+        if plus:
+            raise _malformed(
+                "The client selected SCRAM-SHA-256-PLUS, but the SCRAM message does not "
+                "include channel binding data."
+            )
+        if flag == b"y" and self._binding is not None:
+            # We did offer it. The client heard otherwise, so somebody changed our offer.
+            raise PgWireError(
+                "SCRAM channel binding negotiation error",
+                SqlState.INVALID_AUTHORIZATION,
+                detail="The client supports SCRAM channel binding but thinks the server does not.  "
+                "However, this server does support channel binding.",
+            )
 
     def _check_binding(self, given: bytes) -> None:
         bound = self._header.startswith(b"p=")
@@ -303,16 +319,35 @@ def _check_message(data: bytes) -> None:
 def _attribute(attributes: Sequence[bytes], index: int, letter: bytes) -> bytes:
     """Return the value of the attribute that must stand at this place."""
     attribute = attributes[index] if index < len(attributes) else b""
-    if not attribute.startswith(letter + b"="):
-        # Nothing of the peer's is repeated: its bytes could be anything.
-        raise _malformed(f'Expected attribute "{letter.decode()}".')
+    if not attribute.startswith(letter):
+        found = _shown(attribute)
+        raise _malformed(f'Expected attribute "{letter.decode()}" but found "{found}".')
+    _check_equals(attribute)
     return attribute[2:]
 
 
 def _check_extension(attribute: bytes) -> None:
     """Pass over an attribute that is not known, if it has the form of one."""
-    if not attribute[:1].isalpha() or attribute[1:2] != b"=" or attribute[:1] == b"p":
-        raise _malformed("Unexpected attribute.")
+    if not attribute[:1].isalpha():
+        found = _shown(attribute)
+        raise _malformed(f'Attribute expected, but found invalid character "{found}".')
+    _check_equals(attribute)
+
+
+def _check_equals(attribute: bytes) -> None:
+    if attribute[1:2] != b"=":
+        raise _malformed(f'Expected character "=" for attribute "{attribute[:1].decode()}".')
+
+
+def _shown(text: bytes) -> str:
+    """Return the first byte of a peer's text in a form that is fit for an error and a log."""
+    octet = text[0] if text else 0  # PostgreSQL's strings end with a zero
+    return f"'{chr(octet)}'" if 0x21 <= octet <= 0x7E else f"0x{octet:02x}"
+
+
+def _shown_text(text: bytes) -> str:
+    """Return the begin of a peer's text in a form that is fit for an error and a log."""
+    return "".join(chr(octet) if 0x21 <= octet <= 0x7E else "?" for octet in text[:_SHOWN_MAX])
 
 
 def _check_nonce(nonce: bytes) -> None:

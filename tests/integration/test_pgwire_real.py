@@ -14,6 +14,7 @@ import psycopg
 import pytest
 import trio
 from login_kit import PASSWORD, LoginProxy, RealServer, connected, log_in, real_server
+from login_scripts import SCRIPTS, said_by_ours, said_by_server
 
 from metako.pgwire.keys import ClientKey, Md5Hash, ScramKeys
 from metako.pgwire.login_client import LoginClient, Refusal, ServerReady, ServerRefused
@@ -286,3 +287,16 @@ async def test_psql_logs_in_through_a_proxy_that_knows_no_password(
                 check=False,
             )
         assert (result.stdout, result.stderr) == (b"anna\n", b"")
+
+
+@TLS
+async def test_strange_clients_are_refused_as_a_real_server_does(
+    server: RealServer, tls: bool
+) -> None:
+    for script in SCRIPTS:
+        with trio.fail_after(TIMEOUT_S):
+            theirs = await said_by_server(server, script, tls=tls)
+        ours = said_by_ours(server, script, tls=tls)
+        # What else a server says is where in its source it said so.
+        assert ours == {key: theirs[key] for key in ours}, script
+        assert theirs.keys() - ours.keys() <= set("FLR"), script
