@@ -11,8 +11,11 @@ In: the parameters of the session, keys instead of a password, and the bytes of 
 bytes for the server, and at the end what the server said of the session, or why there is none.
 
 Invariants: once SCRAM has begun, no AuthenticationOk is believed before the server's signature;
-no answer is given from which a password or a key could be learned by a server that does not know
-the verifier already; what a server can make us keep is bounded.
+no answer holds a key that a server without the role's verifier can read (md5 answers are as weak as
+md5 is); what a server can make us keep is bounded.
+
+A server may also let us in without any request, as pg_hba.conf's `trust` does, and has then proved
+nothing. Who has to know that it is the right one verifies its certificate.
 
 Deliberately unknown here: TLS, time and retries. Who drives this sets a deadline.
 """

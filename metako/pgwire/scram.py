@@ -206,7 +206,10 @@ class ScramServer:
 
     def _check_binding(self, given: bytes) -> None:
         bound = self._header.startswith(b"p=")
-        expected = self._header + (self._binding or b"" if bound else b"")
+        expected = self._header
+        if bound:
+            assert self._binding is not None, "PLUS was not offered"
+            expected += self._binding
         if hmac.compare_digest(given, base64.b64encode(expected)):
             return
         if bound:
