@@ -1,0 +1,369 @@
+"""What two byte streams say about a conversation, read from message headers only.
+
+A scanner is told of every piece of its stream, in order, however the stream was cut. It jumps from
+header to header by the announced lengths; bodies are not looked at, but for the few messages of
+which something is kept. It creates no object per message, because it runs for every piece that
+passes a proxy.
+
+In: pieces of the stream. Out: how much of a piece may be passed on, the state of the conversation
+as attributes, and `notes`, the messages that were kept.
+
+Invariants: cutting a stream elsewhere changes neither state nor notes. What is remembered between
+two pieces is bounded by `HEADER_BYTES` and the limits in `_CLIENT_LIMITS` and `_SERVER_LIMITS`.
+
+`ClientScanner.owed` counts the ReadyForQuery that the server still has to send: one for each
+Query, Sync and FunctionCall. Two things make PostgreSQL swallow a request. In the middle of COPY
+FROM STDIN it ignores a Sync; that is accounted for, because every client that copies in the
+extended protocol sends one. After an error in the extended protocol it skips *all* messages until
+a Sync, also a Query. No driver sends a Query without a Sync before it, unless it has waited for
+the answer to all else; one that did would be counted as owed more than it is, hence never be taken
+to be at rest, which costs a little and breaks nothing.
+
+Deliberately unknown here: sockets, what becomes of the notes, and the startup packet, which has no
+type byte and is parsed by `startup`.
+
+Source: PostgreSQL documentation, "Frontend/Backend Protocol"; src/backend/tcop/postgres.c
+(SocketBackend, PostgresMain) and src/backend/commands/copyfromparse.c (CopyGetData).
+"""
+
+from __future__ import annotations
+
+import struct
+
+from metako.pgwire.layout import Layouts
+from metako.pgwire.startup import PgWireError
+from metako.pgwire.stream import HEADER_BYTES, NO_LAYOUTS, Note, Scanner
+
+# PQ_LARGE_MESSAGE_LIMIT, counted as the length field counts: without the type byte.
+CLIENT_MESSAGE_BYTES_MAX = 0x3FFF_FFFE
+LENGTH_MIN = 4  # the length field counts itself
+READY_LENGTH = 5
+
+STATUS_IDLE = ord("I")
+STATUS_TRANSACTION = ord("T")
+STATUS_FAILED = ord("E")
+
+_header = struct.Struct("!BI").unpack_from
+_first_four = struct.Struct("!I").unpack_from
+
+# How much of a body is kept. A Parse that is longer is of no use in part, but for its name.
+PARSE_BYTES_MAX = 65_536
+_CLIENT_LIMITS = {ord("P"): PARSE_BYTES_MAX, ord("C"): 256, ord("Q"): 2048}
+_PARSE_PEEK_BYTES = 256
+# The SQLSTATE is among the first fields of an error; tags and names of channels are short.
+_SERVER_LIMITS = {ord("E"): 1024, ord("N"): 1024, ord("S"): 8192, ord("C"): 64, ord("A"): 256}
+
+# What a type byte of a client asks of the scanner. The order matters: what is frequent is least.
+_NEUTRAL, _EXTENDED, _SYNC, _REQUEST, _KEPT, _COPY_END, _TERMINATE, _UNKNOWN = range(8)
+# The same for a server.
+_PLAIN, _READY, _TAG, _REPORT = range(4)
+
+
+_PARSE, SYNC_KIND, _EXECUTE = b"PSE"
+_ERROR, _COPY_IN_RESPONSE, _READY_KIND = b"EGZ"
+
+
+def _table(default: int, entries: dict[str, int]) -> tuple[int, ...]:
+    actions = [default] * 256
+    for kinds, action in entries.items():
+        for kind in kinds:
+            actions[ord(kind)] = action
+    return tuple(actions)
+
+
+_CLIENT_ACTIONS = _table(
+    _UNKNOWN,
+    {
+        # Flush asks for nothing: libpq in pipeline mode sends one even behind a Sync.
+        "dpH": _NEUTRAL,
+        "BDE": _EXTENDED,
+        "S": _SYNC,
+        "QF": _REQUEST,
+        "PC": _KEPT,
+        "cf": _COPY_END,
+        "X": _TERMINATE,
+    },
+)
+# "Ignore Flush/Sync for the convenience of client libraries (such as libpq) that may send those
+# without noticing that the command they just sent was COPY." (CopyGetData)
+_CLIENT_ACTIONS_COPY_IN = tuple(
+    _NEUTRAL if kind == SYNC_KIND else action for kind, action in enumerate(_CLIENT_ACTIONS)
+)
+_SERVER_ACTIONS = _table(_PLAIN, {"Z": _READY, "C": _TAG, "ENSAGHW": _REPORT})
+
+# CommandComplete tags that tell nothing: by their first four bytes, which no other tag shares.
+_FREQUENT_TAGS = frozenset(
+    int.from_bytes(tag, "big")
+    for tag in (b"SELE", b"INSE", b"UPDA", b"DELE", b"FETC", b"COPY", b"MOVE", b"MERG")
+)
+_EXTENDED_KINDS = frozenset(b"PBDEC")
+
+
+def client_layouts() -> Layouts:
+    """Return the memory that the scanners of clients share."""
+    return Layouts(b"PBDEH", SYNC_KIND)
+
+
+def server_layouts() -> Layouts:
+    """Return the memory that the scanners of servers share."""
+    return Layouts(b"123ntTDsI", _READY_KIND, _FREQUENT_TAGS)
+
+
+class ClientScanner(Scanner):
+    """From client to server, beginning behind the startup packet.
+
+    Notes: Parse with a name, Close, and the text of Query.
+
+    Args:
+        layouts: shared by all; from `client_layouts`.
+        keeps: whether `notes` are wanted.
+    """
+
+    __slots__ = ("_actions", "_copy_end_early", "_copy_end_stray", "owed", "tail")
+
+    def __init__(self, layouts: Layouts, *, keeps: bool = True) -> None:
+        super().__init__(layouts, keeps=keeps)
+        self.owed = 0  # ReadyForQuery that the server still has to send
+        self._actions = _CLIENT_ACTIONS  # or _CLIENT_ACTIONS_COPY_IN
+        self.tail = SYNC_KIND  # the type of the last message that is not data
+        self._copy_end_early = False  # a CopyDone came before the server's CopyInResponse
+        self._copy_end_stray = False  # COPY failed, and the client did not know it yet
+
+    @property
+    def extended_open(self) -> bool:
+        """Whether messages of the extended protocol still lack their Sync."""
+        return self.tail in _EXTENDED_KINDS
+
+    @property
+    def copying_in(self) -> bool:
+        """Whether the server waits for the client's data, or for the end of them."""
+        return self._actions is _CLIENT_ACTIONS_COPY_IN
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether everything that was asked in full has been answered, and nothing was begun."""
+        return not self.owed and self.at_boundary and not self.extended_open and not self.copying_in
+
+    def scan(self, buffer: bytes | bytearray, size: int) -> int:
+        """Take the next `size` bytes; return how many come before a Terminate: all, if none does.
+
+        After a Terminate the stream is over; nothing more may be scanned. Who is in a hurry may
+        take the first step, of looking among `known`, without calling.
+
+        Raises:
+            PgWireError: PostgreSQL would end the connection. The state is of no further use.
+        """
+        if self._resumes:
+            return self._resume(buffer, size)
+        layout = self.known.get(size)
+        if layout is not None and layout[0](buffer) == layout[1]:
+            self.owed += 1
+            self.tail = SYNC_KIND
+            return size
+        position = begin = self._skip
+        actions = self._actions
+        tail = self.tail
+        length = 0
+        last = size - HEADER_BYTES
+        while position <= last:
+            kind, length = _header(buffer, position)
+            if length < LENGTH_MIN:
+                break
+            action = actions[kind]
+            if action:
+                if action == _SYNC:
+                    self.owed += 1
+                elif action >= _REQUEST:
+                    if action >= _TERMINATE:
+                        break
+                    if action == _COPY_END:
+                        self.tail = tail
+                        actions = self._end_copy()
+                        position += length + 1
+                        continue
+                    if action == _REQUEST:
+                        self.owed += 1
+                    if self._keeps:
+                        self._keep_message(kind, buffer, position, size, length)
+                tail = kind
+            position += length + 1
+        self.tail = tail
+        if position >= size:
+            self._skip = position - size
+            self.known = NO_LAYOUTS if self._skip else self._open
+            if length > CLIENT_MESSAGE_BYTES_MAX:
+                raise PgWireError("invalid message length")
+            if position == size and not begin and tail == SYNC_KIND:
+                self._layouts.learn(buffer, size)
+            return size
+        action = actions[buffer[position]]
+        if action == _UNKNOWN:
+            raise PgWireError(f"invalid frontend message type {buffer[position]}")
+        if action == _TERMINATE:
+            self._skip = 0
+            return position
+        if position <= last:
+            raise PgWireError("invalid message length")
+        self._stop_inside_header(buffer, position, size)
+        return size
+
+    def _keep_message(
+        self, kind: int, buffer: bytes | bytearray, position: int, size: int, length: int
+    ) -> None:
+        limit = _CLIENT_LIMITS.get(kind)
+        if limit is None:
+            return  # FunctionCall
+        start, span = position + HEADER_BYTES, length + 1 - HEADER_BYTES
+        if kind == _PARSE:
+            if start < size and not buffer[start]:
+                return  # The unnamed statement is replaced by the next one.
+            if span > limit:
+                limit = _PARSE_PEEK_BYTES
+        self._keep(kind, buffer, start, size, span, min(span, limit))
+
+    def _note(self, note: Note) -> None:
+        if note.kind != b"P" or not note.body.startswith(b"\0"):
+            self.notes.append(note)
+
+    # -- COPY FROM STDIN, as the server tells of it -------------------------------------------
+
+    def _end_copy(self) -> tuple[int, ...]:
+        """Note CopyDone or CopyFail; return the actions for what comes behind it."""
+        if self._copy_end_stray:
+            self._copy_end_stray = False
+        elif not self.copying_in:
+            # It may belong to a COPY whose answer has not come yet. If it belongs to none, the
+            # server ignores it.
+            self._copy_end_early = bool(self.owed) or self.extended_open
+        self._set_copying_in(False)
+        return _CLIENT_ACTIONS
+
+    def begin_copy_in(self) -> None:
+        """Note that the server asks for data."""
+        if self._copy_end_early:
+            self._copy_end_early = False
+            return
+        if self.tail == SYNC_KIND:
+            # The Sync went out with the Execute of this COPY: the server swallows it.
+            self.owed -= 1
+            self.tail = _EXECUTE
+        self._set_copying_in(True)
+
+    def end_copy_in(self, *, failed: bool) -> None:
+        """Note that the server asks for data no more."""
+        self._copy_end_stray = failed and self.copying_in
+        self._copy_end_early = False
+        self._set_copying_in(False)
+
+    def answered(self) -> None:
+        """Note a ReadyForQuery. After the last one that is owed no COPY can be under way."""
+        self.owed -= 1
+        if not self.owed:
+            self._copy_end_early = self._copy_end_stray = False
+
+    def _set_copying_in(self, copying: bool) -> None:
+        self._actions = _CLIENT_ACTIONS_COPY_IN if copying else _CLIENT_ACTIONS
+        self._set_open(NO_LAYOUTS if copying else self._layouts.known)
+
+
+class ServerScanner(Scanner):
+    """From server to client, beginning with the first message of the server.
+
+    Notes: ErrorResponse, NoticeResponse, ParameterStatus, NotificationResponse, and
+    CommandComplete unless its tag is one of everyday's.
+
+    Args:
+        client: the other direction, whose `owed` is counted down here.
+        layouts: shared by all; from `server_layouts`.
+        keeps: whether `notes` are wanted.
+        status: 0 if the login is still to come.
+    """
+
+    __slots__ = ("_client", "copy", "status")
+
+    def __init__(
+        self, client: ClientScanner, layouts: Layouts, *, keeps: bool = True, status: int = 0
+    ) -> None:
+        super().__init__(layouts, keeps=keeps)
+        self.status = status  # of the last ReadyForQuery: STATUS_...; 0 before the first
+        self.copy = 0  # the type of the response that began a COPY; 0 while there is none
+        self._client = client
+
+    def successor(self, status: int) -> ServerScanner:
+        """Return a scanner for another server of the same client."""
+        return ServerScanner(self._client, self._layouts, keeps=self._keeps, status=status)
+
+    def scan(self, buffer: bytes | bytearray, size: int) -> int:
+        """Take the next `size` bytes; return `size`, since all of them may be passed on.
+
+        Who is in a hurry may take the first step, of looking among `known`, without calling.
+
+        Raises:
+            PgWireError: this is not the protocol of PostgreSQL. The state is of no further use.
+        """
+        if self._resumes:
+            return self._resume(buffer, size)
+        layout = self.known.get(size)
+        if layout is not None and layout[0](buffer) == layout[1]:
+            self.status = buffer[size - 1]
+            self._client.owed -= 1
+            return size
+        position = begin = self._skip
+        kind = 0
+        last = size - HEADER_BYTES
+        while position <= last:
+            kind, length = _header(buffer, position)
+            if length < LENGTH_MIN:
+                raise PgWireError("invalid message length")
+            action = _SERVER_ACTIONS[kind]
+            if action:
+                start = position + HEADER_BYTES
+                if action == _READY:
+                    if length != READY_LENGTH:
+                        raise PgWireError("invalid message length")
+                    if start >= size:
+                        break  # without its status it is as good as not there
+                    self.status = buffer[start]
+                    if self.copy:
+                        self._end_copy(failed=False)
+                    self._client.answered()
+                elif action == _TAG:
+                    if self._keeps and (
+                        start + 4 > size or _first_four(buffer, start)[0] not in _FREQUENT_TAGS
+                    ):
+                        self._report(kind, buffer, start, size, length - LENGTH_MIN)
+                else:
+                    self._report(kind, buffer, start, size, length - LENGTH_MIN)
+            position += length + 1
+        if position >= size:
+            self._skip = position - size
+            self.known = NO_LAYOUTS if self._skip else self._open
+            if position == size and not begin and kind == _READY_KIND:
+                self._layouts.learn(buffer, size)
+        else:
+            self._stop_inside_header(buffer, position, size)
+        return size
+
+    def _report(
+        self, kind: int, buffer: bytes | bytearray, start: int, size: int, span: int
+    ) -> None:
+        limit = _SERVER_LIMITS.get(kind)
+        if limit is None:
+            self.copy = kind
+            self._set_open(NO_LAYOUTS)
+            if kind == _COPY_IN_RESPONSE:
+                self._client.begin_copy_in()
+            return
+        if kind == _ERROR and self.copy:
+            self._end_copy(failed=True)
+        if self._keeps:
+            self._keep(kind, buffer, start, size, span, min(span, limit))
+
+    def _end_copy(self, *, failed: bool) -> None:
+        self.copy = 0
+        self._set_open(self._layouts.known)
+        self._client.end_copy_in(failed=failed)
+
+    def _note(self, note: Note) -> None:
+        if note.kind != b"C" or int.from_bytes(note.body[:4], "big") not in _FREQUENT_TAGS:
+            self.notes.append(note)
