@@ -1,0 +1,135 @@
+"""Sockets that are served without a task each: a private epoll set inside one trio task.
+
+trio's own way to wait for a socket costs an `epoll_ctl` and a trip through the scheduler for every
+wake-up. Sockets that are registered here stay registered; the one thing that trio waits for is the
+descriptor of the private epoll set, and one wake-up serves every socket that is ready. All else a
+worker does, from logins to timers, stays in ordinary tasks.
+
+In: descriptors with a callback each. Out: synchronous calls of them, with the events of epoll.
+
+Level-triggered: a callback may do a bounded amount of work and return; what it leaves is reported
+again. A callback is called in vain now and then, so it must expect `BlockingIOError`.
+
+Fairness: a descriptor is served once a pass. After `SLICE_S` at the latest there is a checkpoint,
+so that nothing in the worker waits longer for its turn than that and one pass. Between passes the
+task stays in its own epoll set for up to `LINGER_S` instead of going back to trio, because under
+load the next event comes before the trip through the scheduler would have ended; except while
+`attentive` says that somebody is on a slow path, or after `hurry`.
+
+Invariant: once a descriptor is forgotten, its callback is not called again, not even for an event
+of the pass that is under way; nor is that event taken for one of another socket that has got the
+same descriptor since.
+
+Deliberately unknown here: what is read and written, and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable, Iterator
+
+import trio
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+PEER_CLOSED = select.EPOLLRDHUP  # the peer sends no more; there may still be data to read
+BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported
+
+SLICE_S = 0.002
+LINGER_S = 0.001  # epoll counts in milliseconds
+EVENTS_MAX = 64  # of one pass
+
+Callback = Callable[[int], None]  # gets the events of epoll
+
+
+class Reactor:
+    """See the module's docstring. Everything but `run` is synchronous.
+
+    Args:
+        report: told of an exception that a callback raised. Its descriptor was removed before.
+    """
+
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        self._epoll = select.epoll()
+        self._report = report
+        self._callbacks: dict[int, Callback] = {}
+        self._fresh: set[int] = set()  # registered during the present pass
+        self._attentive = 0  # how many are on a slow path
+        self._hurried = False  # a callback has woken a task
+
+    def watch(self, descriptor: int, events: int, callback: Callback) -> None:
+        """Call `callback` whenever one of `events` holds for `descriptor`, from now on.
+
+        Replaces what was asked for before. Without any events the descriptor is forgotten: it has
+        to be before it is closed, and while nothing can be done with it, because the end of a
+        connection is reported always, that is again and again.
+        """
+        if not events:
+            if self._callbacks.pop(descriptor, None) is not None:
+                self._epoll.unregister(descriptor)
+            return
+        if descriptor in self._callbacks:
+            self._epoll.modify(descriptor, events)
+        else:
+            self._epoll.register(descriptor, events)
+            self._fresh.add(descriptor)
+        self._callbacks[descriptor] = callback
+
+    def hurry(self) -> None:
+        """Let the tasks that a callback has woken run at once."""
+        self._hurried = True
+
+    @contextlib.contextmanager
+    def attentive(self) -> Iterator[None]:
+        """While inside, tasks are never kept waiting for the sake of efficiency."""
+        self._attentive += 1
+        try:
+            yield
+        finally:
+            self._attentive -= 1
+
+    async def run(self) -> None:
+        """Serve until cancelled. At most one at a time; `close` is for whoever made the reactor."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll)
+            # A slice that ran to its end leaves more to do: no wait, but a turn for the others.
+            while self._serve_slice():
+                await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Give up the epoll set; the descriptors themselves stay open."""
+        trio.lowlevel.notify_closing(self._epoll)
+        self._callbacks.clear()
+        self._epoll.close()
+
+    def _serve_slice(self) -> bool:
+        """Serve what is ready; return whether there may be more."""
+        poll = self._epoll.poll
+        self._hurried = False
+        end_s = time.monotonic() + SLICE_S
+        while True:
+            may_wait = not (self._attentive or self._hurried)
+            ready = poll(LINGER_S if may_wait else 0, EVENTS_MAX)
+            if not ready:
+                return False
+            self._serve(ready)
+            if self._hurried or time.monotonic() >= end_s:
+                return True
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        fresh = self._fresh
+        if fresh:
+            fresh.clear()
+        callbacks = self._callbacks
+        for descriptor, events in ready:
+            callback = callbacks.get(descriptor)
+            if callback is None or (fresh and descriptor in fresh):
+                continue  # removed in this pass; or the event is that of a closed namesake
+            try:
+                callback(events)
+            except Exception as error:  # noqa: BLE001 - one session's bug must not end the others
+                if callbacks.get(descriptor) is callback:
+                    self.watch(descriptor, 0, callback)  # or it would raise again and again
+                self._report(error)
