@@ -17,8 +17,9 @@ import trio
 
 from metako.model.routing import RoutingTable
 from metako.proxy.frames import Stats, WorkerEvent
-from metako.proxy.relay import Meter, make_scratch
+from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
+from metako.proxy.transport import LinkContext
 
 # Servers are asked for at most so many new connections at once: after a failover every client
 # comes back in the same instant, and forking backends is slow.
@@ -61,9 +62,7 @@ class Board:
         self.queue_timeout_s = queue_timeout_s
         self.sessions_max = sessions_max
         self.connecting = trio.Semaphore(CONNECTING_MAX)
-        self.scratch = make_scratch()
-        self.up = Meter()
-        self.down = Meter()
+        self.links = LinkContext(Reactor(self._report_failure))
         self.waiting = 0
         self.total = 0
         self.refused = 0
@@ -162,6 +161,15 @@ class Board:
             refused=self.refused,
             malformed=self.malformed,
             cut=self.cut,
-            bytes_up=self.up.count,
-            bytes_down=self.down.count,
+            bytes_up=self.links.up.count,
+            bytes_down=self.links.down.count,
         )
+
+    def _report_failure(self, error: Exception) -> None:
+        self.report(session_failure(error))
+
+
+def session_failure(error: Exception) -> WorkerEvent:
+    """Return what is reported when a session's code is wrong; only that session ends."""
+    detail = (("error", f"{type(error).__name__}: {error}"[:500]),)
+    return WorkerEvent("ERROR", "a session failed unexpectedly", detail)

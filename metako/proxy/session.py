@@ -5,7 +5,8 @@ handshake → attach → relay → farewell
 *Handshake* reads the startup packet and answers the questions before it. *Attach* waits for a
 primary, connects, forwards the startup and looks at the server's first message: until then the
 client has seen nothing of that server, so any failure up to here is retried with the newest route
-until the queue timeout. *Relay* copies both ways. *Farewell* gives the client time to read the
+until the queue timeout. *Relay* leaves the passing of bytes to a `Link`, which needs no task, and
+waits for its end. *Farewell* gives the client time to read the
 last message before the connection goes.
 
 Invariant: a session has a socket to a server only while `Routes.keeps(route)`. `cut` is
@@ -28,10 +29,11 @@ import trio
 from metako.pgwire import startup as pg
 from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import sockets
-from metako.proxy.board import Board
+from metako.proxy.board import Board, session_failure
 from metako.proxy.frames import WorkerEvent
-from metako.proxy.relay import Pump, Turn
+from metako.proxy.link import Link
 from metako.proxy.routes import Route
+from metako.proxy.transport import Ended
 
 HANDSHAKE_TIMEOUT_S = 10.0
 CONNECT_TIMEOUT_S = 2.0
@@ -60,32 +62,27 @@ class Session:
         self._board = board
         self._client = client
         self._server: socket.socket | None = None  # None before an attempt and after a cut
-        self._relaying = False  # the client has seen bytes of the server
+        self._link: Link | None = None  # None until a server has said something for the client
         self._attempt_scope: trio.CancelScope | None = None  # the running attempt's
-        self._turn = Turn()
-        self._up = Pump(self._turn, upward=True)
-        self._down = Pump(self._turn, upward=False)
 
     # -- for the board ----------------------------------------------------------------------
 
     @property
     def at_rest(self) -> bool:
-        return self._relaying and self._down.at_rest and not self._turn.upward
+        return self._link is not None and self._link.at_rest
 
     def cut(self, message: str) -> None:
         """Take the server away at once. An attempt is repeated; a running session ends."""
         self._abort_server()
-        if not self._relaying:
+        if self._link is None:
             if self._attempt_scope is not None:
                 self._attempt_scope.cancel()
             return
         self._board.cut += 1
         self._board.leave(self)
-        if self._down.at_boundary:
-            # The client is between two messages, so one of ours will be understood. Nobody can
-            # be waited for here: what the kernel does not take at once is not sent.
-            with contextlib.suppress(OSError):
-                self._client.send(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
+        # Nobody can be waited for here: what the kernel does not take at once is not sent.
+        self._link.inject(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
+        self._link.close()
         self._end_writing_to_client()
 
     def evict(self) -> None:
@@ -110,11 +107,12 @@ class Session:
         except sockets.BROKEN:
             pass  # the client is gone, or the board closed it
         except Exception as error:  # noqa: BLE001 - one session's bug must not end all the others
-            detail = (("error", f"{type(error).__name__}: {error}"[:500]),)
-            board.report(WorkerEvent("ERROR", "a session failed unexpectedly", detail))
+            board.report(session_failure(error))
         finally:
             board.handshake_ended(self)
             board.leave(self)
+            if self._link is not None:
+                self._link.close()
             self._close_server()
             sockets.close(self._client)
 
@@ -181,9 +179,9 @@ class Session:
             board.leave(self)
             await self._refuse(answer)
         elif answer is not None:
-            await self._relay(answer)
+            last = await self._relay(answer)
             board.leave(self)
-            await self._say_farewell(b"")
+            await self._say_farewell(last)
 
     # -- attach -----------------------------------------------------------------------------
 
@@ -239,8 +237,8 @@ class Session:
     async def _attempt(self, route: Route, first: pg.Startup) -> bytes | _Failure:
         """Connect and return the first bytes of the server, or why that failed.
 
-        On success `_server` is set and `_relaying` is True. If cancelled, or on failure, nothing
-        is left open.
+        On success `_server` and `_link` are set. If cancelled, or on failure, nothing is left
+        open.
         """
         answer: bytes | _Failure = _Failure("the primary changed while connecting")
         self.route = route
@@ -248,14 +246,15 @@ class Session:
             with trio.CancelScope() as scope:
                 self._attempt_scope = scope
                 async with self._board.connecting:
-                    answer = await self._login(route, first)
+                    with self._board.links.reactor.attentive():
+                        answer = await self._login(route, first)
             if not isinstance(answer, _Failure) and not self._may_use(route):
                 answer = _Failure("the primary changed or its table expired while connecting")
             if not isinstance(answer, _Failure):
-                self._relaying = True
+                self._link = Link(self._board.links, self._client)
         finally:
             self._attempt_scope = None
-            if not self._relaying:
+            if self._link is None:
                 self._abort_server()
                 self.route = None
         return answer
@@ -299,27 +298,34 @@ class Session:
 
     # -- relay and the end ------------------------------------------------------------------
 
-    async def _relay(self, answer: bytes) -> None:
-        """Copy both ways until the server ends, the client vanishes, or the session is cut."""
-        server = self._server
-        if server is None:
-            return  # cut before the first byte passed
-        board = self._board
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._relay_up, server)
-                await self._down.run(server, self._client, board.scratch, board.down, answer)
-                nursery.cancel_scope.cancel()
-        except* sockets.BROKEN:
-            pass  # the client vanished, the server was killed, or the session was cut
+    async def _relay(self, answer: bytes) -> bytes:
+        """Join client and server until either ends or the session is cut.
 
-    async def _relay_up(self, server: socket.socket) -> None:
-        await self._up.run(self._client, server, self._board.scratch, self._board.up)
-        # The client said all it has to say, but may still listen: pass exactly that on.
-        server.shutdown(socket.SHUT_WR)
+        Returns the last message for the client, b"" if there is none.
+        """
+        link, server = self._link, self._server
+        if link is None or link.ended is not None or server is None:
+            return b""  # cut before the first byte passed
+        board = self._board
+        link.attach(server, answer, logging_in=True)
+        ended = await link.wait_end()
+        error = link.violation
+        if ended is Ended.GOODBYE and self._server is not None:
+            with contextlib.suppress(OSError):
+                self._server.send(pg.TERMINATE)
+        elif ended is Ended.SERVER_VIOLATION:
+            detail = (("error", str(error)),)
+            board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
+        elif ended is Ended.CLIENT_VIOLATION:
+            board.malformed += 1
+            if error is not None and link.at_boundary:
+                return pg.error_response(error.sqlstate, str(error))
+        return b""
 
     def _abort_server(self) -> None:
         if self._server is not None:
+            if self._link is not None:
+                self._link.detach_server()
             sockets.abort(self._server)
             self._server = None
 

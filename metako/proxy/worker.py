@@ -140,6 +140,7 @@ async def serve(
     try:
         async with trio.open_nursery() as outer:
             outer.start_soon(link.run, board, drain.set)
+            outer.start_soon(board.links.reactor.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
@@ -158,6 +159,7 @@ async def serve(
     finally:
         for listener in listeners:
             sockets.close(listener)
+        board.links.reactor.close()
 
 
 async def _wait_first(*events: trio.Event) -> None:

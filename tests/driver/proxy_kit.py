@@ -88,6 +88,8 @@ class FakeServer:
                 return
             if text == b"big":
                 await stream.send_all(message(b"D", b"x" * 60_000) * 100 + READY)
+            elif text == b"row":
+                await stream.send_all(message(b"D", b"x" * 100))
             elif text == b"half":
                 await stream.send_all(message(b"D", b"x" * 100)[:50])
             elif text == b"begin":

@@ -73,6 +73,36 @@ async def test_bad_input_is_answered_and_counted(tmp_path, garbage, sqlstate) ->
         assert not [event for event in proxy.events if event.level == "ERROR"]
 
 
+async def test_garbage_after_the_login_is_answered_counted_and_kept_from_the_server(
+    tmp_path, nursery
+) -> None:
+    server = FakeServer("a")
+    await nursery.start(server.run)
+    async with proxy_running(tmp_path) as proxy:
+        proxy.route(1, server)
+        client = await proxy.session()
+        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await client.error())["C"] == "08P01"
+        assert await client.at_end()
+        await eventually(lambda: proxy.reports[-1].stats.malformed == 1)
+        await eventually(lambda: server.ended == 1)
+        assert not server.received
+
+
+async def test_garbage_of_a_server_ends_the_session_and_is_reported(
+    tmp_path, nursery, monkeypatch
+) -> None:
+    monkeypatch.setattr("proxy_kit.READY", b"D\0\0\0\1")
+    server = FakeServer("a")
+    await nursery.start(server.run)
+    async with proxy_running(tmp_path) as proxy:
+        proxy.route(1, server)
+        client = await proxy.session()
+        await client.send(message(b"Q", b"select 1\0"))
+        assert await client.at_end()
+        await eventually(lambda: any("broke the protocol" in e.message for e in proxy.events))
+
+
 async def test_direct_tls_is_closed_without_an_answer(tmp_path) -> None:
     async with proxy_running(tmp_path) as proxy:
         client = await proxy.connect()

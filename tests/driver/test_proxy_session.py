@@ -122,6 +122,19 @@ async def test_cut_inside_a_message_ends_without_an_error_in_the_row(tmp_path, n
         assert await client.stream.receive_some() == b""
 
 
+async def test_cut_between_two_rows_is_told(tmp_path, nursery) -> None:
+    server = FakeServer("a")
+    await nursery.start(server.run)
+    async with proxy_running(tmp_path) as proxy:
+        proxy.route(1, server)
+        client = await proxy.session()
+        await client.send(message(b"Q", b"row\0"))
+        assert await client.message() == (b"D", b"x" * 100)
+        proxy.route(2, None)
+        assert (await client.error())["C"] == "57P01"
+        assert await client.at_end()
+
+
 async def test_new_session_waits_for_a_table_and_then_succeeds(tmp_path, nursery) -> None:
     server = FakeServer("a")
     await nursery.start(server.run)

@@ -1,0 +1,92 @@
+"""What a link uses of a connection, what all links of a worker share, and how a link ends.
+
+This is where encryption goes: an object that decrypts in `recv_into` and encrypts in `send`, on the
+descriptor of the TCP connection below it, can take the place of a socket. One that keeps decrypted
+bytes back must hand them out in full whenever it is called, since the kernel tells of new bytes
+only.
+
+Deliberately unknown here: who talks to whom, and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import socket
+from dataclasses import dataclass
+from typing import Protocol
+
+from metako.pgwire.scan import client_layouts, server_layouts
+from metako.proxy.reactor import Reactor
+
+SCRATCH_BYTES = 65_536
+
+
+class Transport(Protocol):
+    """A connection that never waits. A non-blocking `socket.socket` is one."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that the reactor watches."""
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Return how many bytes were read, 0 at the end. Raises BlockingIOError, OSError."""
+
+    def recv(self, size: int, flags: int, /) -> bytes:
+        """Return what there is to read; with MSG_PEEK it stays there. Raises as `recv_into`."""
+
+    def send(self, data: memoryview, /) -> int:
+        """Return how many bytes were taken, at least one. Raises BlockingIOError, OSError."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Tell the peer that nothing more will be sent. Raises OSError."""
+
+
+def hung_up(transport: Transport) -> bool:
+    """Return whether the peer is gone, and left nothing to be read."""
+    try:
+        return not transport.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def shut(transport: Transport) -> None:
+    """Tell the peer that nothing more comes. If it is gone already, reading from it will tell."""
+    with contextlib.suppress(OSError):
+        transport.shutdown(socket.SHUT_WR)
+
+
+class Ended(enum.Enum):
+    """Why a link ended."""
+
+    SERVER = "the server ended, or its connection broke"
+    CLIENT = "the client is gone"
+    GOODBYE = "the client sent Terminate, which was not passed on, and is owed nothing"
+    CLIENT_VIOLATION = "the client broke the protocol"
+    SERVER_VIOLATION = "the server broke the protocol"
+    CLOSED = "the link was closed"
+    FAILED = "an unexpected exception was raised"
+
+
+@dataclass(slots=True)
+class Meter:
+    """Bytes that were delivered in one direction, over all links of a worker."""
+
+    count: int = 0
+
+
+class LinkContext:
+    """What all links of one worker share.
+
+    The buffer needs no owner: between filling it and handing it to the kernel nothing waits.
+    """
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self.buffer = bytearray(SCRATCH_BYTES)
+        self.view = memoryview(self.buffer)
+        self.client_layouts = client_layouts()
+        self.server_layouts = server_layouts()
+        self.up = Meter()  # from clients to servers
+        self.down = Meter()
