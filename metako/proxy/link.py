@@ -47,7 +47,7 @@ class Link:
         *("_buffer", "_client", "_client_events", "_client_over", "_client_recv", "_client_send"),
         *("_data_seen", "_down", "_down_meter", "_event", "_hangup_seen", "_on_data", "_on_note"),
         *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
-        *("_server_events", "_server_over", "_server_recv", "_server_send"),
+        *("_server_events", "_server_recv", "_server_send"),
         *("_torn", "_up", "_up_meter", "_view", "ended", "violation"),
     )
 
@@ -80,7 +80,6 @@ class Link:
         self._server_recv: Callable[[memoryview], int] | None = None
         self._server_send: Callable[[memoryview], int] | None = None
         self._server_events = 0
-        self._server_over = False  # nothing more will be read from the server
         self._server_deaf = False  # nothing more can be sent to the server
         keeps = on_note is not None
         self._up = ClientScanner(context.client_layouts, keeps=keeps)
@@ -129,7 +128,7 @@ class Link:
         if logging_in:
             self._up.owed = 1
         self._down = self._down.successor(0 if logging_in else STATUS_IDLE)
-        self._data_seen = self._hangup_seen = self._server_over = self._server_deaf = False
+        self._data_seen = self._hangup_seen = self._server_deaf = False
         self._server = server
         self._server_recv, self._server_send = server.recv_into, server.send
         self._watch()
@@ -227,7 +226,8 @@ class Link:
             elif size:
                 down.scan(self._buffer, size)
             else:
-                self._server_closed()
+                # What came before was delivered in full: until it is, the server is not read.
+                self._end(Ended.SERVER)
                 return
             try:
                 sent = self._client_send(self._view[:size])
@@ -297,7 +297,7 @@ class Link:
 
     def _client_event(self, events: int) -> None:
         if self._pending_down and events & (WRITE | BROKEN):
-            self._flush_down()
+            self._send_down(self._pending_down)
         elif self._server is not None:
             # Something is wrong with the connection; reading it tells what.
             if self._client_events & READ:
@@ -333,23 +333,11 @@ class Link:
             self._send_up(bytes(self._view[:size]))
         self._tell(self._up.notes, from_client=True)
 
-    def _server_closed(self) -> None:
-        self._server_over = True
-        if self._pending_down:
-            self._watch()
-        else:
-            self._end(Ended.SERVER)
-
     def _server_event(self, events: int) -> None:
         if self._pending_up and events & (WRITE | BROKEN):
             self._send_up(self._pending_up)
         if self._server_events & READ:
             self._server_ready(READ)
-
-    def _flush_down(self) -> None:
-        self._send_down(self._pending_down)
-        if not self._pending_down and self._server_over:
-            self._end(Ended.SERVER)
 
     def _violated(self, error: PgWireError, why: Ended) -> None:
         self.violation = error
@@ -383,7 +371,7 @@ class Link:
         if self._server is not None:
             if not self._client_over and not self._pending_up:
                 client = READ
-            if not self._server_over and not self._pending_down:
+            if not self._pending_down:
                 server = READ
             if self._pending_up:
                 server |= WRITE

@@ -223,10 +223,13 @@ async def test_a_server_that_is_killed_in_a_message_ends_the_link_off_boundary()
 async def test_last_words_of_a_server_that_takes_nothing_more_are_delivered() -> None:
     async with rig() as made:
         joined = await made.relaying()
-        await joined.server.send(ERROR)
-        joined.server.sock.shutdown(socket.SHUT_RDWR)
-        await joined.client.receive(ERROR)
+        joined.near.shutdown(socket.SHUT_WR)
         await joined.client.send(QUERY)
+        await wait_all_tasks_blocked(0.01)
+        assert joined.link.ended is None
+        await joined.server.send(ERROR)
+        await joined.client.receive(ERROR)
+        joined.server.close()
         assert await joined.link.wait_end() is Ended.SERVER
         assert joined.link.at_boundary
 
