@@ -39,9 +39,7 @@ CLIENT_MESSAGE_BYTES_MAX = 0x3FFF_FFFE
 LENGTH_MIN = 4  # the length field counts itself
 READY_LENGTH = 5
 
-STATUS_IDLE = ord("I")
-STATUS_TRANSACTION = ord("T")
-STATUS_FAILED = ord("E")
+STATUS_IDLE = ord("I")  # of a ReadyForQuery; in a transaction it is T, in a failed one E
 
 _header = struct.Struct("!BI").unpack_from
 _first_four = struct.Struct("!I").unpack_from
@@ -285,7 +283,7 @@ class ServerScanner(Scanner):
         self, client: ClientScanner, layouts: Layouts, *, keeps: bool = True, status: int = 0
     ) -> None:
         super().__init__(layouts, keeps=keeps)
-        self.status = status  # of the last ReadyForQuery: STATUS_...; 0 before the first
+        self.status = status  # of the last ReadyForQuery; 0 before the first
         self.copy = 0  # the type of the response that began a COPY; 0 while there is none
         self._client = client
 

@@ -1,12 +1,13 @@
 """Non-blocking sockets for the proxy: listen, connect, read, write, close.
 
 Plain `socket` objects with trio's readiness primitives, not trio's own sockets: those make a trip
-through the scheduler for every call, also when data is ready, and the relay makes two calls a
-chunk. For the same reason every function here tries first and waits only when it must.
+through the scheduler for every call, also when data is ready. For the same reason every function
+here tries first and waits only when it must. While a session is relayed its sockets are the
+`reactor`'s, and nothing here is used on them.
 
 Invariant: a socket is closed by `close` or `abort` and by nothing else, because the tasks that
-wait for it must be told (`trio.ClosedResourceError`). Both are synchronous: after they return no
-byte can leave through that socket any more.
+wait for it must be told (`trio.ClosedResourceError`), and only after its `Link` has let go of it.
+Both are synchronous: after they return no byte can leave through that socket any more.
 
 Deliberately unknown here: PostgreSQL, sessions, limits on their number.
 """
