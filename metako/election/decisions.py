@@ -93,5 +93,6 @@ class Decisions:
         """
         for part in (self.schedule, self.restarts, self.members):
             part.advance(now, leader, document)
-            if leader.proposal is not None or leader.ending:
+            # Who decides alone has committed what was proposed already, and gone on from there.
+            if leader.proposal is not None or leader.ending or leader.committed is not document:
                 return

@@ -15,7 +15,14 @@ from metako.election.lease import Lease
 from metako.election.pair import SoleRight, electorate, pair_due
 from metako.election.quorum import successor_sync_set
 from metako.election.settings import ElectionSettings
-from metako.model.document import ClusterDocument, Durability, PairMode, SyncMember, SyncSet
+from metako.model.document import (
+    ClusterDocument,
+    Durability,
+    PairMode,
+    Restart,
+    SyncMember,
+    SyncSet,
+)
 from metako.model.ids import DataId, NodeId, Term
 from metako.model.instant import Instant, seconds
 from metako.model.orders import Order, OrderKind
@@ -320,3 +327,15 @@ def test_after_a_restart_of_both_both_are_needed() -> None:
             if name != decider:
                 world.nodes[name].start()
         wait_primary(world, 10)
+
+
+def test_who_decides_alone_does_one_thing_after_the_other() -> None:
+    """What it proposes is committed at once, and what is due next has to be made from that."""
+    gone = Restart(NodeId("x"), "o1", 1000)  # its turn has come, and it is no member any more
+    both = replace(MANUAL, learners=(C,), leaving=(C,), restarts=(gone,))
+    office = Office(both, answering=())
+    office.run(100)
+    newest = office.document
+    assert newest.restarts == ()
+    assert newest.learners == ()
+    assert newest.version >= both.version + 2
