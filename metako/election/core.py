@@ -288,10 +288,10 @@ class Core:
         observed = self.observed
         if self.is_witness or observed.data is DataState.NONE:
             return True
-        if observed.data is DataState.EMPTY:
-            return observed.process is ProcessState.STOPPED
-        if observed.data is DataState.TAINTED:
-            return observed.process is ProcessState.STOPPED
+        if observed.data in (DataState.EMPTY, DataState.TAINTED):
+            # If it was to follow when it was seen, it may have been cloned and started since.
+            stopped = observed.process is ProcessState.STOPPED
+            return stopped and not isinstance(observed.under, Following)
         if observed.in_recovery is False:
             return False
         return observed.position is not None and observed.detached_for >= term
