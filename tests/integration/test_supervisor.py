@@ -179,6 +179,7 @@ async def test_failover_on_a_reserved_timeline_and_rewind_of_the_old_primary():
         assert b.observed.position.timeline == 2
         assert b.observed.position.lsn <= await current_lsn(a)
         assert b.observed.position.lsn >= end
+        assert b.observed.whole  # others may stream from it before it is promoted
         assert b.duration_ms("Detach") < SLOW_MACHINE_MS
 
         # Nothing that the old primary writes now can be acknowledged.
@@ -294,6 +295,24 @@ async def test_detach_succeeds_while_replay_is_paused():
         assert b.observed.position.lsn >= acknowledged - 1000
         assert b.guard.status.postmaster_pid is not None
         assert "Detach" in b.steps
+
+
+async def test_a_standby_that_is_detached_amid_a_record_knows_that_it_has_a_part_of_it():
+    async with nodes("ab", bindir=BINDIR) as (a, b), trio.open_nursery() as nursery:
+        entries = await initialize(a)
+        await attach(b, a, 1, entries)
+        end = await current_lsn(a)
+        long = "select pg_logical_emit_message(false, 'x', repeat('x', 120000000))"
+        nursery.start_soon(a.psql, long)
+        with trio.fail_after(30):
+            received = end
+            while received < end + (1 << 20):
+                await trio.sleep(0.002)
+                received = parse_lsn(await b.psql("select pg_last_wal_receive_lsn()"))
+        await b.target(Detached(Term(2)), settled_detached(2))
+        received = parse_lsn(await b.psql("select pg_last_wal_receive_lsn()"))
+        assert b.observed.position.lsn < end + 1000 < received
+        assert not b.observed.whole
 
 
 async def test_a_frozen_standby_is_stopped_to_keep_a_promise():
