@@ -28,6 +28,7 @@ from metako.election.office import (
     may_invite,
     tell_active,
     tell_promoted,
+    to_be_promoted,
 )
 from metako.election.pair import electorate
 from metako.election.patience import Patience
@@ -39,7 +40,6 @@ from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.orders import Order, OrderAnswer
 from metako.model.postgres import (
-    Detached,
     Initialize,
     Leading,
     PostgresTarget,
@@ -216,12 +216,12 @@ class Leader:
             return Stopped(fast=planned, successor=self.successor() if planned else None)
         document = self.committed
         if document is None:
-            return Untouched() if self._resumed else Detached(self.term)
+            return Untouched() if self._resumed else to_be_promoted(self.term, self.proposal)
         if document.phase is Phase.INITIALIZING:
             return Initialize()
         older = document.term != self.term and not self.attachable
         if older or self.lease.until_boot_ns == 0:
-            return Detached(self.term)
+            return to_be_promoted(self.term, document)
         reserved = document.reserved
         assert reserved is not None
         return Leading(

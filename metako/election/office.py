@@ -23,6 +23,7 @@ from metako.model.events import EventName, Severity
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.instant import Instant
 from metako.model.lsn import format_lsn
+from metako.model.postgres import Detached, sync_setting
 from metako.model.timeline import TimelineEntry
 
 
@@ -230,3 +231,9 @@ def may_invite(core: Core, document: ClusterDocument, term: Term) -> bool:
     promoting = document.phase is Phase.PROMOTING and document.term == term
     known = observed.in_recovery is True and observed.position is not None
     return promoting and known and observed.whole
+
+
+def to_be_promoted(term: Term, document: ClusterDocument | None) -> Detached:
+    """Return what a winner's server waits as until its promotion may begin."""
+    own = document is not None and document.term == term and document.phase is Phase.PROMOTING
+    return Detached(term, prepared=sync_setting(document.sync) if document and own else None)

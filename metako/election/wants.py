@@ -11,6 +11,7 @@ from metako.election.candidate import Candidate, Stage
 from metako.election.catchup import under_way
 from metako.election.core import Core
 from metako.election.leader import Leader
+from metako.election.quorum import successor_sync_set
 from metako.election.upstream import following
 from metako.election.voter import Voter
 from metako.model.document import ClusterDocument
@@ -24,7 +25,9 @@ from metako.model.postgres import (
     ProcessState,
     ReceiverState,
     Stopped,
+    SyncSetting,
     Untouched,
+    sync_setting,
 )
 
 
@@ -45,7 +48,9 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
     promised = core.hard.promised_term
     if candidate.stage is Stage.VOTE:
         catching_up = under_way(candidate)
-        return catching_up.target if catching_up is not None else Detached(promised)
+        if catching_up is not None:
+            return catching_up.target
+        return Detached(promised, prepared=_prepared(core, document))
     detached = Detached(promised, run=not core.heir.active(now))
     if promised > document.term:
         return detached
@@ -70,6 +75,14 @@ def follower_target(core: Core, voter: Voter, candidate: Candidate, now: Instant
         if led or stopped:
             return following(core, document) or Untouched()
     return Untouched()
+
+
+def _prepared(core: Core, document: ClusterDocument) -> SyncSetting | None:
+    """Return whom the commits of this node will wait for if it is elected, as far as is known."""
+    if core.observed.process is not ProcessState.RUNNING:
+        return None
+    first = successor_sync_set(document, core.node, primary_data_id=document.primary_data_id)
+    return sync_setting(first)
 
 
 def _others_acknowledge(core: Core, document: ClusterDocument) -> bool:

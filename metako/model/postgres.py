@@ -154,10 +154,14 @@ class Detached:
 
     `promise` is the term of the promise that asked for it; `position` counts only if it was
     found under this or a later promise. Without `run` a server that is stopped stays so.
+
+    With `prepared` its settings are those that it is to be promoted with, and applications are shut
+    out: one reload serves the promise and the promotion.
     """
 
     promise: Term
     run: bool = True
+    prepared: SyncSetting | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,14 @@ import trio
 
 from metako.model.ids import Term, TimelineId
 from metako.model.lsn import Lsn, parse_lsn
+from metako.model.postgres import SyncSetting
 from metako.postgres import sql
 from metako.postgres.children import UNDECIDED_FOR_S, Receivers, receiver_processes
 from metako.postgres.execute import POLL_S, Executor, StepError
 from metako.postgres.facts import Facts
 from metako.postgres.position import WalReader
 from metako.postgres.process import Guard
-from metako.postgres.steps import ServerConfig
+from metako.postgres.steps import detached_config
 
 RECEIVER_TERM_AFTER_S = 0.1
 RECEIVER_GIVE_UP_S = 1.0
@@ -79,18 +80,20 @@ class Detacher:
         facts.read_control(control)
         facts.found_position(position, promise, received=Lsn(0))
 
-    async def detach(self, promise: Term) -> None:
+    async def detach(self, promise: Term, prepared: SyncSetting | None = None) -> None:
         """Stop the WAL receiver, verify that it is gone, find the position, verify again.
 
         A server that does not let go within about a second is stopped; the position is then found
         from its disk by the next step.
+
+        Args:
+            promise: for which it is.
+            prepared: the synchronous standbys to be promoted with; None to write nothing for that.
         """
         facts = self._facts
-        written = facts.written
-        closed = written is not None and written.upstream is None
+        config = detached_config(facts.written, prepared)
         facts.forget_position()
-        if not closed or not facts.verified:
-            config = ServerConfig(None, admit=written.admit if written else True)
+        if config != facts.written or not facts.verified:
             await self._executor.write_settings(config)
             await self._guard.signal(signal.SIGHUP)
         done = False

@@ -47,8 +47,8 @@ class StepDoer:
                 if (before := execute.unprotected(config)) is not None:
                     await commit.make_commits_wait(execute, before)
                 await execute.apply_settings(config)
-            case steps.Detach(promise=promise):
-                await self._detacher.detach(promise)
+            case steps.Detach(promise=promise, prepared=prepared):
+                await self._detacher.detach(promise, prepared)
             case steps.MeasurePosition(promise=promise):
                 await self._detacher.measure(promise)
             case steps.Promote(term=term, tli=tli):

@@ -155,14 +155,17 @@ def _measure_then(observed: PostgresObserved, promise: Term, start: Start) -> St
 
 def _detached(observed: PostgresObserved, local: LocalState, target: Detached) -> Step | None:
     promise = target.promise
+    wanted = DETACHED
+    if target.prepared is not None:
+        wanted = ServerConfig(None, target.prepared, admit=False)
     if observed.data is not DataState.PRESENT:
         return None
     if observed.process is ProcessState.STOPPED:
-        step = _measure_then(observed, promise, Start(DETACHED))
+        step = _measure_then(observed, promise, Start(wanted))
         return step if target.run or not isinstance(step, Start) else None
     if observed.process is ProcessState.STARTING:
         # A standby that is not consistent yet may already stream, hence acknowledge.
-        return None if observed.upstream is None else Detach(promise)
+        return None if observed.upstream is None else Detach(promise, target.prepared)
     if observed.in_recovery is False:
         return Stop(fast=False)
     kept = (
@@ -172,9 +175,10 @@ def _detached(observed: PostgresObserved, local: LocalState, target: Detached) -
         and observed.detached_for >= promise
     )
     if not kept:
-        return Detach(promise)
-    if local.settings_stale or not observed.admitting:
-        return ApplySettings(DETACHED)
+        return Detach(promise, target.prepared)
+    unprepared = target.prepared is not None and observed.sync_applied != target.prepared
+    if local.settings_stale or observed.admitting != wanted.admit or unprepared:
+        return ApplySettings(wanted)
     return None
 
 

@@ -44,6 +44,15 @@ class ServerConfig:
     admit: bool = True  # applications may connect; always so on a standby
 
 
+def detached_config(written: ServerConfig | None, prepared: SyncSetting | None) -> ServerConfig:
+    """Return the settings of a standby that lets go of its upstream; those it has if they do."""
+    if prepared is not None:
+        return ServerConfig(None, prepared, admit=False)
+    if written is not None and written.upstream is None:
+        return written
+    return ServerConfig(None, admit=written.admit if written is not None else True)
+
+
 @dataclass(frozen=True, slots=True)
 class InitDb:
     """Create a database cluster with its roles in an empty directory."""
@@ -81,9 +90,13 @@ class ApplySettings:
 
 @dataclass(frozen=True, slots=True)
 class Detach:
-    """Stop the WAL receiver, verify that it is gone, and find the position, under `promise`."""
+    """Stop the WAL receiver, verify that it is gone, and find the position, under `promise`.
+
+    Applications stay let in or shut out as they are, unless the settings of a primary are prepared.
+    """
 
     promise: Term
+    prepared: SyncSetting | None = None
 
 
 @dataclass(frozen=True, slots=True)

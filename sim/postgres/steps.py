@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import Lsn
-from metako.model.postgres import DataState, ProcessState
+from metako.model.postgres import DataState, ProcessState, SyncSetting
 from metako.postgres.facts import Facts
-from metako.postgres.steps import NOBODY, ServerConfig
+from metako.postgres.steps import NOBODY, ServerConfig, detached_config
 from sim.heap import NS_PER_MS, NS_PER_S, Heap
 from sim.postgres.commits import Outcome, SyncLevel
 from sim.postgres.observe import POSTMASTER, Observer, control_of
@@ -40,6 +40,7 @@ STOP_FAST_TIMEOUT_NS = 60 * NS_PER_S
 STOP_SENDERS_AFTER_NS = NS_PER_S // 2
 QUIT_GRACE_NS = NS_PER_S
 GUARD_TIMEOUT_NS = 2 * NS_PER_S
+ARMED_WITHIN_NS = NS_PER_S // 2
 GUARD_START_TIMEOUT_NS = 10 * NS_PER_S
 KILL_TIMEOUT_NS = 5 * NS_PER_S
 PROMOTE_TIMEOUT_NS = 30 * NS_PER_S
@@ -265,15 +266,13 @@ class Executor:
         facts.read_control(control_of(server.data))
         facts.found_position(server.data.position, promise, received=Lsn(0))
 
-    def detach(self, promise: Term) -> Steps:
+    def detach(self, promise: Term, prepared: SyncSetting | None = None) -> Steps:
         """Stop the WAL receiver, verify that it is gone, find the position, verify again."""
         facts, server = self.facts, self.server
-        written = facts.written
-        closed = written is not None and written.upstream is None
+        config = detached_config(facts.written, prepared)
         facts.forget_position()
-        if not closed or not facts.verified:
-            admit = written.admit if written is not None else True
-            yield from self.write(ServerConfig(None, admit=admit))
+        if config != facts.written or not facts.verified:
+            yield from self.write(config)
             self.signal_reload()
         try:
             yield from self._receiver_gone()
@@ -324,6 +323,9 @@ class Executor:
     def promote(self, term: Term, tli: TimelineId) -> Steps:
         """Make the standby the primary on exactly `tli`."""
         facts, server = self.facts, self.server
+        armed_by = self.heap.now_ns + ARMED_WITHIN_NS
+        while server.guard.armed_term != term and self.heap.now_ns < armed_by:
+            yield POLL_NS
         self._check_armed(term)
         data, current = server.data, facts.timeline
         assert data is not None

@@ -311,8 +311,8 @@ class SimSupervisor:
                 return execute.stop(fast, successor, order)
             case steps.ApplySettings(config=config):
                 return execute.apply_settings(config)
-            case steps.Detach(promise=promise):
-                return execute.detach(promise)
+            case steps.Detach(promise=promise, prepared=prepared):
+                return execute.detach(promise, prepared)
             case steps.MeasurePosition(promise=promise):
                 return execute.measure(promise)
             case steps.Promote(term=term, tli=tli):

@@ -24,7 +24,7 @@ from metako.model.postgres import (
     Upstream,
 )
 from metako.model.timeline import HistoryStep, TimelineEntry
-from metako.postgres.plan import LocalState, is_pointless, plan
+from metako.postgres.plan import DETACHED, LocalState, is_pointless, plan
 from metako.postgres.steps import (
     CANCELLABLE,
     ApplySettings,
@@ -103,6 +103,7 @@ CATCH_UP = CatchingUp(Term(4), UPSTREAM)
 UNCOUNTED = UpstreamAddress(B, AT_B, counts=False)
 DETACH = Detached(Term(4))
 DOWN = Detached(Term(4), run=False)
+PREPARED = Detached(Term(4), prepared=S1)
 TAINTED = replace(STOPPED, data=DataState.TAINTED)
 
 
@@ -133,6 +134,12 @@ TAINTED = replace(STOPPED, data=DataState.TAINTED)
         (STREAMING, DETACH, Detach(Term(4))),
         (STANDBY, DETACH, None),
         (STANDBY, Detached(Term(5)), Detach(Term(5))),
+        # One that stands is prepared for its promotion by the same reload.
+        (MEASURED, PREPARED, Start(CLOSED)),
+        (STREAMING, PREPARED, Detach(Term(4), S1)),
+        (STANDBY, PREPARED, ApplySettings(CLOSED)),
+        (replace(STANDBY, sync_applied=S1, admitting=False), PREPARED, None),
+        (replace(STANDBY, sync_applied=S1, admitting=False), DETACH, ApplySettings(DETACHED)),
         (STOPPED, DOWN, MeasurePosition(Term(4))),
         (MEASURED, replace(DOWN, promise=Term(5)), MeasurePosition(Term(5))),
         (MEASURED, DOWN, None),
