@@ -10,6 +10,7 @@ from metako.model.member import Member, MemberMeta, ServerRole, ServerState, onl
 from metako.model.postgres import (
     CatchingUp,
     DataState,
+    Following,
     PostgresObserved,
     ProcessState,
     ReceiverState,
@@ -27,16 +28,26 @@ def server_role(observed: PostgresObserved) -> ServerRole:
     return ServerRole.STANDBY if observed.in_recovery else ServerRole.PRIMARY
 
 
+def _is_attached(observed: PostgresObserved) -> bool:
+    """Return whether a standby that gets WAL gets that of a primary."""
+    match observed.under:
+        case CatchingUp():
+            return False
+        case Following(upstream=upstream):
+            return observed.timeline >= upstream.tip
+        case _:
+            return True
+
+
 def server_state(observed: PostgresObserved) -> ServerState:
     """Return the state of the local server in one word.
 
     Who streams follows the primary, and reads may go there. A candidate that gets WAL from another
-    standby follows nobody.
+    standby follows nobody, nor does who is connected to the next primary before its promotion.
     """
     match observed.process:
         case ProcessState.RUNNING:
-            streaming = observed.receiver is ReceiverState.STREAMING
-            streaming = streaming and not isinstance(observed.under, CatchingUp)
+            streaming = observed.receiver is ReceiverState.STREAMING and _is_attached(observed)
             return ServerState.STREAMING if streaming else ServerState.RUNNING
         case ProcessState.STARTING:
             return ServerState.STARTING

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from resuming_kit import B, C, standby_at
 from sim_postgres_kit import Cluster, data_on, primary_cluster
 
+from metako.cluster.projection import server_state
+from metako.model.ids import Address, Term, TimelineId
 from metako.model.lsn import Lsn
-from metako.model.postgres import SyncSetting
+from metako.model.member import ServerState
+from metako.model.postgres import Following, ReceiverState, SyncSetting, Upstream
 from metako.wire.messages import Heartbeat, Outbound
 from sim.network import Fate
 from sim.postgres import startup
@@ -89,3 +95,12 @@ def test_part_of_a_record_acknowledges_what_is_written_in_its_place(partial: int
     kept = max(sender.flush_lsn for sender in new.senders)
     fork = data_on(cluster, "n2").history[-1].begin_lsn
     assert kept == Lsn(fork + partial)
+
+
+def test_nothing_is_read_from_who_is_connected_to_a_primary_that_is_yet_to_be() -> None:
+    upstream = Upstream(B, Address("h", 1), Term(5), (), tip=TimelineId(3), system_id=1)
+    invited = replace(
+        standby_at(C, 600, 5), receiver=ReceiverState.STREAMING, under=Following(upstream)
+    )
+    assert server_state(invited) is ServerState.RUNNING
+    assert server_state(replace(invited, timeline=TimelineId(3))) is ServerState.STREAMING
