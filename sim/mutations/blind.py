@@ -37,7 +37,7 @@ BLIND = (
                     ("if document.primary != winner:",
                      "if document.primary != winner and document.phase == 'active':"),
                     ("SyncSet(kept, document.sync.k)",
-                     "SyncSet(kept, min(document.sync.k, len(kept)))"), also=(office,))),
+                     "SyncSet(kept, min(document.sync.k, len(kept)))"), also=(office, wants))),
     Mutation("upstream_of_former_term", "§5.4", "whom to follow is remembered by name and address",
              edited(upstream, "following",
                     ("known[0] is document and known[1].upstream.address == address",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from metako.election import leader, members, office, pair, quorum, standing
+from metako.election import leader, members, office, pair, quorum, standing, wants
 from metako.election.core import Core
 from metako.election.members import MemberChanges
 from metako.election.pair import SoleRight
@@ -36,7 +36,7 @@ PAIR = (
     Mutation("takeover_keeps_the_lost", "§4.6", "who takes over waits for the one that it took "
              "over from", edited(quorum, "successor_sync_set",
              ("document.sync.k == 0 or document.pair is PairMode.TAKEOVER", "document.sync.k == 0"),
-             also=(office,))),
+             also=(office, wants))),
     Mutation("resumed_alone", "§4.6", "a restarted agent goes on by its newest version alone",
              edited(pair, "electorate",
              ("replace(newest, pair=None) if resumed and takes_over else newest", "newest"),
