@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from benchmarks.phases import REMAINDER, Phase
 from benchmarks.results import ClientKind, Group
+from benchmarks.svg import LogAxis, ends, picture, text
 from benchmarks.targets import target_of
 
 WIDTH = 900
@@ -53,31 +53,10 @@ _COLOURS = {
 """Dark enough for white numbers, light enough for a black background."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogAxis:
-    """Seconds to a place between LEFT and RIGHT, by their logarithm."""
-
-    low_s: float
-    high_s: float
-
-    def x(self, value_s: float) -> float:
-        value_s = min(max(value_s, self.low_s), self.high_s)
-        share = math.log(value_s / self.low_s) / math.log(self.high_s / self.low_s)
-        return LEFT + share * (RIGHT - LEFT)
-
-    def ticks(self) -> list[float]:
-        """Return 1, 2 and 5 of each decade within the axis; more of them on a short one."""
-        first = math.floor(math.log10(self.low_s))
-        last = math.ceil(math.log10(self.high_s))
-        steps = (1, 2, 5) if self.high_s > 30 * self.low_s else (1, 1.5, 2, 3, 5, 7)
-        values = [m * 10.0**e for e in range(first, last + 1) for m in steps]
-        return [v for v in values if self.low_s <= v <= self.high_s]
-
-
 def log_axis(values_s: Sequence[float]) -> LogAxis:
-    """Return an axis with a little room at both ends; never of no length."""
-    positive = [value for value in values_s if value > 0] or [1.0]
-    return LogAxis(min(positive) / 1.25, max(positive) * 1.25)
+    """Return an axis of seconds: 1, 2 and 5 of each decade have ticks; more on a short one."""
+    low, high = ends(values_s, 1.25)
+    return LogAxis(low, high, LEFT, RIGHT, (1, 2, 5) if high > 30 * low else (1, 1.5, 2, 3, 5, 7))
 
 
 def svg(groups: Sequence[Group], *, title: str) -> str:
@@ -89,35 +68,29 @@ def svg(groups: Sequence[Group], *, title: str) -> str:
     bars_end = bars_top + BAR_HEIGHT * len(groups)
     height = bars_end + 40
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
-        f' width="{WIDTH}" height="{height}" role="img" aria-label={quoteattr(title)}>',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
-        f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        _text(16, 26, title, "head"),
         *_strip_legend(48),
         *_strips(groups, strips_top, strips_end),
-        _text(16, bars_top - 56, "Where it goes: median of each phase, connections kept", "head"),
+        text(16, bars_top - 56, "Where it goes: median of each phase, connections kept", "head"),
         *_phase_legend(bars_top - 32),
         *_bars(groups, bars_top, bars_end),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return picture(WIDTH, height, title=title, style=_STYLE, parts=parts)
 
 
 def _strip_legend(y: int) -> list[str]:
     return [
         f'<circle class="kept dot" cx="22" cy="{y - 4}" r="4"/>',
-        _text(32, y, "connections kept", "small"),
+        text(32, y, "connections kept", "small"),
         f'<circle class="new dot" cx="146" cy="{y - 4}" r="4"/>',
-        _text(156, y, "a new connection for each write", "small"),
+        text(156, y, "a new connection for each write", "small"),
         f'<path class="kept p50" d="M352 {y - 11}v14"/>',
         f'<path class="kept p99" d="M360 {y - 11}v14"/>',
-        _text(368, y, "p50, p99", "small"),
+        text(368, y, "p50, p99", "small"),
         f'<path class="limit" d="M436 {y - 4}h26"/>',
-        _text(468, y, "target for p50", "small"),
+        text(468, y, "target for p50", "small"),
         f'<path class="limit99" d="M560 {y - 4}h26"/>',
-        _text(592, y, "target for p99", "small"),
-        _text(RIGHT + 14, y, "p50 / p99 in ms", "small soft"),
+        text(592, y, "target for p99", "small"),
+        text(RIGHT + 14, y, "p50 / p99 in ms", "small soft"),
     ]
 
 
@@ -132,7 +105,7 @@ def _strips(groups: Sequence[Group], top: int, end: int) -> list[str]:
     for tick in axis.ticks():
         x = axis.x(tick)
         parts.append(f'<path class="line" d="M{x:.1f} {top}V{end}"/>')
-        parts.append(_text(x, end + 16, seconds(tick), "small soft mid"))
+        parts.append(text(x, end + 16, seconds(tick), "small soft mid"))
     for index, group in enumerate(groups):
         parts += _strip(group, axis, top + index * STRIP_HEIGHT)
     return parts
@@ -141,8 +114,8 @@ def _strips(groups: Sequence[Group], top: int, end: int) -> list[str]:
 def _strip(group: Group, axis: LogAxis, y: int) -> list[str]:
     parts = [
         f'<path class="line" d="M16 {y}H{WIDTH - 16}"/>',
-        _text(16, y + 23, group.fault),
-        _text(16, y + 39, f"{group.timing}, n = {len(group.rounds)}", "small soft"),
+        text(16, y + 23, group.fault),
+        text(16, y + 39, f"{group.timing}, n = {len(group.rounds)}", "small soft"),
     ]
     target = target_of(group)
     if target is not None:
@@ -162,7 +135,7 @@ def _strip(group: Group, axis: LogAxis, y: int) -> list[str]:
             for i, s in enumerate(group.outages(kind))
         ]
         figures = f"{summary.p50 * 1000:.0f} / {summary.p99 * 1000:.0f}"
-        parts.append(_text(RIGHT + 14, centre + 4, figures, "small"))
+        parts.append(text(RIGHT + 14, centre + 4, figures, "small"))
     return parts
 
 
@@ -175,7 +148,7 @@ def _phase_legend(y: int) -> list[str]:
     parts, x = [], 16
     for name, colour in _COLOURS.items():
         parts.append(f'<rect x="{x}" y="{y - 9}" width="10" height="10" rx="2" fill="{colour}"/>')
-        parts.append(_text(x + 14, y, name, "small"))
+        parts.append(text(x + 14, y, name, "small"))
         x += 30 + 7 * len(name)
     return parts
 
@@ -189,10 +162,10 @@ def _bars(groups: Sequence[Group], top: int, end: int) -> list[str]:
     for i in range(int(longest / step) + 1):
         x = LEFT + i * step * scale
         parts.append(f'<path class="line" d="M{x:.1f} {top}V{end}"/>')
-        parts.append(_text(x, end + 16, seconds(i * step), "small soft mid"))
+        parts.append(text(x, end + 16, seconds(i * step), "small soft mid"))
     for index, (group, phases) in enumerate(zip(groups, medians, strict=True)):
         y = top + index * BAR_HEIGHT
-        parts.append(_text(16, y + 19, group.name, "small"))
+        parts.append(text(16, y + 19, group.name, "small"))
         x = float(LEFT)
         for name, value in phases.items():
             width = max(value * scale, 0.0)
@@ -202,10 +175,10 @@ def _bars(groups: Sequence[Group], top: int, end: int) -> list[str]:
                 f"<title>{escape(name)} {value * 1000:.0f} ms</title></rect>"
             )
             if width >= LABEL_WIDTH_MIN:
-                parts.append(_text(x + width / 2, y + 19, f"{value * 1000:.0f}", "num"))
+                parts.append(text(x + width / 2, y + 19, f"{value * 1000:.0f}", "num"))
             x += width
         total = sum(phases.values())
-        parts.append(_text(RIGHT + 14, y + 19, f"sum {total * 1000:.0f} ms", "small"))
+        parts.append(text(RIGHT + 14, y + 19, f"sum {total * 1000:.0f} ms", "small"))
     return parts
 
 
@@ -235,8 +208,3 @@ def _linear_step(longest: float) -> float:
 def seconds(value: float) -> str:
     """Return a tick's label: `50 ms`, `2 s`."""
     return f"{value * 1000:.0f} ms" if 0 < value < 1 else f"{value:g} s"
-
-
-def _text(x: float, y: float, text: str, classes: str = "") -> str:
-    named = f' class="{classes}"' if classes else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{named}>{escape(text)}</text>'

@@ -7,12 +7,11 @@ are logarithmic. Colours follow the reader's light or dark mode.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 from benchmarks.proxy.results import DIRECT, METAKO, PGBOUNCER, Figures, Place, of_direct
+from benchmarks.svg import LogAxis, ends, picture, text
 
 WIDTH = 900
 LEFT_PANEL = (190, 510)
@@ -42,32 +41,10 @@ svg { font: 12px system-ui, sans-serif; --paper: #fff; --ink: #1f2328; --soft: #
 """.strip()
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A value to a place between `left` and `right`, by its logarithm."""
-
-    low: float
-    high: float
-    left: float
-    right: float
-
-    def x(self, value: float) -> float:
-        value = min(max(value, self.low), self.high)
-        share = math.log(value / self.low) / math.log(self.high / self.low)
-        return self.left + share * (self.right - self.left)
-
-    def ticks(self) -> list[float]:
-        """Return 1, 2 and 5 of each decade within the axis; only 1 on a long one."""
-        steps = (1, 2, 5) if self.high < 300 * self.low else (1,)
-        first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
-        values = [m * 10.0**e for e in range(first, last + 1) for m in steps]
-        return [v for v in values if self.low <= v <= self.high]
-
-
-def axis(values: Iterable[float], panel: tuple[float, float]) -> Axis:
-    """Return an axis with room at both ends; never of no length."""
-    positive = [value for value in values if value > 0] or [1.0]
-    return Axis(min(positive) / 1.5, max(positive) * 1.5, *panel)
+def axis(values: Iterable[float], panel: tuple[float, float]) -> LogAxis:
+    """Return an axis over a panel: 1, 2 and 5 of each decade have ticks; only 1 on a long one."""
+    low, high = ends(values, 1.5)
+    return LogAxis(low, high, *panel, (1, 2, 5) if high < 300 * low else (1,))
 
 
 def svg(figures: Mapping[Place, Figures], *, title: str) -> str:
@@ -79,37 +56,32 @@ def svg(figures: Mapping[Place, Figures], *, title: str) -> str:
     height = end + 34
     names = dict.fromkeys(place.contestant for place in figures if place.contestant != DIRECT)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
-        f' width="{WIDTH}" height="{height}" role="img" aria-label={quoteattr(title)}>',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style>",
-        f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        _text(16, 26, title, "head"),
         *_legend(list(names)),
-        _text(LEFT_PANEL[0], TOP - 14, "rate, of that without a proxy: more is better", "small"),
-        _text(RIGHT_PANEL[0], TOP - 14, "CPU s for 1000 transactions: less is better", "small"),
+        text(LEFT_PANEL[0], TOP - 14, "rate, of that without a proxy: more is better", "small"),
+        text(RIGHT_PANEL[0], TOP - 14, "CPU s for 1000 transactions: less is better", "small"),
     ]
     for index, (workload, clients) in enumerate(rows):
         y = TOP + ROW_HEIGHT * index
         parts.append(f'<path class="line" d="M16 {y}H{WIDTH - 16}"/>')
-        parts.append(_text(16, y + 17, f"{workload}, {clients} clients", "small"))
+        parts.append(text(16, y + 17, f"{workload}, {clients} clients", "small"))
     # What everybody is measured against is always on the axis.
     parts += _panel(rates, axis([*rates.values(), 1.0], LEFT_PANEL), rows, end, one=True)
     parts += _panel(costs, axis(costs.values(), RIGHT_PANEL), rows, end, one=False)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return picture(WIDTH, height, title=title, style=_STYLE, parts=parts)
 
 
 def _legend(names: Sequence[str]) -> list[str]:
     parts, x = [], 22
     for name in names:
         parts.append(f'<circle class="dot" cx="{x}" cy="46" r="5" fill="{_colour(name)}"/>')
-        parts.append(_text(x + 10, 50, name, "small"))
+        parts.append(text(x + 10, 50, name, "small"))
         x += 40 + 7 * len(name)
     return parts
 
 
 def _panel(
     values: Mapping[Place, float],
-    scale: Axis,
+    scale: LogAxis,
     rows: Sequence[tuple[str, int]],
     end: float,
     *,
@@ -120,7 +92,7 @@ def _panel(
         x = scale.x(tick)
         kind = "one" if one and tick == 1 else "line"
         parts.append(f'<path class="{kind}" d="M{x:.1f} {TOP}V{end}"/>')
-        parts.append(_text(x, end + 16, f"{tick:g}", "small soft mid"))
+        parts.append(text(x, end + 16, f"{tick:g}", "small soft mid"))
     for place, value in values.items():
         y = TOP + ROW_HEIGHT * (rows.index((place.workload, place.clients)) + 0.5)
         parts.append(
@@ -133,8 +105,3 @@ def _panel(
 
 def _colour(name: str) -> str:
     return _COLOURS.get(name, _COLOUR_OTHER)
-
-
-def _text(x: float, y: float, text: str, classes: str = "") -> str:
-    named = f' class="{classes}"' if classes else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}"{named}>{escape(text)}</text>'
