@@ -228,12 +228,17 @@ def may_invite(core: Core, document: ClusterDocument, term: Term) -> bool:
         term: that it leads.
     """
     observed = core.observed
-    promoting = document.phase is Phase.PROMOTING and document.term == term
     known = observed.in_recovery is True and observed.position is not None
-    return promoting and known and observed.whole
+    return _promotes(document, term) and known and observed.whole
 
 
 def to_be_promoted(term: Term, document: ClusterDocument | None) -> Detached:
     """Return what a winner's server waits as until its promotion may begin."""
-    own = document is not None and document.term == term and document.phase is Phase.PROMOTING
-    return Detached(term, prepared=sync_setting(document.sync) if document and own else None)
+    if document is None or not _promotes(document, term):
+        return Detached(term)
+    return Detached(term, prepared=sync_setting(document.sync))
+
+
+def _promotes(document: ClusterDocument, term: Term) -> bool:
+    """Return whether a document is the one by which the winner of a term is promoted."""
+    return document.phase is Phase.PROMOTING and document.term == term

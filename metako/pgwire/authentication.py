@@ -11,6 +11,7 @@ Source: PostgreSQL documentation, "Frontend/Backend Protocol", Message Formats.
 
 from __future__ import annotations
 
+import enum
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,10 +29,17 @@ MECHANISMS_MAX = 32  # a server names one or two
 AUTHENTICATION_OK = b"R\0\0\0\x08\0\0\0\0"
 AUTHENTICATION_CLEARTEXT = b"R\0\0\0\x08\0\0\0\3"
 
-_MD5_CODE = 5
-_SASL_CODE = 10
-_SASL_CONTINUE_CODE = 11
-_SASL_FINAL_CODE = 12
+
+class _Code(enum.IntEnum):
+    """What a request asks for, of those that somebody here knows."""
+
+    OK = 0
+    CLEARTEXT = 3
+    MD5 = 5
+    SASL = 10
+    SASL_CONTINUE = 11
+    SASL_FINAL = 12
+
 
 _INT32 = struct.Struct("!I")
 _NO_RESPONSE = 0xFFFFFFFF  # the length -1: a mechanism was chosen without saying more
@@ -99,23 +107,23 @@ def authentication_md5(salt: bytes) -> bytes:
     """Build the request for an md5 password."""
     if len(salt) != MD5_SALT_BYTES:
         raise ValueError(f"the salt of an md5 request has {MD5_SALT_BYTES} bytes")
-    return message(b"R", _INT32.pack(_MD5_CODE) + salt)
+    return message(b"R", _INT32.pack(_Code.MD5) + salt)
 
 
 def authentication_sasl(mechanisms: Sequence[str]) -> bytes:
     """Build the request for one of these mechanisms."""
     names = b"".join(string(name.encode("ascii")) for name in mechanisms)
-    return message(b"R", _INT32.pack(_SASL_CODE) + names + b"\0")
+    return message(b"R", _INT32.pack(_Code.SASL) + names + b"\0")
 
 
 def authentication_sasl_continue(data: bytes) -> bytes:
     """Build the carrier of a mechanism's challenge."""
-    return message(b"R", _INT32.pack(_SASL_CONTINUE_CODE) + data)
+    return message(b"R", _INT32.pack(_Code.SASL_CONTINUE) + data)
 
 
 def authentication_sasl_final(data: bytes) -> bytes:
     """Build the carrier of a mechanism's last word."""
-    return message(b"R", _INT32.pack(_SASL_FINAL_CODE) + data)
+    return message(b"R", _INT32.pack(_Code.SASL_FINAL) + data)
 
 
 def parse_authentication_untrusted(body: bytes) -> Authentication:
@@ -125,19 +133,19 @@ def parse_authentication_untrusted(body: bytes) -> Authentication:
     code: int = _INT32.unpack_from(body)[0]
     data = body[_INT32.size :]
     match code:
-        case 0 | 3:
+        case _Code.OK | _Code.CLEARTEXT:
             if data:
                 raise PgWireError("an authentication request with bytes behind its end")
-            return AuthenticationOk() if code == 0 else AuthenticationCleartext()
-        case 5:
+            return AuthenticationOk() if code == _Code.OK else AuthenticationCleartext()
+        case _Code.MD5:
             if len(data) != MD5_SALT_BYTES:
                 raise PgWireError("an md5 request with a wrong length of salt")
             return AuthenticationMd5(data)
-        case 10:
+        case _Code.SASL:
             return AuthenticationSasl(_parse_mechanisms(data))
-        case 11:
+        case _Code.SASL_CONTINUE:
             return AuthenticationSaslContinue(data)
-        case 12:
+        case _Code.SASL_FINAL:
             return AuthenticationSaslFinal(data)
     return AuthenticationOther(code)
 

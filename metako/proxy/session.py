@@ -6,8 +6,8 @@ handshake → attach → relay → farewell
 primary, connects, forwards the startup and looks at the server's first message: until then the
 client has seen nothing of that server, so any failure up to here is retried with the newest route
 until the queue timeout. *Relay* leaves the passing of bytes to a `Link`, which needs no task, and
-waits for its end. *Farewell* gives the client time to read the
-last message before the connection goes.
+waits for its end. *Farewell* gives the client time to read the last message before the connection
+goes.
 
 Invariant: a session has a socket to a server only while `Routes.keeps(route)`. `cut` is
 synchronous and closes that socket itself; between the check of a route and a write to its server

@@ -252,12 +252,18 @@ def errors(cluster: Cluster, step: str) -> list[str]:
     return [error for _, name, ok, error in cluster.steps if name == step and not ok]
 
 
-def diverged(seed: int = 1) -> Cluster:
-    """Return a cluster whose old primary n1 is down with rows that the new one, n2, lacks."""
+def detached_standbys(seed: int = 1) -> Cluster:
+    """Return a cluster led by n1 whose other nodes have left it for the promise of term 2."""
     cluster = primary_cluster(seed=seed)
     for node in ("n2", "n3"):
         cluster.detach(node, 2)
     cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    return cluster
+
+
+def diverged(seed: int = 1) -> Cluster:
+    """Return a cluster whose old primary n1 is down with rows that the new one, n2, lacks."""
+    cluster = detached_standbys(seed)
     for number in range(5):
         cluster.commit(value=f"old{number}")
         cluster.run(0.01)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from resuming_kit import B, C, standby_at
-from sim_postgres_kit import Cluster, data_on, primary_cluster
+from sim_postgres_kit import Cluster, data_on, detached_standbys
 
 from metako.cluster.projection import server_state
 from metako.model.ids import Address, Term, TimelineId
@@ -62,10 +62,7 @@ def test_nobody_is_invited_early_where_part_of_a_record_was_received(
 
 def detached_pair(partial: int) -> Cluster:
     """Return n2 detached, with a part of a record behind its WAL, and n3 following it."""
-    cluster = primary_cluster()
-    for node in ("n2", "n3"):
-        cluster.detach(node, 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     recovery = cluster.servers["n2"].startup
     assert recovery is not None
     recovery.partial = partial

@@ -8,6 +8,7 @@ from sim_postgres_kit import (
     attach,
     data_of,
     data_on,
+    detached_standbys,
     primary_cluster,
     ready_data,
     split,
@@ -77,10 +78,7 @@ def test_a_standby_on_the_same_number_attaches_silently_and_mixes_rows() -> None
 
 
 def test_a_standby_follows_to_a_new_timeline_if_it_is_not_beyond_the_fork() -> None:
-    cluster = primary_cluster()
-    cluster.detach("n2", 2)
-    cluster.detach("n3", 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     cluster.lead("n2", 2, 3, SyncSetting())
     cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
     cluster.run(0.2)
@@ -95,10 +93,7 @@ def test_a_standby_whose_upstream_is_promoted_amid_the_handshake_gets_the_histor
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """PostgreSQL fetches it when streaming ends for a timeline that it had not been told of."""
-    cluster = primary_cluster()
-    for node in ("n2", "n3"):
-        cluster.detach(node, 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     cluster.lead("n2", 2, 3, SyncSetting())
     cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
     cluster.run(0.2)
@@ -120,10 +115,7 @@ def test_a_standby_whose_upstream_is_promoted_amid_the_handshake_gets_the_histor
 
 
 def test_a_standby_fetches_the_placeholders_of_skipped_numbers() -> None:
-    cluster = primary_cluster()
-    for node in ("n2", "n3"):
-        cluster.detach(node, 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     cluster.lead("n2", 2, 5, SyncSetting())
     cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
     cluster.run(0.2)
@@ -133,10 +125,7 @@ def test_a_standby_fetches_the_placeholders_of_skipped_numbers() -> None:
 
 
 def test_without_a_placeholder_nothing_is_followed() -> None:
-    cluster = primary_cluster()
-    for node in ("n2", "n3"):
-        cluster.detach(node, 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     cluster.lead("n2", 2, 5, SyncSetting())
     cluster.run_to(lambda: cluster.servers["n2"].primary is not None)
     cluster.run(0.2)
@@ -337,10 +326,7 @@ def test_the_control_file_names_the_new_timeline_a_moment_after_the_promotion() 
 
 def test_a_standby_on_an_abandoned_timeline_is_restarted_before_it_attaches_to_another() -> None:
     """It never would: "new timeline 6 is not a child of database system timeline 3"."""
-    cluster = primary_cluster()
-    for node in ("n2", "n3"):
-        cluster.detach(node, 2)
-    cluster.run_to(lambda: all(cluster.observed(n).detached_for == 2 for n in ("n2", "n3")))
+    cluster = detached_standbys()
     data = data_on(cluster, "n3")
     # It had fetched the history of a primary that was lost before it sent any WAL.
     data.history_files[3] = (*data.history, HistoryStep(TimelineId(3), data.end))
