@@ -96,8 +96,9 @@ def project(
         agent_version=base.agent_version,
         proxy_sessions=sessions,
         record_id=base.record_id,
-        # Told as long as somebody waits for it, and no byte more for ever after.
-        restarted=observed.restarted if document is not None and document.restarts else "",
+        # Told for good: whoever watches a restart from another node may hear of its end, which the
+        # leader tells, before it hears of the server that was the last to be restarted.
+        restarted=observed.restarted,
     )
 
 

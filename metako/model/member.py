@@ -68,7 +68,7 @@ class MemberMeta:
     agent_version: str = ""
     proxy_sessions: int = 0
     record_id: RecordId = RecordId("")  # of its durable record
-    restarted: str = ""  # the order by which its server was restarted last; told while any waits
+    restarted: str = ""  # the order by which its server was restarted last; "" if by none
     zone: str = ""  # where it is, as configured; "" says nothing
 
 

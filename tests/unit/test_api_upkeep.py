@@ -8,6 +8,7 @@ from test_api_orders import DOCUMENT, N1, N2, STATUS, Sink, request
 
 from metako.api.orders import NODES_MAX, restart_order, switchover_order
 from metako.api.view import status_view
+from metako.cluster.projection import project
 from metako.model.document import Restart, Scheduled
 from metako.model.errors import OrderNotGivenError
 from metako.model.ids import Address
@@ -18,6 +19,7 @@ from metako.model.orders import (
     Order,
     OrderKind,
 )
+from metako.model.postgres import PostgresObserved
 
 NOW_MS = 1_796_090_400_000  # 2026-12-01 02:00 UTC
 TAKEN = (True, "so be it", None)
@@ -179,3 +181,11 @@ def test_a_member_says_by_which_order_it_was_restarted():
     )
     rows = status_view(replace(STATUS, members=members))["members"]
     assert [row["restarted"] for row in rows] == [None, "three", None]
+
+
+@pytest.mark.parametrize("left", [(Restart(N2, "three", 60_000),), ()])
+def test_that_is_told_after_the_last_turn_too(left):
+    # The leader may strike the last one off before others have heard that it is back.
+    observed = PostgresObserved(restarted="three")
+    meta = project(observed, MemberMeta(), replace(DOCUMENT, restarts=left), 0)
+    assert meta.restarted == "three"
