@@ -51,7 +51,7 @@ class Changes(Watcher):
         self._judged: set[tuple[Term, int]] = set()
         self._ordered: dict[OrderKind, set[NodeId]] = {}
         self._given_up: set[NodeId] = set()  # whom an operator has called off for good
-        self._caught_up: dict[NodeId, int] = {}  # when a learner's server last had nearly all
+        self._caught_up: dict[NodeId, int] = {}  # when a server without a vote last had nearly all
         self._gone: dict[NodeId, int] = {}  # since when a node has no agent
         # Of each leader: its newest rounds, and when they were sent.
         self._rounds: dict[tuple[NodeId, Term], deque[tuple[int, int]]] = {}
@@ -88,7 +88,9 @@ class Changes(Watcher):
         self._gone = {name: self._gone.get(name, now) for name in gone}
         document = self._world.document()
         if document is not None:
-            for name in document.learners:
+            # Also of those who are no members: one that was removed a moment ago and is taken in
+            # again still streams in the leader's picture, which is that of a moment ago.
+            for name in self._world.nodes.keys() - set(document.voters):
                 if self._has_nearly_all(document, name):
                     self._caught_up[name] = now
 
