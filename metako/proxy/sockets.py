@@ -9,7 +9,9 @@ Invariant: a socket is closed by `close` or `abort` and by nothing else, because
 wait for it must be told (`trio.ClosedResourceError`), and only after its `Link` has let go of it.
 Both are synchronous: after they return no byte can leave through that socket any more.
 
-Deliberately unknown here: PostgreSQL, sessions, limits on their number.
+What reads, writes and closes takes encrypted connections as well (`Encrypted`).
+
+Deliberately unknown here: PostgreSQL, sessions, limits on their number, and encryption.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from typing import Protocol
 
 import trio
 
@@ -34,6 +37,29 @@ _LINGER_ABORT = struct.pack("ii", 1, 0)
 
 # What a connection that is no longer one raises, in whichever call notices it first.
 BROKEN = (OSError, trio.ClosedResourceError)
+
+
+class Encrypted(Protocol):
+    """What stands between us and a socket, and is read and written like one."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """The connection below."""
+
+    def fileno(self) -> int:
+        """Return the descriptor of the connection below; -1 once it is closed."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what has arrived, b"" at the end. Raises BlockingIOError, OSError."""
+
+    def send(self, data: memoryview, /) -> int:
+        """Return how much was taken. Raises BlockingIOError, OSError."""
+
+    def close(self) -> None:
+        """Say goodbye if that can be done at once, and close the connection below."""
+
+
+Connection = socket.socket | Encrypted
 
 
 def tune(sock: socket.socket) -> None:
@@ -52,22 +78,23 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
 
 
-def close(sock: socket.socket) -> None:
+def close(sock: Connection) -> None:
     """Close and wake whoever waits for `sock`. Unsent bytes are still delivered by the kernel."""
     if sock.fileno() != -1:
         trio.lowlevel.notify_closing(sock)
         sock.close()
 
 
-def abort(sock: socket.socket) -> None:
+def abort(sock: Connection) -> None:
     """Close with a reset: unsent bytes are thrown away and a frozen peer cannot hold anything."""
     if sock.fileno() != -1:
+        below = sock if isinstance(sock, socket.socket) else sock.sock
         with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
-        close(sock)
+            below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+        close(below)  # encrypted or not, not even a goodbye leaves any more
 
 
-async def receive_some(sock: socket.socket, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
+async def receive_some(sock: Connection, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:
     """Return what has arrived, b"" at the end. Raises one of `BROKEN`. Cancelling loses nothing."""
     while True:
         try:
@@ -76,11 +103,11 @@ async def receive_some(sock: socket.socket, bytes_max: int = RECEIVE_BYTES_MAX) 
             await trio.lowlevel.wait_readable(sock)
 
 
-async def receive_exactly(sock: socket.socket, count: int) -> bytes:
+async def receive_exactly(sock: Connection, count: int) -> bytes:
     """Return `count` bytes, fewer only if the peer ended before. Raises one of `BROKEN`.
 
-    Never reads beyond: what follows stays in the kernel for the relay. Cancelling loses what had
-    arrived, so the socket is of no further use.
+    Never reads beyond: what follows stays in the kernel for the relay, or decrypted in what
+    encrypts. Cancelling loses what had arrived, so the socket is of no further use.
     """
     parts = bytearray()
     while len(parts) < count:
@@ -91,7 +118,7 @@ async def receive_exactly(sock: socket.socket, count: int) -> bytes:
     return bytes(parts)
 
 
-async def send_all(sock: socket.socket, data: bytes | memoryview) -> None:
+async def send_all(sock: Connection, data: bytes | memoryview) -> None:
     """Send everything. Raises one of `BROKEN`. If cancelled, a part may have been sent."""
     view = memoryview(data)
     while view:

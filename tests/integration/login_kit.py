@@ -7,7 +7,6 @@ knows of a role what `pg_authid` says, and never a password.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import os
 import shutil
 import signal
@@ -21,12 +20,8 @@ from pathlib import Path
 
 import psycopg
 import trio
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
+from certificates import write_certificate
 from metako.demo.prepare import ensure_os_user, make_directory
 from metako.pgwire import startup as pg
 from metako.pgwire.binding import channel_binding_data
@@ -101,7 +96,9 @@ def real_server(bindir: str | None, port: int, *, keep: bool) -> Iterator[RealSe
     lines += [f"host all {name} 127.0.0.1/32 {method}" for name, method, _ in ROLES]
     lines += ["host all all 127.0.0.1/32 scram-sha-256"]
     (data / "pg_hba.conf").write_text("\n".join(lines) + "\n")
-    write_certificate(base / "server.crt", user)
+    key_path = write_certificate(base / "server.crt")
+    if user:
+        shutil.chown(key_path, user)
     program = installation.program("postgres")
     library = subprocess.run(
         [program, "-D", data, "-C", "ssl_library"], user=user, check=True, capture_output=True
@@ -148,27 +145,6 @@ def _wait_answer(server: RealServer, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.05)
         else:
             return
-
-
-def write_certificate(path: Path, user: str | None) -> None:
-    """Write a certificate for 127.0.0.1 with SHA-384, and its key; a digest unlike SCRAM's own."""
-    key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
-    builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(begin)
-    signed = builder.not_valid_after(begin + datetime.timedelta(days=36500)).sign(
-        key, hashes.SHA384()
-    )
-    key_path = path.with_suffix(".key")
-    path.write_bytes(signed.public_bytes(Encoding.PEM))
-    key_path.write_bytes(
-        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
-    )
-    key_path.chmod(0o600)
-    if user:
-        shutil.chown(key_path, user)
 
 
 def client_context() -> ssl.SSLContext:
@@ -231,8 +207,8 @@ class LoginProxy:
         self._server = server
         self._upstream_tls = upstream_tls
         self._context = server_context(server.certificate)
-        pem = x509.load_pem_x509_certificate(server.certificate.read_bytes())
-        self._binding = channel_binding_data(pem.public_bytes(Encoding.DER))
+        der = ssl.PEM_cert_to_DER_cert(server.certificate.read_text())
+        self._binding = channel_binding_data(der)
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[LoginProxy]:

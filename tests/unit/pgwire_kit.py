@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import hmac
 
-from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
+from certificates import self_signed
 from metako.pgwire.keys import ClientKey, Md5Hash, ScramKeys
 from metako.pgwire.login_client import ConnectStep, LoginClient
 from metako.pgwire.login_server import LoginInputs, LoginServer, LoginStep
@@ -53,32 +51,21 @@ def stored_md5(password: str, user: str) -> Md5Hash:
 def certificate(algorithm) -> bytes:
     """Return a certificate that is signed with this digest; None: by Ed25519, which has none."""
     if algorithm is None:
-        return _self_signed(ed25519.Ed25519PrivateKey.generate(), None)
-    return _self_signed(ec.generate_private_key(ec.SECP256R1()), algorithm)
+        return _der(ed25519.Ed25519PrivateKey.generate(), None)
+    return _der(ec.generate_private_key(ec.SECP256R1()), algorithm)
 
 
 def old_certificate(digest: str) -> bytes:
     """Return a certificate that says it is signed with MD5 or SHA-1, which nobody signs with."""
-    der = _self_signed(rsa.generate_private_key(65537, 1024), hashes.SHA256())
+    der = _der(rsa.generate_private_key(65537, 1024), hashes.SHA256())
     rsa_with = bytes.fromhex("06092a864886f70d0101")  # the digest is the last byte of the name
     number = {"md5": 4, "sha1": 5}[digest].to_bytes(1, "big")
     assert der.count(rsa_with + b"\x0b") == 2
     return der.replace(rsa_with + b"\x0b", rsa_with + number)
 
 
-def _self_signed(key, algorithm) -> bytes:
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    begin = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=36500))
-    )
-    return builder.sign(key, algorithm).public_bytes(Encoding.DER)
+def _der(key, algorithm) -> bytes:
+    return self_signed(key, algorithm).public_bytes(Encoding.DER)
 
 
 def converse(
