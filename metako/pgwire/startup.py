@@ -56,10 +56,12 @@ class SqlState(enum.StrEnum):
     FEATURE_NOT_SUPPORTED = "0A000"
     INVALID_AUTHORIZATION = "28000"
     INVALID_PASSWORD = "28P01"  # noqa: S105 - a code, not a password
+    SYNTAX_ERROR = "42601"
     TOO_MANY_CONNECTIONS = "53300"
     ADMIN_SHUTDOWN = "57P01"
     CRASH_SHUTDOWN = "57P02"
     CANNOT_CONNECT_NOW = "57P03"
+    INTERNAL_ERROR = "XX000"
 
 
 class PgWireError(Exception):
