@@ -206,7 +206,8 @@ class Executor:
             restart: the order for a restart that is done by it.
         """
         # First of all: no look is to take what follows for a crash. What ended by itself stays one.
-        self._facts.stop_asked |= self._guard.status.postmaster_pid is not None
+        if self._guard.status.postmaster_pid is not None:
+            self._facts.stopping()
         if fast and not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
                 await self._guard.signal(signal.SIGINT)

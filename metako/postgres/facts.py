@@ -50,7 +50,7 @@ class Facts:
     stop_asked: bool = False  # we have begun to stop the server, or have; until the next start
     was_up: bool = False  # the running server has answered SQL
     last_in_recovery: bool | None = None  # the last answer of the running server
-    failed_starts: int = 0  # in a row, without ever being up
+    failed_starts: int = 0  # in a row, without ever being up, though nobody stopped it
     log_offset: int = 0  # of the server's log at the last start or re-pointing
     delete_superseded: bool = False  # a clone is in place whose predecessor is still there
 
@@ -64,6 +64,12 @@ class Facts:
         own = self.senders.get(node)
         known = {pid for other, pid in self.senders.items() if other != node}
         return set(pids) - {own} if own in pids else set(pids) & known
+
+    def stopping(self) -> None:
+        """Note that the server, which runs, is stopped by us: its end is no crash."""
+        if not self.stop_asked and not self.was_up and self.failed_starts:
+            self.failed_starts -= 1  # it might have come up
+        self.stop_asked = True
 
     def promoting(self) -> None:
         """Forget what only held before this promotion."""

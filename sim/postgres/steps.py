@@ -231,7 +231,8 @@ class Executor:
     def stop(self, fast: bool, successor: NodeId | None = None, restart: str = "") -> Steps:
         """Stop the server; at the end every one of its processes is gone."""
         server = self.server
-        self.facts.stop_asked |= server.process in POSTMASTER
+        if server.process in POSTMASTER:
+            self.facts.stopping()
         if fast and not self.observer.gone:
             server.stop(fast=True)
             if successor is not None:

@@ -119,6 +119,23 @@ async def test_a_stop_is_known_as_one_and_the_end_of_a_server_before_it_is_not(
     assert kit.facts.stop_asked
 
 
+@pytest.mark.parametrize(
+    ("was_up", "runs", "left"),
+    [(False, True, 2), (True, True, 3), (False, False, 3)],
+    ids=["interrupted", "up", "ended by itself"],
+)
+async def test_a_start_that_is_interrupted_is_no_failed_one(
+    was_up: bool, runs: bool, left: int, kit: Kit, autojump_clock: Clock
+) -> None:
+    kit.facts.failed_starts, kit.facts.was_up = 3, was_up
+    kit.guard.status = Status(gone=False, postmaster_pid=POSTMASTER if runs else None)
+    kit.guard.ends_after_s = 5
+    with trio.move_on_after(0.001):
+        await kit.executor.stop(fast=True)
+    await kit.executor.stop(fast=True)  # whoever begins again has interrupted it only once
+    assert kit.facts.failed_starts == left
+
+
 async def test_a_standby_that_confirms_nothing_is_ended_after_a_moment(
     kit: Kit, autojump_clock: Clock
 ) -> None:
