@@ -115,7 +115,7 @@ class BenchCluster(LocalCluster):
 
     async def fill(self, scale: int) -> None:
         """Create the role without a password and all tables; raises `MetakoError`."""
-        await self._as_superuser(f"create role {TRUSTED_USER} login in role {APP_USER}")
+        await self.as_superuser(f"create role {TRUSTED_USER} login in role {APP_USER}")
         argv = [str(self.program("pgbench")), "-i", "-q", "-s", str(scale), "-h", HOST]
         argv += ["-p", str(self.one.postgres_port), "-U", APP_USER, DATABASE]
         await self.run(argv)
@@ -123,14 +123,19 @@ class BenchCluster(LocalCluster):
         with client:
             for statement in (*TABLES_SQL, "vacuum analyze bench_rows, bench_huge"):
                 await client.query(statement, timeout_s=SQL_TIMEOUT_S)
-        await self._as_superuser("checkpoint")
+        await self.as_superuser("checkpoint")
 
     async def verifier(self) -> str:
         """Return what PostgreSQL keeps of the application's password."""
         sql = f"select rolpassword from pg_authid where rolname = '{APP_USER}'"  # noqa: S608
-        return (await self._as_superuser(sql)).strip()
+        return (await self.as_superuser(sql)).strip()
 
-    async def _as_superuser(self, sql: str) -> str:
+    async def as_superuser(self, sql: str) -> str:
+        """Run a statement by the server's own socket; return what psql prints.
+
+        Raises:
+            MetakoError: it failed.
+        """
         # The fifth line of the postmaster's file is the directory of its socket.
         lines = (self.one.data_dir / "postmaster.pid").read_text(encoding="utf-8").split("\n")
         argv = [str(self.program("psql")), "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]
