@@ -55,6 +55,7 @@ PURE_MODULES = (
     "metako.guard.fence",
     "metako.guard.orphan",
     "metako.guard.watchdog",
+    "metako.proxy.hba",
     "metako.proxy.routes",
     "metako.config.schema",
     "metako.config.units",
