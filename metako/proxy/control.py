@@ -3,18 +3,18 @@
 The agent listens and the workers connect, so that workers survive their agent: they keep the last
 table and come back, with a bounded back-off, to the next agent that listens at the same path.
 
-In: routing tables on the agent's side; counters and events on the worker's. Out: the same, on the
-other side. Invariant: a table replaces every earlier one and is never queued behind another, so a
-worker that was slow gets the newest table and nothing else.
+In: routing tables and answers about roles on the agent's side; counters, events and questions on
+the worker's. Out: the same, on the other side. Invariant: a table replaces every earlier one and is
+never queued behind another, so a worker that was slow gets the newest table and nothing else.
 
-Deliberately unknown here: what a table means.
+Deliberately unknown here: what a table means, or what is known of a role.
 """
 
 from __future__ import annotations
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, assert_never
@@ -22,9 +22,13 @@ from typing import Protocol, assert_never
 import trio
 
 from metako import unixsocket
+from metako.model.rolelogin import RoleLogin
 from metako.model.routing import RoutingTable
 from metako.proxy import frames, sockets
-from metako.proxy.frames import Drain, FrameError, Hello, Stats, WorkerEvent
+from metako.proxy.frames import Drain, Hello, Stats, WorkerEvent
+from metako.proxy.jsonline import FRAME_BYTES_MAX, FrameError
+from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
+from metako.proxy.questions import QUESTIONS_MAX, Questions
 
 CONNECTIONS_MAX = 64  # workers of a node, old and new ones together
 SEND_TIMEOUT_S = 1.0  # a peer that takes no frame for so long is disconnected
@@ -33,6 +37,9 @@ STATS_INTERVAL_S = 1.0
 RECONNECT_MIN_S = 0.02
 RECONNECT_MAX_S = 0.25
 EVENTS_MAX = 100  # kept by a worker while there is no agent; the oldest are dropped
+
+# Says what the catalogue has of a role; None: it cannot be told now. Never raises.
+Answer = Callable[[str], Awaitable[RoleLogin | None]]
 
 # How a connection ends on either side: broken, too slow, or not what we speak.
 _CONNECTION_OVER = (*sockets.BROKEN, trio.TooSlowError, FrameError)
@@ -48,16 +55,22 @@ class WorkerReport:
 
 
 class RoutingFeed:
-    """The newest routing table, for any number of workers. Only `publish` and `drain` change it."""
+    """The newest of what all workers are told. Only `publish`, `greet` and `drain` change it."""
 
     def __init__(self) -> None:
         self.latest: RoutingTable | None = None  # None before the first
+        self.welcome: Welcome | None = None  # None: questions about roles are not answered
         self.draining: frozenset[int] = frozenset()  # pids of workers that are to go
         self._changed = trio.Event()  # replaced at each change
 
     def publish(self, table: RoutingTable) -> None:
         """Replace the table; every connected worker is sent it at once."""
         self.latest = table
+        self._announce()
+
+    def greet(self, welcome: Welcome) -> None:
+        """Replace the welcome; every worker that asks about roles is sent it at once."""
+        self.welcome = welcome
         self._announce()
 
     def drain(self, pids: Iterable[int]) -> None:
@@ -74,12 +87,28 @@ class RoutingFeed:
         self._changed = trio.Event()
 
 
+async def _tell_nothing(_user: str) -> RoleLogin | None:
+    await trio.lowlevel.checkpoint()
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """What every connection of a worker needs of the agent."""
+
+    feed: RoutingFeed
+    on_report: Callable[[WorkerReport], None]
+    on_event: Callable[[Hello, WorkerEvent], None]
+    answer: Answer
+
+
 async def serve_control(
     path: Path,
     feed: RoutingFeed,
     on_report: Callable[[WorkerReport], None],
     *,
     on_event: Callable[[Hello, WorkerEvent], None] = lambda _hello, _event: None,
+    answer: Answer = _tell_nothing,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the workers of this node until cancelled.
@@ -91,6 +120,7 @@ async def serve_control(
     Raises:
         OSError: the socket cannot be made; nothing was started.
     """
+    agent = _Agent(feed, on_report, on_event, answer)
     # Whoever waited for the listener has ended with the nursery when it is closed.
     with unixsocket.listening(path) as listener:
         async with trio.open_nursery() as nursery:
@@ -99,7 +129,7 @@ async def serve_control(
             while True:
                 await slots.acquire()
                 connection = await _accept(listener)
-                nursery.start_soon(_serve_worker, connection, slots, feed, on_report, on_event)
+                nursery.start_soon(_serve_worker, _Connection(connection), slots, agent)
 
 
 async def _accept(listener: socket.socket) -> socket.socket:
@@ -116,57 +146,88 @@ async def _accept(listener: socket.socket) -> socket.socket:
             return connection
 
 
-async def _serve_worker(
-    connection: socket.socket,
-    slots: trio.Semaphore,
-    feed: RoutingFeed,
-    on_report: Callable[[WorkerReport], None],
-    on_event: Callable[[Hello, WorkerEvent], None],
-) -> None:
+class _Connection:
+    """A connection on which several tasks send, one frame at a time."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._sending = trio.Lock()
+
+    async def send(self, frame: frames.FromAgent) -> None:
+        async with self._sending:
+            await _send(self.socket, frame)
+
+
+async def _serve_worker(connection: _Connection, slots: trio.Semaphore, agent: _Agent) -> None:
     try:
-        lines = _Lines(connection)
+        lines = _Lines(connection.socket)
         with trio.fail_after(HELLO_TIMEOUT_S):
             hello = frames.decode_from_worker(await lines.read())
-        if not isinstance(hello, Hello):
-            return
-        report = WorkerReport(hello, Stats(), connected=True)
-        on_report(report)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_send_tables, connection, feed, hello.pid)
-                while True:
-                    match frames.decode_from_worker(await lines.read()):
-                        case Stats() as stats:
-                            report = replace(report, stats=stats)
-                            on_report(report)
-                        case WorkerEvent() as event:
-                            on_event(hello, event)
-                        case Hello():
-                            raise FrameError("a second hello")
-                        case unknown:
-                            assert_never(unknown)
-        except* _CONNECTION_OVER:
-            pass  # a worker that lives comes back with a new connection
-        finally:
-            on_report(replace(report, connected=False))
+        if isinstance(hello, Hello):
+            await _hear_worker(connection, lines, hello, agent)
     except _CONNECTION_OVER:
         pass  # whoever this was never said hello
     finally:
-        sockets.close(connection)
+        sockets.close(connection.socket)
         slots.release()
 
 
-async def _send_tables(connection: socket.socket, feed: RoutingFeed, pid: int) -> None:
-    """Send the newest table at once and after each change, until the connection breaks."""
+async def _hear_worker(connection: _Connection, lines: _Lines, hello: Hello, agent: _Agent) -> None:
+    report = WorkerReport(hello, Stats(), connected=True)
+    agent.on_report(report)
+    questions = trio.Semaphore(QUESTIONS_MAX)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_tables, connection, agent.feed, hello)
+            while True:
+                match frames.decode_from_worker(await lines.read()):
+                    case Stats() as stats:
+                        report = replace(report, stats=stats)
+                        agent.on_report(report)
+                    case WorkerEvent() as event:
+                        agent.on_event(hello, event)
+                    case VerifierWanted() as wanted:
+                        try:
+                            questions.acquire_nowait()
+                        except trio.WouldBlock:
+                            await connection.send(Verifier(wanted.id, None))
+                        else:
+                            nursery.start_soon(_answer, connection, wanted, agent.answer, questions)
+                    case Hello():
+                        raise FrameError("a second hello")
+                    case unknown:
+                        assert_never(unknown)
+    except* _CONNECTION_OVER:
+        pass  # a worker that lives comes back with a new connection
+    finally:
+        agent.on_report(replace(report, connected=False))
+
+
+async def _answer(
+    connection: _Connection, wanted: VerifierWanted, answer: Answer, questions: trio.Semaphore
+) -> None:
+    try:
+        await connection.send(Verifier(wanted.id, await answer(wanted.user)))
+    finally:
+        questions.release()
+
+
+async def _send_tables(connection: _Connection, feed: RoutingFeed, hello: Hello) -> None:
+    """Send what is newest at once and after each change, until the connection breaks."""
     sent: RoutingTable | None = None
+    greeted: Welcome | None = None
     while True:
+        if hello.asks and feed.welcome is not None and feed.welcome is not greeted:
+            greeted = feed.welcome
+            await connection.send(greeted)
         if feed.latest is not None and feed.latest is not sent:
             sent = feed.latest
-            await _send(connection, sent)
-        if pid in feed.draining:
-            await _send(connection, Drain())
-            feed.draining -= {pid}
-        if feed.latest is sent and pid not in feed.draining:
+            await connection.send(sent)
+        if hello.pid in feed.draining:
+            await connection.send(Drain())
+            feed.draining -= {hello.pid}
+        up_to_date = feed.latest is sent and (feed.welcome is greeted or not hello.asks)
+        if up_to_date and hello.pid not in feed.draining:
             await feed.wait_change()
 
 
@@ -187,7 +248,7 @@ class _Lines:
         searched = 0
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
-            if searched > frames.FRAME_BYTES_MAX:
+            if searched > FRAME_BYTES_MAX:
                 raise FrameError("frame too long")
             part = await sockets.receive_some(self._connection)
             if not part:
@@ -222,7 +283,8 @@ class AgentLink:
 
     def __init__(self, path: Path, hello: Hello) -> None:
         self._path = path
-        self._hello = hello
+        self._hello = replace(hello, asks=True)
+        self._questions = Questions(self._wake)
         # The newest ones are kept: they say what is going on now.
         self._events: deque[WorkerEvent] = deque(maxlen=EVENTS_MAX)
         self._event_came = trio.Event()  # replaced whenever it is set
@@ -230,6 +292,27 @@ class AgentLink:
     def report(self, event: WorkerEvent) -> None:
         """Send `event` to the agent, now or when there is one."""
         self._events.append(event)
+        self._wake()
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the last agent that answers has told; None before that."""
+        return self._questions.welcome
+
+    @property
+    def answering(self) -> bool:
+        """Whether an agent is connected that answers questions about roles."""
+        return self._questions.answering
+
+    async def ask(self, user: str) -> RoleLogin | None:
+        """Ask the agent about a role; see `Questions.ask`."""
+        return await self._questions.ask(user)
+
+    async def wait_welcome(self) -> Welcome | None:
+        """Return the welcome, of which the first one is waited for; see `Questions`."""
+        return await self._questions.wait_welcome()
+
+    def _wake(self) -> None:
         self._event_came.set()
 
     async def run(self, listener: AgentListener, on_drain: Callable[[], None]) -> None:
@@ -251,6 +334,7 @@ class AgentLink:
         self, connection: socket.socket, listener: AgentListener, on_drain: Callable[[], None]
     ) -> None:
         try:
+            self._questions.connected()
             await _send(connection, self._hello)
             lines = _Lines(connection)
             async with trio.open_nursery() as nursery:
@@ -259,15 +343,21 @@ class AgentLink:
                     # An agent counts as present once it has spoken, not when its socket accepts.
                     match frames.decode_from_agent(await lines.read()):
                         case RoutingTable() as table:
+                            self._questions.receive_table()
                             listener.agent_came()
                             listener.receive_table(table)
                         case Drain():
                             on_drain()
+                        case Welcome() as welcome:
+                            self._questions.receive_welcome(welcome)
+                        case Verifier() as verifier:
+                            self._questions.receive_answer(verifier)
                         case unknown:
                             assert_never(unknown)
         except* _CONNECTION_OVER:
             pass  # the agent ended or is frozen; the next one is connected to by the caller
         finally:
+            self._questions.disconnected()
             sockets.close(connection)
 
     async def _send_news(self, connection: socket.socket, listener: AgentListener) -> None:
@@ -275,6 +365,8 @@ class AgentLink:
         stats_due = trio.current_time()
         while True:
             self._event_came = trio.Event()
+            while (wanted := self._questions.next_unsent()) is not None:
+                await _send(connection, wanted)  # a client waits for it
             while self._events:
                 # Removed first: a frame cut short by a dying agent is not worth a repeat.
                 await _send(connection, self._events.popleft())

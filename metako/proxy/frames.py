@@ -2,7 +2,8 @@
 
 Agent → worker: `{"table": {...}}` replaces the routing table, `{"drain": true}` asks the worker to
 take no new connections and to exit after the last one. Worker → agent: `{"hello": {...}}` first,
-then `{"stats": {...}}` and `{"event": {...}}`.
+then `{"stats": {...}}` and `{"event": {...}}`. How clients may log in is asked and told by the
+frames of `loginframes`.
 
 In: bytes of one line. Out: frozen values. Invariant: a decoder raises `FrameError` and nothing
 else. Unknown keys are ignored, so that agent and worker of neighbouring versions understand each
@@ -13,21 +14,25 @@ Deliberately unknown here: sockets, and what anybody does with a frame.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
 from metako.model.routing import RouteTarget, RoutingTable
+from metako.proxy import loginframes
+from metako.proxy.jsonline import (
+    FrameError,
+    from_line_untrusted,
+    integer,
+    mapping,
+    string,
+    to_line,
+)
+from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
 
-FRAME_BYTES_MAX = 65_536
 REPLICAS_MAX = 256
 EVENT_FIELDS_MAX = 16
-
-
-class FrameError(Exception):
-    """The peer sent no frame. Nothing changed; the connection is to be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Hello:
     node: NodeId
     host: str
     port: int  # the one that is listened on, also when 0 was asked for
+    asks: bool = False  # about roles, and may be sent the frames of `loginframes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Drain:
     """Take no new connections; exit after the last one."""
 
 
-FromAgent = RoutingTable | Drain
-FromWorker = Hello | Stats | WorkerEvent
+FromAgent = RoutingTable | Drain | Welcome | Verifier
+FromWorker = Hello | Stats | WorkerEvent | VerifierWanted
 
 
 def encode(frame: FromAgent | FromWorker) -> bytes:
@@ -88,40 +94,51 @@ def encode(frame: FromAgent | FromWorker) -> bytes:
         case WorkerEvent():
             event = {"level": frame.level, "message": frame.message, "fields": dict(frame.fields)}
             body = {"event": event}
-    line = json.dumps(body, separators=(",", ":")).encode() + b"\n"
-    assert len(line) <= FRAME_BYTES_MAX, len(line)
-    return line
+        case Welcome():
+            body = {"welcome": loginframes.welcome_to_json(frame)}
+        case VerifierWanted():
+            body = {"verifier_wanted": loginframes.wanted_to_json(frame)}
+        case Verifier():
+            body = {"verifier": loginframes.verifier_to_json(frame)}
+    return to_line(body)
 
 
 def decode_from_agent(line: bytes) -> FromAgent:
     """Return the frame of an agent. Raises `FrameError`."""
-    body = _object(line)
+    body = from_line_untrusted(line)
     if "table" in body:
-        return _table_from_json(_mapping(body["table"]))
+        return _table_from_json(mapping(body["table"]))
     if body.get("drain") is True:
         return Drain()
+    if "welcome" in body:
+        return loginframes.welcome_from_json(mapping(body["welcome"]))
+    if "verifier" in body:
+        return loginframes.verifier_from_json(mapping(body["verifier"]))
     raise FrameError("unknown frame of an agent")
 
 
 def decode_from_worker(line: bytes) -> FromWorker:
     """Return the frame of a worker. Raises `FrameError`."""
-    body = _object(line)
+    body = from_line_untrusted(line)
     if "hello" in body:
-        hello = _mapping(body["hello"])
+        hello = mapping(body["hello"])
         return Hello(
-            pid=_integer(hello.get("pid")),
-            index=_integer(hello.get("index")),
-            node=NodeId(_string(hello.get("node"))),
-            host=_string(hello.get("host")),
-            port=_integer(hello.get("port")),
+            pid=integer(hello.get("pid")),
+            index=integer(hello.get("index")),
+            node=NodeId(string(hello.get("node"))),
+            host=string(hello.get("host")),
+            port=integer(hello.get("port")),
+            asks=hello.get("asks") is True,
         )
     if "stats" in body:
-        stats = _mapping(body["stats"])
-        return Stats(**{field.name: _integer(stats.get(field.name, 0)) for field in fields(Stats)})
+        stats = mapping(body["stats"])
+        return Stats(**{field.name: integer(stats.get(field.name, 0)) for field in fields(Stats)})
     if "event" in body:
-        event = _mapping(body["event"])
-        found = tuple(_mapping(event.get("fields", {})).items())[:EVENT_FIELDS_MAX]
-        return WorkerEvent(_string(event.get("level")), _string(event.get("message")), found)
+        event = mapping(body["event"])
+        found = tuple(mapping(event.get("fields", {})).items())[:EVENT_FIELDS_MAX]
+        return WorkerEvent(string(event.get("level")), string(event.get("message")), found)
+    if "verifier_wanted" in body:
+        return loginframes.wanted_from_json(mapping(body["verifier_wanted"]))
     raise FrameError("unknown frame of a worker")
 
 
@@ -140,10 +157,10 @@ def _table_from_json(body: Mapping[str, object]) -> RoutingTable:
     if not isinstance(replicas, list) or len(replicas) > REPLICAS_MAX:
         raise FrameError("replicas are not a short list")
     return RoutingTable(
-        term=Term(_integer(body.get("term"))),
-        primary=None if primary is None else _target_from_json(_mapping(primary)),
-        replicas=tuple(_target_from_json(_mapping(replica)) for replica in replicas),
-        valid_until_boot_ns=_integer(body.get("valid_until_boot_ns")),
+        term=Term(integer(body.get("term"))),
+        primary=None if primary is None else _target_from_json(mapping(primary)),
+        replicas=tuple(_target_from_json(mapping(replica)) for replica in replicas),
+        valid_until_boot_ns=integer(body.get("valid_until_boot_ns")),
     )
 
 
@@ -159,36 +176,8 @@ def _target_to_json(target: RouteTarget) -> dict[str, object]:
 
 def _target_from_json(body: Mapping[str, object]) -> RouteTarget:
     return RouteTarget(
-        node=NodeId(_string(body.get("node"))),
-        address=Address(_string(body.get("host")), _integer(body.get("port"))),
-        lsn=Lsn(_integer(body.get("lsn", 0))),
+        node=NodeId(string(body.get("node"))),
+        address=Address(string(body.get("host")), integer(body.get("port"))),
+        lsn=Lsn(integer(body.get("lsn", 0))),
         local=body.get("local") is True,
     )
-
-
-def _object(line: bytes) -> Mapping[str, object]:
-    if len(line) > FRAME_BYTES_MAX:
-        raise FrameError("frame too long")
-    try:
-        # RecursionError: nesting is bounded by the length of a frame, not by the parser.
-        return _mapping(json.loads(line))
-    except (ValueError, RecursionError) as error:
-        raise FrameError("not JSON") from error
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    if not isinstance(value, dict):
-        raise FrameError("not an object")
-    return value
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise FrameError("not a string")
-    return value
-
-
-def _integer(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise FrameError("not a number")
-    return value

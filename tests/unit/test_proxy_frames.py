@@ -10,6 +10,7 @@ from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
 from metako.model.routing import RouteTarget, RoutingTable
 from metako.proxy import frames
+from metako.proxy.jsonline import FrameError
 
 NAT = st.integers(0, 2**63)
 TARGETS = st.builds(
@@ -75,14 +76,14 @@ def test_unknown_keys_are_ignored() -> None:
     ],
 )
 def test_bad_frames_raise_frame_error_only(line: bytes) -> None:
-    with pytest.raises(frames.FrameError):
+    with pytest.raises(FrameError):
         frames.decode_from_agent(line)
-    with pytest.raises(frames.FrameError):
+    with pytest.raises(FrameError):
         frames.decode_from_worker(line)
 
 
 @given(st.binary(max_size=100))
 def test_garbage_raises_frame_error_only(line: bytes) -> None:
     for decode in (frames.decode_from_agent, frames.decode_from_worker):
-        with pytest.raises(frames.FrameError):
+        with pytest.raises(FrameError):
             decode(line)
