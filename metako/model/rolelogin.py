@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+STORED_CHARS_MAX = 1024
+"""Of a `rolpassword`. PostgreSQL makes none so long; a longer one is of no use to anybody."""
+
 
 @dataclass(frozen=True, slots=True)
 class RoleLogin:

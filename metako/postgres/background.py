@@ -1,10 +1,11 @@
 """Work beside the steps that no target asks for and nothing waits for.
 
-On every server: the members' replication slots. On a primary: a commit once a second, whose
-failure to return (or the marker's, which is the first commit) is the only proof that commits are
-blocked, and the checkpoint after a promotion, which makes pg_control name the new timeline for
-pg_rewind on other nodes. On a standby: deleting the directory that a clone has replaced, once the
-clone streams. A failure of any of these is seen in an observation or tried again; none is an error.
+On every server: the members' replication slots. On a primary: a commit once a second, whose failure
+to return (or the marker's, which is the first commit) is the only proof that commits are blocked,
+the checkpoint after a promotion, which makes pg_control name the new timeline for pg_rewind on
+other nodes, and the function that says what roles may log in with. On a standby: deleting the
+directory that a clone has replaced, once the clone streams. A failure of any of these is seen in an
+observation or tried again; none is an error.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from metako.postgres import commit, sql
 from metako.postgres.execute import Executor
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
+from metako.postgres.rolelogin import ensure_function
 from metako.postgres.slots import SlotPolicy, keep_slots
 from metako.postgres.steps import StepFailed
 
@@ -28,6 +30,9 @@ PROBE_INTERVAL_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 CHECKPOINT_TRIES_MAX = 5
 CHECKPOINT_PAUSE_S = 1.0
+FUNCTION_AFTER_S = 3.0
+"""From the first sight of a primary: by then clients are served, and nothing is held up."""
+FUNCTION_INTERVAL_S = 60.0
 SLOTS_INTERVAL_S = 5.0
 SLOTS_PAUSE_S = 0.2
 SLOTS_TRIES_TOLD = 5
@@ -64,6 +69,7 @@ class Background:
             nursery.start_soon(self._checkpoint_promoted)
             nursery.start_soon(self._delete_superseded)
             nursery.start_soon(self._keep_slots)
+            nursery.start_soon(self._keep_function)
 
     def observed(self, observed: PostgresObserved, *, streams: bool) -> None:
         """Take note of what the server is; `streams`: as the standby it is meant to be."""
@@ -138,3 +144,28 @@ class Background:
                     self._report(StepFailed("KeepSlots", lasted_ms, " ".join(str(error).split())))
                 await trio.sleep(SLOTS_PAUSE_S * min(failures, SLOTS_TRIES_TOLD))
                 self._slots_due.set()
+
+    async def _keep_function(self) -> None:
+        due_at: float | None = None  # None: no primary
+        told = ""
+        while True:
+            await trio.sleep(FUNCTION_AFTER_S)
+            now = trio.current_time()
+            if not self._primary:
+                due_at = None
+                continue
+            if due_at is None:
+                due_at = now + FUNCTION_AFTER_S
+            if now < due_at:
+                continue
+            due_at = now + FUNCTION_INTERVAL_S
+            try:
+                superuser = self._executor.settings.superuser
+                await ensure_function(self._executor.sessions.any, superuser)
+                told = ""
+            except (MetakoError, sql.SqlError) as error:
+                text = " ".join(str(error).split())
+                if text != told and self._primary:
+                    lasted_ms = round((trio.current_time() - now) * 1000)
+                    self._report(StepFailed("MakeRoleLogin", lasted_ms, text))
+                told = text

@@ -20,14 +20,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from metako.model.rolelogin import RoleLogin
+from metako.model.rolelogin import STORED_CHARS_MAX, RoleLogin
 from metako.pgwire.verifier import ITERATIONS_DEFAULT, ITERATIONS_MAX
 from metako.proxy.hba import NAME_BYTES_MAX
 from metako.proxy.jsonline import FrameError, integer, string
 
 HBA_LINES_MAX = 2000
 HBA_CHARS_MAX = 40_000  # in JSON; a welcome has to fit into a frame
-STORED_CHARS_MAX = 1024
 SECRET_BYTES = 32
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metako.model.ids import NodeId
 from metako.model.rolelogin import RoleLogin
 from metako.proxy import frames, loginframes
 from metako.proxy.jsonline import FRAME_BYTES_MAX, FrameError
@@ -41,7 +42,7 @@ def test_questions_survive_the_journey(user: str, number: int) -> None:
 
 
 def test_what_a_worker_asks_it_says_in_its_hello() -> None:
-    hello = frames.Hello(1, 1, frames.NodeId("n1"), "h", 1, asks=True)
+    hello = frames.Hello(1, 1, NodeId("n1"), "h", 1, asks=True)
     line = frames.encode(hello)
     assert frames.decode_from_worker(line) == hello
     body = json.loads(line)
