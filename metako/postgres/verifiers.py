@@ -100,6 +100,8 @@ class VerifierReader:
         try:
             with trio.move_on_after(READ_TIMEOUT_S):
                 found = await self._ask(list(batch))
+        except Exception:  # noqa: BLE001 - no name of a stranger may end the node
+            self._close()
         finally:
             self._end(batch, found)
 

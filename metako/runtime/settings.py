@@ -26,6 +26,15 @@ def cluster_secret(config: NodeConfig) -> bytes:
     It is the same on every node. Without a gossip key, which is possible on loopback only, it is
     no secret: whoever can reach the servers there is on this machine.
     """
+    return _derived(config, b"metako/postgres")
+
+
+def mock_secret(config: NodeConfig) -> bytes:
+    """Return what mock verifiers are made of, the same on every node; see `cluster_secret`."""
+    return _derived(config, b"metako/scram mock")
+
+
+def _derived(config: NodeConfig, purpose: bytes) -> bytes:
     replication = config.postgresql.replication_password
     if replication:
         base = replication.encode()
@@ -33,7 +42,7 @@ def cluster_secret(config: NodeConfig) -> bytes:
         base = config.gossip.keys[0]
     else:
         base = b"loopback"
-    context = b"metako/postgres\0" + config.cluster.name.encode()
+    context = purpose + b"\0" + config.cluster.name.encode()
     return hmac.new(base, context, hashlib.sha256).digest()
 
 

@@ -1,7 +1,8 @@
 """The proxy workers of this node, as its agent runs them: their routes, their sessions, their log.
 
-In: the configuration and routing tables. Out: running workers, and the number of client sessions
-whenever a worker reports. Workers outlive the agent on purpose; see `metako.proxy.control`.
+In: the configuration and routing tables. Out: running workers, which are told how clients may log
+in, and the number of client sessions whenever a worker reports. Workers outlive the agent on
+purpose; see `metako.proxy.control`.
 
 Does not know what a table means.
 """
@@ -19,6 +20,7 @@ from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.launcher import ProxyConfig, run_workers
 from metako.runtime.paths import proxy_socket
+from metako.runtime.rolesecrets import RoleSecrets
 
 
 class ProxyWorkers:
@@ -32,12 +34,15 @@ class ProxyWorkers:
     ) -> None:
         self.feed = RoutingFeed()
         self._config = config
+        self._secrets = RoleSecrets(config)
         self._keep_running = keep_running  # for the next agent, when this one ends
         self._on_sessions = on_sessions  # told how many sessions all workers have together
         self._sessions: dict[int, int] = {}  # sessions by worker pid
 
     async def start(self, nursery: trio.Nursery, guard_pid: int) -> None:
         """Start the workers in `nursery`; return once they listen."""
+        self.feed.greet(self._secrets.welcome)
+        nursery.start_soon(self._secrets.run)
         await nursery.start(self._serve)
         await nursery.start(self._work, guard_pid)
 
@@ -47,6 +52,7 @@ class ProxyWorkers:
             self.feed,
             self._hear,
             on_event=lambda _hello, fact: _log_worker_event(fact),
+            answer=self._secrets.answer,
             task_status=task_status,
         )
 

@@ -189,6 +189,19 @@ async def test_a_kept_connection_that_has_ended_is_replaced_once(
     assert await reader.read("anna") is None
 
 
+async def test_a_name_that_breaks_the_driver_breaks_nothing_else(
+    server: FakeServer, reader: VerifierReader, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise ValueError("cannot be encoded")
+
+    server.before_answer = fail
+    assert await reader.read("anna") is None
+    server.before_answer = trio.lowlevel.checkpoint
+    assert await reader.read("anna") == RoleLogin(True, "of anna")
+
+
 async def test_the_connection_is_kept_for_a_while(
     server: FakeServer, reader: VerifierReader, autojump_clock: trio.testing.MockClock
 ) -> None:
