@@ -1,18 +1,19 @@
 """One client and one server, joined in the reactor: what one sends goes to the other.
 
-The relay is made of two callbacks. Each reads what has arrived into a buffer that all links of a
-worker share, has a scanner look at the headers, and hands the bytes to the kernel; nothing waits
-in between, so nobody else touches the buffer meanwhile. Only what the receiver does not take at
-once is copied aside, at most one buffer for each direction. Until that is gone the sender is not
-read (back-pressure: its window closes). An idle link therefore costs no buffer at all.
+How bytes pass is `pump`; here is what a link is while it lasts, and how it ends.
 
     detached ──attach──▶ relaying ──▶ ended
         ▲───detach_server───┘
+        ▲───── on_lost ─────┘
 
 While *detached* the client is only watched: what it sends stays in the kernel, that it sent
 something is told once, and so is its hang-up. A link *ends* once: when the server has ended and
 all that came of it was delivered, when the client is gone, has said goodbye or broken the
 protocol, or when `close` is called. It has let go of both sockets then, and closed neither.
+
+A server that ends while the client is at rest need not be the end: `on_lost` is asked. If the
+client is to be kept, it is not given the server's last words (`pgwire.lastwords`), and the link is
+detached. All else that a server says unasked is passed on, also what comes before its last words.
 
 Invariant: after `detach_server` or `close` returns, no byte leaves through the socket that was let
 go. Bytes for it that were not delivered yet are thrown away, since no other may have them.
@@ -26,30 +27,29 @@ from collections.abc import Callable
 
 import trio
 
-from metako.pgwire.scan import STATUS_IDLE, SYNC_KIND, ClientScanner, ServerScanner
+from metako.pgwire.lastwords import find_last_words, is_fatal
+from metako.pgwire.scan import STATUS_IDLE
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
+from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
 from metako.proxy.transport import Ended, LinkContext, Transport, hung_up, shut
 
 
-class Link:
+class Link(Pump):
     """See the module's docstring. A new link is detached and watches nobody yet.
 
     Args:
         on_data: the client sent something while there was no server; told once a detachment.
+        on_lost: the server ended while the client was at rest, and the link is detached. Returns
+            whether the client is kept; if not it is told what the server said, and the link ends.
+            Not called for a client that was told of a fatal error. Needs `on_note`.
         on_note: a message that was kept, and whether it is the client's. Without it none is kept.
 
-    Both are called from within the reactor, so they must not wait.
+    All are called from within the reactor, so they must not wait.
     """
 
-    __slots__ = (
-        *("_buffer", "_client", "_client_events", "_client_over", "_client_recv", "_client_send"),
-        *("_data_seen", "_down", "_down_meter", "_event", "_hangup_seen", "_on_data", "_on_note"),
-        *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
-        *("_server_events", "_server_recv", "_server_send"),
-        *("_torn", "_up", "_up_meter", "_view", "ended", "violation"),
-    )
+    __slots__ = ("_event", "_on_data", "_on_lost")
 
     def __init__(
         self,
@@ -57,36 +57,14 @@ class Link:
         client: Transport,
         *,
         on_data: Callable[[], None] | None = None,
-        on_note: Callable[[Note, bool], None] | None = None,
+        on_lost: Callable[[], bool] | None = None,
+        on_note: OnNote | None = None,
     ) -> None:
-        self.ended: Ended | None = None  # None while the link is in use
-        self.violation: PgWireError | None = None  # what broke the protocol, if that was the end
-        self._reactor = context.reactor
-        self._buffer = context.buffer
-        self._view = context.view
-        self._up_meter = context.up
-        self._down_meter = context.down
+        assert on_note is not None or on_lost is None, "errors are known by their notes"
+        super().__init__(context, client, on_note)
         self._on_data = on_data
-        self._on_note = on_note
+        self._on_lost = on_lost
         self._event: trio.Event | None = None  # set at the end; None while nobody waits for it
-        self._client = client
-        self._client_recv = client.recv_into
-        self._client_send = client.send
-        self._client_events = 0  # asked of the reactor; 0 if not registered
-        self._client_over = False  # nothing more will be read from the client
-        self._data_seen = False  # while detached: the client has sent something
-        self._hangup_seen = False  # while detached: and said that it will send nothing more
-        self._server: Transport | None = None  # None while detached and after the end
-        self._server_recv: Callable[[memoryview], int] | None = None
-        self._server_send: Callable[[memoryview], int] | None = None
-        self._server_events = 0
-        self._server_deaf = False  # nothing more can be sent to the server
-        keeps = on_note is not None
-        self._up = ClientScanner(context.client_layouts, keeps=keeps)
-        self._down = ServerScanner(self._up, context.server_layouts, keeps=keeps)
-        self._pending_up = b""  # read, not yet taken by the server
-        self._pending_down = b""  # read, not yet taken by the client
-        self._torn = False  # a part of a message for the client was thrown away
 
     @property
     def at_boundary(self) -> bool:
@@ -162,138 +140,7 @@ class Link:
         """End, if the link has not ended yet."""
         self._end(Ended.CLOSED)
 
-    # -- the relay --------------------------------------------------------------------------
-
-    # All that most pieces need is written out in both callbacks, the look at the known layouts
-    # included: a call of a function of our own costs as much as a fifth of a system call.
-
-    def _client_ready(self, events: int) -> None:
-        try:
-            send = self._server_send
-            if events != READ or send is None:
-                self._client_event(events)
-                return
-            try:
-                size = self._client_recv(self._view)
-            except BlockingIOError:
-                return
-            except OSError:
-                self._end(Ended.CLIENT)
-                return
-            up = self._up
-            layout = up.known.get(size)
-            if layout is not None and layout[0](self._buffer) == layout[1]:
-                up.owed += 1
-                up.tail = SYNC_KIND
-            elif not size:
-                self._client_closed()
-                return
-            elif up.scan(self._buffer, size) != size:
-                self._take_goodbye(size)
-                return
-            try:
-                sent = send(self._view[:size])
-            except OSError as error:
-                sent = self._not_sent_up(error)
-            self._up_meter.count += sent
-            if sent != size:
-                self._keep_up(self._view[sent:size])
-            if up.notes:
-                self._tell(up.notes, from_client=True)
-        except PgWireError as error:
-            self._violated(error, Ended.CLIENT_VIOLATION)
-        except Exception:
-            self._end(Ended.FAILED)
-            raise
-
-    def _server_ready(self, events: int) -> None:
-        try:
-            receive = self._server_recv
-            if events != READ or receive is None:
-                self._server_event(events)
-                return
-            try:
-                size = receive(self._view)
-            except BlockingIOError:
-                return
-            except OSError:
-                size = 0
-            down = self._down
-            layout = down.known.get(size)
-            if layout is not None and layout[0](self._buffer) == layout[1]:
-                down.status = self._buffer[size - 1]
-                self._up.owed -= 1
-            elif size:
-                down.scan(self._buffer, size)
-            else:
-                # What came before was delivered in full: until it is, the server is not read.
-                self._end(Ended.SERVER)
-                return
-            try:
-                sent = self._client_send(self._view[:size])
-            except OSError as error:
-                sent = self._not_sent_down(error)
-            self._down_meter.count += sent
-            if sent != size:
-                self._keep_down(self._view[sent:size])
-            if down.notes:
-                self._tell(down.notes, from_client=False)
-        except PgWireError as error:
-            self._violated(error, Ended.SERVER_VIOLATION)
-        except Exception:
-            self._end(Ended.FAILED)
-            raise
-
-    def _not_sent_up(self, error: OSError) -> int:
-        if not isinstance(error, BlockingIOError):
-            # It takes nothing any more, but its last words may still be on their way.
-            self._server_deaf = self._client_over = True
-        return 0
-
-    def _send_up(self, data: bytes) -> None:
-        assert self._server is not None
-        try:
-            sent = self._server.send(memoryview(data))
-        except OSError as error:
-            sent = self._not_sent_up(error)
-        self._up_meter.count += sent
-        self._keep_up(memoryview(data)[sent:])
-
-    def _keep_up(self, rest: memoryview) -> None:
-        # Copied, because the buffer belongs to whoever runs next.
-        if self._server_deaf:
-            rest = rest[:0]
-        self._pending_up = bytes(rest)
-        if self._client_over and not rest and self._server is not None:
-            shut(self._server)
-        self._watch()
-
-    def _not_sent_down(self, error: OSError) -> int:
-        if not isinstance(error, BlockingIOError):
-            self._end(Ended.CLIENT)
-        return 0
-
-    def _keep_down(self, rest: memoryview) -> None:
-        if self.ended is None:
-            self._pending_down = bytes(rest)
-            self._watch()
-
-    def _send_down(self, data: bytes) -> None:
-        try:
-            sent = self._client_send(memoryview(data))
-        except OSError as error:
-            sent = self._not_sent_down(error)
-        self._down_meter.count += sent
-        self._keep_down(memoryview(data)[sent:])
-
-    def _tell(self, notes: list[Note], *, from_client: bool) -> None:
-        # Told after the bytes have left: whoever hears of it may take the server away.
-        while notes:
-            note = notes.pop(0)
-            if self._on_note is not None:
-                self._on_note(note, from_client)
-
-    # -- everything but the passing of bytes ------------------------------------------------
+    # -- events ------------------------------------------------------------------------------
 
     def _client_event(self, events: int) -> None:
         if self._pending_down and events & (WRITE | BROKEN):
@@ -333,6 +180,43 @@ class Link:
             self._send_up(bytes(self._view[:size]))
         self._tell(self._up.notes, from_client=True)
 
+    def _take_unasked(self, size: int) -> int:
+        if self._on_lost is None or not self.at_rest or self._client_over:
+            if size:
+                self._down.scan(self._buffer, size)
+            else:
+                # What came before was delivered in full: until it is, the server is not read.
+                self._end(Ended.SERVER)
+            return size
+        before, words = find_last_words(self._buffer, size)
+        if before:
+            self._down.scan(self._buffer, before)
+            if not words:
+                return size
+            self._send_down(bytes(self._view[:before]))
+            self._tell(self._down.notes, from_client=False)
+        if self.ended is None and self._server is not None:
+            self._lose_server(words)
+        return 0
+
+    def _failed(self, error: Note) -> None:
+        if is_fatal(error.body):
+            self._on_lost = None  # it was told that its session is over
+
+    def _lose_server(self, words: bytes) -> None:
+        """Keep the client if its session can go on elsewhere, or tell it why it ends."""
+        if not self.at_rest:
+            # The client does not take what came before: it can follow neither gap nor move.
+            self._on_lost = None
+            self._pending_down += words
+            return
+        on_lost = self._on_lost
+        self.detach_server()
+        if on_lost is None or not on_lost():
+            if words:
+                self._send_down(words)
+            self._end(Ended.SERVER)
+
     def _server_event(self, events: int) -> None:
         if self._pending_up and events & (WRITE | BROKEN):
             self._send_up(self._pending_up)
@@ -364,25 +248,3 @@ class Link:
             self._server_events = 0
             self._server = self._server_recv = self._server_send = None
         return server
-
-    def _watch(self) -> None:
-        """Ask the reactor for exactly what can be handled now, and for nothing after the end."""
-        client = server = 0
-        if self._server is not None:
-            if not self._client_over and not self._pending_up:
-                client = READ
-            if not self._pending_down:
-                server = READ
-            if self._pending_up:
-                server |= WRITE
-            if server != self._server_events:
-                self._reactor.watch(self._server.fileno(), server, self._server_ready)
-                self._server_events = server
-        elif self.ended is None:
-            client = 0 if self._hangup_seen else PEER_CLOSED
-            client |= 0 if self._data_seen else READ
-        if self._pending_down:
-            client |= WRITE
-        if client != self._client_events:
-            self._reactor.watch(self._client.fileno(), client, self._client_ready)
-            self._client_events = client

@@ -70,6 +70,8 @@ class Rig:
         self.errors = errors
         self.notes: list[tuple[Note, bool]] = []
         self.woken = 0
+        self.lost = 0
+        self.keeps: bool | None = None  # what `on_lost` answers; None: it is not asked
         self.sockets: list[socket.socket] = []
 
     def pair(self) -> tuple[socket.socket, End]:
@@ -86,7 +88,12 @@ class Rig:
         def note(found: Note, from_client: bool) -> None:
             self.notes.append((found, from_client))
 
-        return Link(self.context, near, on_data=wake, on_note=note), far
+        def lose() -> bool:
+            self.lost += 1
+            return bool(self.keeps)
+
+        on_lost = None if self.keeps is None else lose
+        return Link(self.context, near, on_data=wake, on_lost=on_lost, on_note=note), far
 
     async def relaying(self) -> Joined:
         """Return a link over which a client has logged in."""
@@ -108,10 +115,11 @@ class Joined:
 
 
 @contextlib.asynccontextmanager
-async def rig() -> AsyncIterator[Rig]:
+async def rig(*, keeps: bool | None = None) -> AsyncIterator[Rig]:
     errors: list[Exception] = []
     reactor = Reactor(errors.append)
     made = Rig(LinkContext(reactor), errors)
+    made.keeps = keeps
     try:
         with trio.fail_after(DEADLINE_S):
             async with trio.open_nursery() as nursery:

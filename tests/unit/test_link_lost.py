@@ -1,0 +1,152 @@
+"""A server that ends by itself: what the client hears of it, and when it may be kept."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from link_kit import ANSWER, EXTENDED, QUERY, rig
+from scan_kit import message
+from trio.testing import wait_all_tasks_blocked
+
+from metako.pgwire.startup import error_response
+from metako.proxy.transport import Ended
+
+SHUTDOWN = error_response("57P01", "terminating connection due to administrator command")
+TIMED_OUT = error_response("57P05", "terminating connection due to idle-session timeout")
+NOTICE = message("N", b"SNOTICE\0C01000\0Mwait\0\0")
+SETTING = message("S", b"TimeZone\0UTC\0")
+CHANNEL = message("A", b"\0\0\0\1news\0\0")
+IN_TRANSACTION = message("C", b"BEGIN\0") + message("Z", b"T")
+
+
+async def test_last_words_are_kept_from_a_client_at_rest_that_goes_on() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.server.send(SHUTDOWN)
+        joined.server.close()
+        await wait_all_tasks_blocked(0.01)
+        assert (made.lost, joined.link.ended) == (1, None)
+        assert joined.client.silent()
+        near, server = made.pair()
+        joined.link.attach(near)
+        await joined.client.send(QUERY)
+        await server.receive(QUERY)
+        await server.send(ANSWER)
+        await joined.client.receive(ANSWER)
+
+
+async def test_what_comes_before_the_last_words_is_passed_on() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.server.send(NOTICE + SETTING + CHANNEL + SHUTDOWN)
+        await joined.client.receive(NOTICE + SETTING + CHANNEL)
+        await wait_all_tasks_blocked(0.01)
+        assert made.lost == 1
+        assert joined.client.silent()
+        assert [note.kind for note, _ in made.notes] == [b"N", b"S", b"A"]
+
+
+@pytest.mark.parametrize("piece", [NOTICE, SETTING, CHANNEL])
+async def test_what_a_server_says_unasked_is_passed_on_at_once(piece) -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.server.send(piece)
+        await joined.client.receive(piece)
+        assert made.lost == 0
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_an_end_without_a_word_is_a_loss_too(end) -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        getattr(joined.server, end)()
+        await wait_all_tasks_blocked(0.01)
+        assert (made.lost, joined.link.ended) == (1, None)
+        joined.client.close()
+        assert await joined.link.wait_end() is Ended.CLIENT
+
+
+async def test_a_client_that_is_not_kept_hears_the_last_words() -> None:
+    async with rig(keeps=False) as made:
+        joined = await made.relaying()
+        await joined.server.send(NOTICE + SHUTDOWN)
+        await joined.client.receive(NOTICE + SHUTDOWN)
+        assert await joined.link.wait_end() is Ended.SERVER
+
+
+async def test_an_error_about_the_session_ends_it() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.server.send(TIMED_OUT)
+        await joined.client.receive(TIMED_OUT)
+        joined.server.close()
+        assert await joined.link.wait_end() is Ended.SERVER
+        assert made.lost == 0
+
+
+async def test_last_words_in_two_pieces_are_passed_on_and_end_the_session() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.server.send(SHUTDOWN[:20])
+        await joined.client.receive(SHUTDOWN[:20])
+        await joined.server.send(SHUTDOWN[20:])
+        await joined.client.receive(SHUTDOWN[20:])
+        joined.server.close()
+        assert await joined.link.wait_end() is Ended.SERVER
+        assert made.lost == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [(QUERY, b""), (QUERY, IN_TRANSACTION), (EXTENDED, b""), (QUERY[:7], b"")],
+)
+async def test_a_client_that_waits_or_is_in_a_transaction_hears_of_it(asked, answered) -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.client.send(asked)
+        await joined.server.receive(asked)
+        await joined.server.send(answered + SHUTDOWN)
+        await joined.client.receive(answered + SHUTDOWN)
+        joined.server.close()
+        assert await joined.link.wait_end() is Ended.SERVER
+        assert made.lost == 0
+
+
+async def test_a_client_that_says_nothing_more_is_not_kept() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        joined.client.sock.shutdown(socket.SHUT_WR)
+        assert await joined.server.at_end()
+        joined.server.close()
+        assert await joined.link.wait_end() is Ended.SERVER
+        assert made.lost == 0
+
+
+async def test_a_client_that_does_not_listen_gets_everything_and_is_not_kept() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        send = joined.link._client_send
+
+        def send_a_little(data) -> int:
+            joined.link._client_send = send
+            return send(data[:10])
+
+        joined.link._client_send = send_a_little
+        await joined.server.send(NOTICE + SHUTDOWN)
+        joined.server.close()
+        await joined.client.receive(NOTICE + SHUTDOWN)
+        assert await joined.link.wait_end() is Ended.SERVER
+        assert made.lost == 0
+
+
+async def test_a_server_that_ends_before_the_link_was_asked_ends_it() -> None:
+    async with rig(keeps=True) as made:
+        link, client = made.link()
+        near, server = made.pair()
+        link.attach(near, logging_in=True)
+        await server.send(SHUTDOWN)
+        await client.receive(SHUTDOWN)
+        server.close()
+        assert await link.wait_end() is Ended.SERVER
+        assert made.lost == 0
