@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import enum
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 STARTUP_BYTES_MAX = 10_000
@@ -254,17 +255,22 @@ def error_response(
     sqlstate: str, message: str, *, severity: str = "FATAL", detail: str = "", hint: str = ""
 ) -> bytes:
     """Build the message that tells a client why its connection ends."""
-    fields = [("S", severity), ("V", severity), ("C", sqlstate), ("M", message)]
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": message}
     if detail:
-        fields.append(("D", detail))
+        fields["D"] = detail
     if hint:
-        fields.append(("H", hint))
+        fields["H"] = hint
+    return error_of_fields(fields)
+
+
+def error_of_fields(fields: Mapping[str, str], *, kind: bytes = b"E") -> bytes:
+    """Build an error of what `parse_error_untrusted` returned; a notice if `kind` is N."""
     # A zero byte would end the field early and turn the rest into fields of its own.
     body = b"".join(
-        key.encode() + value.replace("\0", " ").encode("utf-8", "replace") + b"\0"
-        for key, value in fields
+        key.encode("latin-1") + encode_text(value.replace("\0", " ")) + b"\0"
+        for key, value in fields.items()
     )
-    return _MESSAGE_HEADER.pack(b"E", len(body) + 5) + body + b"\0"
+    return _MESSAGE_HEADER.pack(kind, len(body) + 5) + body + b"\0"
 
 
 def parse_error_untrusted(body: bytes) -> dict[str, str]:

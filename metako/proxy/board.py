@@ -1,10 +1,10 @@
 """What all sessions of one worker share: the routes, the limits, the counters.
 
-The board is where a routing table meets the sessions. Handing it a table is synchronous: when
-`receive_table` returns, no session has a socket to a server that the table deposes, whatever its
-tasks were about to do.
+The board is where a routing table meets the connections. Handing it a table is synchronous: when
+`receive_table` returns, nobody has a socket to a server that the table deposes, whatever its tasks
+were about to do.
 
-Deliberately unknown here: how tables arrive, and what a session does with its sockets.
+Deliberately unknown here: how tables arrive, and what anybody does with a socket.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Protocol
 import trio
 
 from metako.model.routing import RoutingTable
+from metako.proxy.cancels import Cancels
+from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
+from metako.proxy.legs import Legs
 from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
 from metako.proxy.transport import LinkContext
@@ -29,19 +32,31 @@ CONNECTING_MAX = 128
 HANDSHAKES_MAX = 256
 
 
-class Attached(Protocol):
-    """What the board needs of a session."""
+# Sessions whose client is idle are moved to a new primary by so many logins at once. Those whose
+# client waits for an answer do not count: they go first.
+MOVES_UNASKED_MAX = 8
+
+
+class Holder(Protocol):
+    """What has a socket to a server, or is about to have one."""
 
     @property
-    def route(self) -> Route | None:
-        """The server in use or being connected to; None while there is none."""
+    def route(self) -> Route:
+        """The server that it is connected or being connected to."""
+
+    def cut(self) -> None:
+        """Close the socket at once."""
+
+
+class Attached(Protocol):
+    """What the board needs of a session."""
 
     @property
     def at_rest(self) -> bool:
         """Whether it is between two transactions, so that an end loses nothing."""
 
-    def cut(self, message: str) -> None:
-        """Take the server away at once, and tell the client if it can be told."""
+    def end(self, message: str) -> None:
+        """Take the server away at once, and tell the client why if it can be told."""
 
     def evict(self) -> None:
         """Close the client's connection without a word."""
@@ -57,19 +72,27 @@ class Board:
         queue_timeout_s: float,
         sessions_max: int,
         report: Callable[[WorkerEvent], None],
+        credentials: CredentialSource | None = None,
     ) -> None:
         self.routes = Routes()
+        self.credentials = credentials  # None: every login is passed on to the server
         self.queue_timeout_s = queue_timeout_s
         self.sessions_max = sessions_max
         self.connecting = trio.Semaphore(CONNECTING_MAX)
+        self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
+        self.legs = Legs(self)
+        self.cancels = Cancels()
         self.waiting = 0
         self.total = 0
         self.refused = 0
         self.malformed = 0
         self.cut = 0
+        self.kept = 0  # times that a client lost its server and kept its session
+        self.moved = 0
         self.report = report
         self._boot_ns = boot_ns
+        self._holders: dict[Holder, None] = {}
         self._sessions: dict[Attached, None] = {}
         self._handshakes: OrderedDict[Attached, None] = OrderedDict()
         self._changed = trio.Event()  # replaced whenever it is set
@@ -83,25 +106,33 @@ class Board:
             ignored = (("term", table.term), ("latest_term", self.routes.term))
             self.report(WorkerEvent("WARNING", "a table of a lower term was ignored", ignored))
             return
-        cut = self._cut_deposed()
+        cut, kept = self._cut_deposed()
         primary = self.routes.last()
         if primary != known:
             node = None if primary is None else primary.node
-            change = (("term", table.term), ("primary", node), ("sessions_cut", cut))
+            counts = (("sessions_cut", cut), ("sessions_kept", kept))
+            change = (("term", table.term), ("primary", node), *counts)
             self.report(WorkerEvent("INFO", "the primary of the proxy changed", change))
         # A mere renewal wakes nobody: those who pause after a failure would try again at once.
         if self.current() != named:
             self._changed.set()
             self._changed = trio.Event()
 
-    def _cut_deposed(self) -> int:
-        count = 0
-        for session in list(self._sessions):
-            route = session.route
-            if route is not None and not self.routes.keeps(route):
-                session.cut("the primary changed; connect again")
-                count += 1
-        return count
+    def _cut_deposed(self) -> tuple[int, int]:
+        """Return how many sessions ended, and how many lost their server and were kept."""
+        cut, kept = self.cut, self.kept
+        for holder in list(self._holders):
+            if not self.routes.keeps(holder.route):
+                holder.cut()
+        return self.cut - cut, self.kept - kept
+
+    def hold(self, holder: Holder) -> None:
+        """Let `holder` be cut when its route is deposed. Its route must be `current` now."""
+        self._holders[holder] = None
+
+    def release(self, holder: Holder) -> None:
+        """Note that `holder` has no socket any more; harmless if it never was held."""
+        self._holders.pop(holder, None)
 
     def agent_came(self) -> None:
         self.routes.agent_came()
@@ -151,7 +182,7 @@ class Board:
         """End sessions because the worker stops."""
         for session in list(self._sessions):
             if session.at_rest or not only_at_rest:
-                session.cut(message)
+                session.end(message)
 
     def stats(self) -> Stats:
         return Stats(
@@ -161,6 +192,7 @@ class Board:
             refused=self.refused,
             malformed=self.malformed,
             cut=self.cut,
+            moved=self.moved,
             bytes_up=self.links.up.count,
             bytes_down=self.links.down.count,
         )

@@ -52,11 +52,12 @@ class Stats:
     """Counters of one worker since its start; `sessions` and `waiting` are gauges."""
 
     sessions: int = 0  # clients past their startup packet, waiting ones included
-    waiting: int = 0  # of these, not yet connected to a server
+    waiting: int = 0  # of these, without a server at the moment
     total: int = 0  # connections accepted
     refused: int = 0  # no primary in time, or too many connections
     malformed: int = 0  # no legal startup packet, in time and in size
     cut: int = 0  # ended because the primary changed or the proxy stopped
+    moved: int = 0  # times that a session went on with another server
     bytes_up: int = 0  # client → server
     bytes_down: int = 0  # server → client
 

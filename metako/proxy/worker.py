@@ -32,6 +32,7 @@ from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.board import HANDSHAKES_MAX, Board
 from metako.proxy.control import AgentLink
+from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
 from metako.proxy.outside import (
     EXIT_CANNOT_LISTEN,
@@ -117,6 +118,7 @@ async def serve(
     stop: trio.Event,
     on_drained: Callable[[], None] = lambda: None,
     clock: Callable[[], int] = boot_ns,
+    credentials: CredentialSource | None = None,
 ) -> None:
     """Serve clients until `stop` is set, or until drained of them at the agent's request.
 
@@ -125,6 +127,7 @@ async def serve(
 
     Args:
         on_drained: called when no connection will be taken any more.
+        credentials: what clients may log in to us with; without it the servers judge everybody.
     """
     port = listeners[0].getsockname()[1]
     hello = Hello(os.getpid(), config.index, config.node, config.host, port)
@@ -134,6 +137,7 @@ async def serve(
         queue_timeout_s=config.queue_timeout_s,
         sessions_max=config.sessions_max,
         report=link.report,
+        credentials=credentials,
     )
     link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
     drain = trio.Event()

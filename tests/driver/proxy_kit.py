@@ -20,6 +20,7 @@ from metako.model.routing import RouteTarget, RoutingTable
 from metako.pgwire import startup as pg
 from metako.proxy import sockets
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
+from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 
@@ -79,8 +80,9 @@ class FakeServer:
             return
         if self.hold is not None:
             await self.hold.wait()
+        if not await self.log_in(stream, first):
+            return
         self.logins += 1
-        await stream.send_all(LOGIN)
         while data := await stream.receive_some():
             self.received += data
             text = bytes(data[5:-1])
@@ -98,6 +100,11 @@ class FakeServer:
                 return
             elif data[:1] == b"Q":
                 await stream.send_all(message(b"C", self.name.encode() + b"\0") + READY)
+
+    async def log_in(self, stream: trio.SocketStream, first: pg.FirstPacket) -> bool:
+        """Answer the startup packet in full; False if that was the end."""
+        await stream.send_all(LOGIN)
+        return True
 
     def target(self) -> RouteTarget:
         return RouteTarget(NodeId(self.name), Address("127.0.0.1", self.port))
@@ -248,6 +255,7 @@ async def proxy_running(
     sessions_max: int = 100,
     clock: Callable[[], int] = boot_ns,
     listeners: list[socket.socket] | None = None,
+    credentials: CredentialSource | None = None,
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -265,7 +273,7 @@ async def proxy_running(
     stop = trio.Event()
 
     async def run() -> None:
-        await serve(config, listeners, stop=stop, clock=clock)
+        await serve(config, listeners, stop=stop, clock=clock, credentials=credentials)
 
     async with trio.open_nursery() as nursery:
         proxy = Proxy(port, RoutingFeed(), [], [], nursery, control, stop, agent=trio.CancelScope())

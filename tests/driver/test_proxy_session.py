@@ -14,7 +14,7 @@ from proxy_kit import (
 from trio.testing import wait_all_tasks_blocked
 
 from metako.pgwire import startup as pg
-from metako.proxy import control, session
+from metako.proxy import control, passing
 from metako.proxy.worker import boot_ns
 
 
@@ -209,7 +209,7 @@ async def test_waiting_at_a_silent_server_moves_to_the_new_primary_at_once(
 
 
 async def test_silent_server_is_given_up_after_its_deadline(tmp_path, nursery, monkeypatch) -> None:
-    monkeypatch.setattr(session, "FIRST_MESSAGE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(passing, "FIRST_MESSAGE_TIMEOUT_S", 0.05)
     server = FakeServer("a", silent=True)
     await nursery.start(server.run)
     async with proxy_running(tmp_path) as proxy:

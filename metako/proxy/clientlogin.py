@@ -1,0 +1,80 @@
+"""Let a client log in to us, as it would to a server.
+
+In: the client's socket and its startup packet, and what its role may log in with. Out: the keys
+that its login yields, or the refusal that is to be its last message.
+
+Nothing is read beyond the client's last word of the login: what follows stays in the kernel for
+the relay. So a message is read in two parts, its header first, whose length `LoginServer` checks
+before any of the body is asked for.
+
+Deliberately unknown here: which roles exist, and servers.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+
+from metako.pgwire import startup as pg
+from metako.pgwire.keys import MD5_SALT_BYTES
+from metako.pgwire.login_server import (
+    Credential,
+    LoggedIn,
+    LoginInputs,
+    LoginRefused,
+    LoginServer,
+)
+from metako.pgwire.negotiation import Negotiation
+from metako.proxy import sockets
+from metako.proxy.credentials import Asking
+
+NONCE_BYTES = 18  # as PostgreSQL draws
+_LENGTH_BYTES = 4  # a length counts itself
+_REPLICATION_ON = frozenset({"true", "on", "yes", "1", "database"})
+
+
+def asking_of(first: pg.Startup, client: socket.socket) -> Asking:
+    """Return who asks for what, by PostgreSQL's rules for a startup packet."""
+    user = first.parameter("user") or ""
+    return Asking(
+        user=user,
+        database=first.parameter("database") or user,
+        address=_address(client),
+        tls=False,
+        replication=(first.parameter("replication") or "").lower() in _REPLICATION_ON,
+    )
+
+
+def _address(client: socket.socket) -> str:
+    if client.family == socket.AF_INET:
+        return str(client.getpeername()[0])
+    # A scope, as of a link-local address, is no part of what rules are compared with.
+    return str(client.getpeername()[0]).partition("%")[0]
+
+
+async def log_client_in(
+    client: socket.socket, user: str, credential: Credential, spoken: Negotiation
+) -> LoggedIn | LoginRefused | None:
+    """Return the verdict on a client, None if it left before there was one.
+
+    A refusal was not sent yet; all else was. The caller sets the deadline. If cancelled, the
+    client's connection is of no further use. Raises one of `sockets.BROKEN`.
+    """
+    inputs = LoginInputs(secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(MD5_SALT_BYTES))
+    login = LoginServer(user, credential, inputs)
+    step = login.start()
+    await sockets.send_all(client, spoken.message + step.send)
+    while step.outcome is None:
+        header = await sockets.receive_exactly(client, pg.MESSAGE_HEADER_BYTES)
+        if len(header) < pg.MESSAGE_HEADER_BYTES:
+            return None
+        step = login.receive_untrusted(header)
+        # The length was found to be within the limits, or there is an outcome.
+        rest = int.from_bytes(header[1:], "big") - _LENGTH_BYTES
+        if step.outcome is None and rest:
+            body = await sockets.receive_exactly(client, rest)
+            if len(body) < rest:
+                return None
+            step = login.receive_untrusted(body)
+        await sockets.send_all(client, step.send)
+    return step.outcome

@@ -1,0 +1,59 @@
+"""When a client that has lost its server is given the next one.
+
+At once if the client has something to say: it waits for the answer then, as a new session would,
+and no longer than the queue timeout. Else when its turn comes: the clients that say nothing are
+moved a few at a time (`MOVES_UNASKED_MAX`), so that most of them find a server when they speak,
+and a thousand of them do not all log in in the instant of a failover. Nobody waits then, so there
+is no hurry and no deadline.
+
+A server that ended by itself is not gone back to unasked, only if the client speaks. It may be
+about to stop, or an administrator has ended the sessions to be alone, as DROP DATABASE has to be.
+
+Deliberately unknown here: whether a session can be moved, and how.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from metako.proxy.routes import Route
+
+if TYPE_CHECKING:
+    from metako.proxy.board import Board
+
+
+class Turn:
+    """One client's wait for its next server, or for its first, for which it always asks.
+
+    Args:
+        lost: the server that it had; None before the first.
+    """
+
+    def __init__(self, board: Board, lost: Route | None) -> None:
+        self.lost = lost
+        self.patience = trio.CancelScope()  # ends when it has waited for too long
+        self._board = board
+        self._until_asked = trio.CancelScope()
+        self._placed = False  # has a place among those that are moved unasked
+
+    def ask(self) -> None:
+        """Note that the client waits from now on. Synchronous, for the reactor."""
+        self.patience.deadline = trio.current_time() + self._board.queue_timeout_s
+        self._until_asked.cancel()
+
+    async def wait(self) -> None:
+        """Return when a server is to be looked for. If cancelled, `end` has to be called too."""
+        board = self._board
+        with self._until_asked:
+            while board.current() in (None, self.lost):
+                await board.wait_change()
+            await board.moving_unasked.acquire()
+            self._placed = True
+
+    def end(self) -> None:
+        """Make room for the next client. Harmless if repeated."""
+        if self._placed:
+            self._placed = False
+            self._board.moving_unasked.release()

@@ -1,0 +1,268 @@
+"""One client, from the end of its login to the end of its session, on one server after another.
+
+    finding ──▶ relaying ──▶ over
+       ▲           │
+       └── kept ───┘
+
+*Finding* waits for the client's turn (`moving`) and opens a leg. *Relaying* leaves the passing of
+bytes to a `Link`, which needs no task, and waits for its end. When the server goes, because its
+route is deposed or by itself, the client is *kept* if that loses nothing: it is at rest, and what
+its session consists of is known in full. It notices nothing then but that its next statement takes
+longer, and that settings it was told of may have changed.
+
+A session whose login was passed on cannot be kept: nobody else can log in for the client.
+
+Invariant: the link has let go of a leg before the leg is closed, and a leg that was cut is never
+joined. `end` and what the board calls on a leg are synchronous.
+
+Deliberately unknown here: SQL, and how a client has logged in.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import trio
+
+from metako.pgwire import startup as pg
+from metako.pgwire.login_client import Refusal, ServerReady
+from metako.pgwire.messages import (
+    BackendKey,
+    TransactionStatus,
+    backend_key_data,
+    parameter_status,
+    parse_parameter_status_untrusted,
+    ready_for_query,
+)
+from metako.pgwire.startup import SqlState
+from metako.pgwire.stream import Note
+from metako.proxy.board import Board
+from metako.proxy.cancels import CancelTarget, Issued
+from metako.proxy.frames import WorkerEvent
+from metako.proxy.legs import Failure, Leg, Opening, Refused
+from metako.proxy.link import Link
+from metako.proxy.moving import Turn
+from metako.proxy.routes import Route
+from metako.proxy.transport import Ended, shut
+
+SETTINGS_TOLD_MAX = 64  # of which is remembered what the client was told; a server reports 15
+
+
+class Relay:
+    """See the module's docstring. `run` is for the session's task.
+
+    Args:
+        movable: whether the opening can be repeated at another server.
+        on_key_refused: called when a server did not take the key of the client's login.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        client: socket.socket,
+        opening: Opening,
+        *,
+        movable: bool,
+        on_key_refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._board = board
+        self._client = client
+        self._opening = opening
+        self._movable = movable
+        self._on_key_refused = on_key_refused
+        self._link = Link(
+            board.links,
+            client,
+            on_data=self._hear,
+            on_lost=self._lose if movable else None,
+            on_note=self._note if movable else None,
+        )
+        self._leg: Leg | None = None  # None while there is no server
+        self._turn = Turn(board, None)
+        self._relaying = trio.CancelScope()  # cancelled when the client is kept without a server
+        self._told: dict[str, str] = {}  # settings that the server reported to the client
+        self._issued: Issued | None = None  # the cancel key that the client has; None without one
+
+    @property
+    def at_rest(self) -> bool:
+        return self._link.at_rest
+
+    async def run(self) -> bytes:
+        """Serve until the end; return the last message for the client, b"" if there is none.
+
+        The link has let go of the client then, and the leg is closed. So it is if cancelled.
+        """
+        link = self._link
+        link.detach_server()  # watches the client from now on
+        self._turn.ask()
+        try:
+            while link.ended is None:
+                found = await self._find_leg()
+                if isinstance(found, Leg):
+                    if self._join(found):
+                        with self._relaying:
+                            await link.wait_end()
+                elif found is not None:
+                    self._board.refused += 1
+                    return self._excuse(found)
+            return self._last_word(link.ended)
+        finally:
+            link.close()
+            if self._leg is not None:
+                self._leg.close()
+            self._turn.end()
+            if self._issued is not None:
+                self._board.cancels.take_back(self._issued)
+
+    def end(self, message: str) -> None:
+        """End the session at once, and tell the client why if it can be told."""
+        self._board.cut += 1
+        self._link.detach_server()
+        if self._leg is not None:
+            self._leg.abort()
+        # Nobody can be waited for here: what the kernel does not take at once is not sent.
+        self._link.inject(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
+        self._link.close()
+        shut(self._client)
+
+    # -- finding a server -------------------------------------------------------------------
+
+    async def _find_leg(self) -> Leg | Refused | Failure | None:
+        """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
+        found: Leg | Refused | Failure | None = None
+        board, turn = self._board, self._turn
+        board.waiting += 1
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
+                await turn.wait()
+                found = await board.legs.open(self._opening, turn.patience)
+                if isinstance(found, Leg):
+                    self._leg = found
+                nursery.cancel_scope.cancel()
+        finally:
+            board.waiting -= 1
+            turn.end()
+        return found
+
+    async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` when the client hangs up: those who left must not keep a place."""
+        await self._link.wait_end()
+        scope.cancel()
+
+    def _join(self, leg: Leg) -> bool:
+        """Let the client talk to the server; False if either is gone by now."""
+        if leg.closed or self._link.ended is not None:
+            return False
+        leg.on_cut = self._cut
+        self._relaying = trio.CancelScope()
+        moved = self._turn.lost is not None
+        if leg.ready is None:
+            first = leg.said
+        elif moved:
+            first = self._news(leg.ready) + leg.said
+        else:
+            first = self._greeting(leg.ready) + leg.said
+        self._link.attach(leg.sock, first, logging_in=not moved)
+        self._board.moved += moved
+        return True
+
+    def _greeting(self, ready: ServerReady) -> bytes:
+        """Return what a client is told after it has logged in."""
+        parts = [parameter_status(*pair) for pair in ready.parameters.items()]
+        if ready.secret_key:
+            # The server's own key. The client keeps it wherever its session goes.
+            key = BackendKey(ready.process_id, ready.secret_key)
+            self._issued = self._board.cancels.issue(key, self._locate)
+            parts.append(backend_key_data(key))
+        parts += (pg.error_of_fields(fields, kind=b"N") for fields in ready.notices)
+        return b"".join(parts) + ready_for_query(TransactionStatus.IDLE)
+
+    def _news(self, ready: ServerReady) -> bytes:
+        """Return which settings are others than those that the client was told."""
+        return b"".join(
+            parameter_status(name, value)
+            for name, value in ready.parameters.items()
+            if self._told.get(name) != value
+        )
+
+    def _locate(self) -> CancelTarget | None:
+        leg = self._leg
+        if leg is None or leg.closed or leg.ready is None:
+            return None
+        return CancelTarget(leg.route, BackendKey(leg.ready.process_id, leg.ready.secret_key))
+
+    # -- told by link and leg ---------------------------------------------------------------
+
+    def _hear(self) -> None:
+        """The client has something to say, and no server."""
+        self._turn.ask()
+
+    def _note(self, note: Note, from_client: bool) -> None:
+        if note.kind == b"S" and not from_client and note.whole:
+            name, value = parse_parameter_status_untrusted(note.body)
+            if name in self._told or len(self._told) < SETTINGS_TOLD_MAX:
+                self._told[name] = value
+
+    def _cut(self) -> None:
+        """The leg is about to be closed, because its route is deposed."""
+        if self._leg is None or self._link.ended is not None:
+            return
+        if self._movable and self._link.at_rest:
+            self._link.detach_server()
+            self._keep(self._leg.route)
+        else:
+            self.end("the primary changed; connect again")
+
+    def _lose(self) -> bool:
+        """The server has ended by itself. Return whether the client is kept."""
+        assert self._leg is not None
+        self._leg.close()
+        self._keep(self._leg.route)
+        return True
+
+    def _keep(self, lost: Route) -> None:
+        self._leg = None
+        self._turn = Turn(self._board, lost)
+        self._board.kept += 1
+        self._relaying.cancel()
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _excuse(self, found: Refused | Failure) -> bytes:
+        """Return why there is no server for the client."""
+        if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
+            self._on_key_refused()
+        lost = self._turn.lost
+        if isinstance(found, Failure):
+            if found.error:
+                return found.error
+            return pg.error_response(
+                SqlState.CANNOT_CONNECT_NOW if lost is None else SqlState.ADMIN_SHUTDOWN,
+                f"no primary within {self._board.queue_timeout_s:g} s",
+                detail=found.reason,
+                hint="Connect again; see `metako status` for the state of the cluster.",
+            )
+        if lost is None:
+            return found.error
+        # In the middle of a session, words about a login would puzzle whoever reads them.
+        return pg.error_response(
+            SqlState.ADMIN_SHUTDOWN,
+            "the session cannot go on after its server was lost; connect again",
+            detail=found.message,
+        )
+
+    def _last_word(self, ended: Ended) -> bytes:
+        link, board = self._link, self._board
+        error = link.violation
+        if ended is Ended.GOODBYE and self._leg is not None:
+            self._leg.close(goodbye=True)
+        elif ended is Ended.SERVER_VIOLATION:
+            detail = (("error", str(error)),)
+            board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
+        elif ended is Ended.CLIENT_VIOLATION:
+            board.malformed += 1
+            if error is not None and link.at_boundary:
+                return pg.error_response(error.sqlstate, str(error))
+        return b""
