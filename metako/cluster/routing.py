@@ -13,7 +13,7 @@ from metako.model.ids import NodeId, Term
 from metako.model.instant import Instant, milliseconds
 from metako.model.member import Member, MemberState, ServerRole, ServerState
 from metako.model.postgres import ProcessState
-from metako.model.routing import RouteTarget, RoutingTable
+from metako.model.routing import Peer, RouteTarget, RoutingTable
 
 
 def current_primary(election: Election, now: Instant) -> tuple[NodeId | None, int]:
@@ -119,9 +119,10 @@ class Router:
             # are connected to.
             term = document.timelines[-1].term if document and document.timelines else Term(0)
             replicas = self._without(primary, self._replicas.among(standing))
+            peers = _peers(standing, core.node)
         else:
-            term, target, replicas, _ = known
-        table = RoutingTable(term, target, replicas, until if target is not None else 0)
+            term, target, replicas, _, peers = known
+        table = RoutingTable(term, target, replicas, until if target is not None else 0, peers)
         if table != known:
             self._table = table
         return self._table
@@ -143,6 +144,18 @@ def _serves_reads(member: Member) -> bool:
         and meta is not None
         and meta.role is ServerRole.STANDBY
         and meta.state is ServerState.STREAMING
+    )
+
+
+def _peers(standing: tuple[Member, ...], me: NodeId) -> tuple[Peer, ...]:
+    """Return the proxies of the others, for what a client asks of the wrong node."""
+    return tuple(
+        Peer(member.node, member.meta.proxy_address)
+        for member in standing
+        if member.node != me
+        and member.state in (MemberState.ALIVE, MemberState.SUSPECT)
+        and member.meta is not None
+        and member.meta.proxy_address is not None
     )
 
 

@@ -17,6 +17,13 @@ class RouteTarget(NamedTuple):
     local: bool = False  # runs on the proxy's own host
 
 
+class Peer(NamedTuple):
+    """The proxy of another node."""
+
+    node: NodeId
+    address: Address
+
+
 class RoutingTable(NamedTuple):
     """The routes of one node's proxy; each table replaces the one before it.
 
@@ -28,3 +35,4 @@ class RoutingTable(NamedTuple):
     primary: RouteTarget | None  # None while there is none; new sessions wait
     replicas: tuple[RouteTarget, ...]
     valid_until_boot_ns: int  # CLOCK_BOOTTIME
+    peers: tuple[Peer, ...] = ()  # all that have a proxy and are not known to be dead

@@ -15,11 +15,12 @@ from typing import Protocol
 
 import trio
 
-from metako.model.routing import RoutingTable
+from metako.model.routing import Peer, RoutingTable
 from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.legs import Legs
+from metako.proxy.loginframes import Welcome
 from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
 from metako.proxy.transport import LinkContext
@@ -72,6 +73,7 @@ class Board:
         queue_timeout_s: float,
         sessions_max: int,
         report: Callable[[WorkerEvent], None],
+        cancels: Cancels,
         credentials: CredentialSource | None = None,
     ) -> None:
         self.routes = Routes()
@@ -82,7 +84,8 @@ class Board:
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
         self.legs = Legs(self)
-        self.cancels = Cancels()
+        self.cancels = cancels
+        self.peers: tuple[Peer, ...] = ()  # the proxies of other nodes, as last heard
         self.waiting = 0
         self.total = 0
         self.refused = 0
@@ -102,6 +105,7 @@ class Board:
     def receive_table(self, table: RoutingTable) -> None:
         """Replace the routing table, end the sessions it deposes, wake those that wait."""
         named, known = self.current(), self.routes.last()
+        self.peers = table.peers
         if not self.routes.receive(table, self._boot_ns()):
             ignored = (("term", table.term), ("latest_term", self.routes.term))
             self.report(WorkerEvent("WARNING", "a table of a lower term was ignored", ignored))
@@ -133,6 +137,10 @@ class Board:
     def release(self, holder: Holder) -> None:
         """Note that `holder` has no socket any more; harmless if it never was held."""
         self._holders.pop(holder, None)
+
+    def receive_welcome(self, welcome: Welcome) -> None:
+        """Note what the agent has told besides its tables."""
+        self.cancels.receive_secret(welcome.cancel_secret)
 
     def agent_came(self) -> None:
         self.routes.agent_came()

@@ -1,11 +1,18 @@
-"""Requests to cancel a statement: which server they are for, and how they get there.
+"""Requests to cancel a statement: which session they are for, and how they get there.
 
-A client is given the cancel key of the first server that its session was on, and keeps it when the
-session moves on to another. So a worker remembers what it has given to whom, as long as that
-session lasts, and puts the key of the present server in the place of it.
+    a client ──▶ any worker of any node ──▶ the node and worker in the key ──▶ the session's server
 
-A request for a session of another worker cannot be told from one with a wrong key: it is passed on
-as it is to the primary, where the server decides, as for those whose login was passed on.
+The key that a client has been given names the place of its session (`pgwire.cancel`), so it is
+good wherever the request arrives, as long as the session lasts, on whatever server it is by then.
+A server's own key is never given away: whoever gets the same connection to a server next would be
+at the mercy of the one before. Only a client whose login was passed on to a server has that
+server's key. We cannot tell such a request from one with a wrong key, so it is passed on as it is
+to the primary, where the server decides.
+
+A node is named by seven bits of a digest of its name. Where two nodes share them, a request is
+passed on to both, and one of the two does not know the session.
+
+In: requests, and the cluster's secret. Out: requests on new connections, at most `HOPS_MAX` far.
 
 Bound: one entry for each session, of which there are at most `Board.sessions_max`.
 
@@ -15,22 +22,43 @@ Deliberately unknown here: what a session is.
 from __future__ import annotations
 
 import contextlib
-import hmac
+import hashlib
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
+from metako import unixsocket
+from metako.model.ids import Address, NodeId
+from metako.pgwire.cancel import (
+    NODE_MAX,
+    SECRET_BYTES_MIN,
+    SESSION_MAX,
+    TAG_BYTES,
+    CancelKeys,
+    CancelPlace,
+    OwnCancel,
+    is_key_of,
+)
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import CancelRequest, cancel_packet
 from metako.proxy import sockets
+from metako.proxy.outside import door_path
 from metako.proxy.routes import Route
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from metako.proxy.board import Board
 
 CANCEL_TIMEOUT_S = 2.0
+
+
+def node_number(node: NodeId) -> int:
+    """Return the number by which cancel keys name a node, 1..NODE_MAX."""
+    return 1 + int.from_bytes(hashlib.sha256(node.encode()).digest()[:4], "big") % NODE_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,36 +76,73 @@ Locate = Callable[[], CancelTarget | None]  # None while the session has no serv
 class Issued:
     """A key that a client has, until it is taken back."""
 
+    number: int  # of the session
     key: BackendKey = field(repr=False)
     locate: Locate
 
 
 class Cancels:
-    """The keys that the clients of this worker have."""
+    """The keys that the clients of this worker have.
 
-    def __init__(self) -> None:
-        # By process id. Two servers may use the same one, so a list; it hardly ever has a second.
-        self._issued: dict[int, list[Issued]] = {}
+    Args:
+        node: whose proxy this is.
+        worker: its number, 1..n.
+        control: beside which the doors of the other workers are; None: there are none.
+    """
 
-    def issue(self, key: BackendKey, locate: Locate) -> Issued:
-        """Remember that a client has `key`, whatever server its session is on."""
-        issued = Issued(key, locate)
-        self._issued.setdefault(key.process_id, []).append(issued)
+    def __init__(self, node: NodeId, worker: int, control: Path | None = None) -> None:
+        self.node = node_number(node)
+        self.worker = worker - 1
+        self.control = control
+        # Our own secret, until the agent tells the cluster's; and the one before, by which clients
+        # may still have keys.
+        self._keys = self._former = CancelKeys(secrets.token_bytes(SECRET_BYTES_MIN))
+        self._secret = b""  # that the agent told; empty before
+        self._issued: dict[int, Issued] = {}
+        # From a random one, and each once before any comes again; see `pgwire.cancel`.
+        self._next = secrets.randbelow(SESSION_MAX + 1)
+
+    def receive_secret(self, secret: bytes) -> None:
+        """Issue keys by this secret from now on; those by the one before stay good here."""
+        if secret != self._secret:
+            self._secret = secret
+            self._keys, self._former = CancelKeys(secret), self._keys
+
+    def issue(self, locate: Locate, *, long_keys: bool) -> Issued:
+        """Return the key for a new session.
+
+        Args:
+            locate: says where the session is whenever a request comes.
+            long_keys: whether the client speaks protocol 3.2.
+        """
+        assert len(self._issued) <= SESSION_MAX
+        while self._next in self._issued:
+            self._next = (self._next + 1) & SESSION_MAX
+        number, self._next = self._next, (self._next + 1) & SESSION_MAX
+        place = CancelPlace(self.node, self.worker, number)
+        key = self._keys.issue(place, long_keys=long_keys, tag=secrets.token_bytes(TAG_BYTES))
+        issued = self._issued[number] = Issued(number, key, locate)
         return issued
 
     def take_back(self, issued: Issued) -> None:
         """Forget a key. Once for each."""
-        remaining = self._issued[issued.key.process_id]
-        remaining.remove(issued)
-        if not remaining:
-            del self._issued[issued.key.process_id]
+        del self._issued[issued.number]
 
-    def find(self, request: CancelRequest) -> Issued | None:
-        """Return whose key a request has, None if we gave it to nobody."""
-        for issued in self._issued.get(request.process_id, ()):
-            if hmac.compare_digest(issued.key.secret_key, request.secret_key):
-                return issued
-        return None
+    def read_untrusted(self, request: CancelRequest) -> OwnCancel | None:
+        """Return what a request is about, None if the cluster did not issue its key."""
+        return self._keys.read_untrusted(request) or self._former.read_untrusted(request)
+
+    def find(self, cancel: OwnCancel) -> Issued | None:
+        """Return the session of this worker that a request is for, if it is one of them."""
+        place = cancel.place
+        issued = self._issued.get(place.session)
+        if issued is None or (place.node, place.worker) != (self.node, self.worker):
+            return None
+        return issued if is_key_of(cancel, issued.key) else None
+
+    def forward_packet(self, cancel: OwnCancel) -> bytes | None:
+        """Return the packet for another worker, None if the request has gone far enough."""
+        return self._keys.forward_packet(cancel)
 
 
 async def forward_cancel(board: Board, request: CancelRequest) -> None:
@@ -86,21 +151,63 @@ async def forward_cancel(board: Board, request: CancelRequest) -> None:
     Bounded by `CANCEL_TIMEOUT_S`; whatever goes wrong, the client is not told, as servers do not.
     The route may be past its validity, as the sessions to it are kept too.
     """
-    issued = board.cancels.find(request)
-    route, packet = board.routes.last(), request.packet
-    if issued is not None:
-        target = issued.locate()
-        if target is None:
-            return  # nothing runs
-        route = target.route
-        packet = cancel_packet(target.key.process_id, target.key.secret_key)
-    if route is None:
-        return
-    with trio.move_on_after(CANCEL_TIMEOUT_S), contextlib.suppress(*sockets.BROKEN):
-        server = await sockets.connect(route.address)
+    cancels, route = board.cancels, board.routes.last()
+    with trio.move_on_after(CANCEL_TIMEOUT_S):
+        cancel = cancels.read_untrusted(request)
+        if cancel is None:
+            if route is not None:
+                await _tell_server(board, CancelTarget(route, BackendKey(0, b"")), request.packet)
+            return
+        issued = cancels.find(cancel)
+        if issued is None:
+            await _pass_on(board, cancel)
+        elif (target := issued.locate()) is not None:
+            packet = cancel_packet(target.key.process_id, target.key.secret_key)
+            await _tell_server(board, target, packet)
+
+
+async def _tell_server(board: Board, target: CancelTarget, packet: bytes) -> None:
+    with contextlib.suppress(*sockets.BROKEN):
+        server = await sockets.connect(target.route.address)
         try:
-            if board.routes.keeps(route):
+            if board.routes.keeps(target.route):
                 await sockets.send_all(server, packet)
                 await sockets.receive_some(server, 1)  # the end: the server has acted
         finally:
             sockets.abort(server)
+
+
+async def _pass_on(board: Board, cancel: OwnCancel) -> None:
+    """Send a request to where its session may be, and wait until they have acted."""
+    cancels, place = board.cancels, cancel.place
+    packet = cancels.forward_packet(cancel)
+    if packet is None:
+        return
+    async with trio.open_nursery() as nursery:
+        at_home = place.node == cancels.node
+        if at_home and place.worker != cancels.worker and cancels.control is not None:
+            door = door_path(cancels.control, place.worker + 1)
+            nursery.start_soon(_tell_sibling, door, packet)
+        for peer in board.peers:
+            if node_number(peer.node) == place.node:
+                nursery.start_soon(_tell_peer, peer.address, packet)
+
+
+async def _tell_sibling(door: Path, packet: bytes) -> None:
+    with contextlib.suppress(*sockets.BROKEN):
+        sibling = unixsocket.connect(door)
+        try:
+            await sockets.send_all(sibling, packet)
+            await sockets.receive_some(sibling, 1)
+        finally:
+            sockets.close(sibling)
+
+
+async def _tell_peer(address: Address, packet: bytes) -> None:
+    with contextlib.suppress(*sockets.BROKEN):
+        peer = await sockets.connect(address)
+        try:
+            await sockets.send_all(peer, packet)
+            await sockets.receive_some(peer, 1)
+        finally:
+            sockets.abort(peer)

@@ -274,6 +274,9 @@ class AgentListener(Protocol):
     def receive_table(self, table: RoutingTable) -> None:
         """The newest table has come."""
 
+    def receive_welcome(self, welcome: Welcome) -> None:
+        """The agent has told what it tells besides."""
+
     def stats(self) -> Stats:
         """Return the counters as they are now."""
 
@@ -350,6 +353,7 @@ class AgentLink:
                             on_drain()
                         case Welcome() as welcome:
                             self._questions.receive_welcome(welcome)
+                            listener.receive_welcome(welcome)
                         case Verifier() as verifier:
                             self._questions.receive_answer(verifier)
                         case unknown:

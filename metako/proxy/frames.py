@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, fields
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
-from metako.model.routing import RouteTarget, RoutingTable
+from metako.model.routing import Peer, RouteTarget, RoutingTable
 from metako.proxy import loginframes
 from metako.proxy.jsonline import (
     FrameError,
@@ -32,6 +32,7 @@ from metako.proxy.jsonline import (
 from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
 
 REPLICAS_MAX = 256
+PEERS_MAX = 256
 EVENT_FIELDS_MAX = 16
 
 
@@ -149,20 +150,32 @@ def _table_to_json(table: RoutingTable) -> dict[str, object]:
         "primary": None if table.primary is None else _target_to_json(table.primary),
         "replicas": [_target_to_json(replica) for replica in table.replicas[:REPLICAS_MAX]],
         "valid_until_boot_ns": table.valid_until_boot_ns,
+        "peers": [
+            {"node": peer.node, "host": peer.address.host, "port": peer.address.port}
+            for peer in table.peers[:PEERS_MAX]
+        ],
     }
 
 
 def _table_from_json(body: Mapping[str, object]) -> RoutingTable:
     primary = body.get("primary")
-    replicas = body.get("replicas", [])
+    replicas, peers = body.get("replicas", []), body.get("peers", [])
     if not isinstance(replicas, list) or len(replicas) > REPLICAS_MAX:
         raise FrameError("replicas are not a short list")
+    if not isinstance(peers, list) or len(peers) > PEERS_MAX:
+        raise FrameError("peers are not a short list")
     return RoutingTable(
         term=Term(integer(body.get("term"))),
         primary=None if primary is None else _target_from_json(mapping(primary)),
         replicas=tuple(_target_from_json(mapping(replica)) for replica in replicas),
         valid_until_boot_ns=integer(body.get("valid_until_boot_ns")),
+        peers=tuple(_peer_from_json(mapping(peer)) for peer in peers),
     )
+
+
+def _peer_from_json(body: Mapping[str, object]) -> Peer:
+    address = Address(string(body.get("host")), integer(body.get("port")))
+    return Peer(NodeId(string(body.get("node"))), address)
 
 
 def _target_to_json(target: RouteTarget) -> dict[str, object]:

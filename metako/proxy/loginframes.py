@@ -8,7 +8,7 @@ A worker that asks says so in its hello; only such a one is sent any of these, b
 before this end a connection on which they hear a word that they do not know. An agent that does
 not answer sends a table and no welcome.
 
-Invariant: what stands for a password, and the secret of the mocks, are in no `repr` and in no
+Invariant: what stands for a password, and the secrets of the cluster, are in no `repr` and in no
 error.
 """
 
@@ -35,6 +35,7 @@ class Welcome:
     """What an agent tells a worker that asks about roles."""
 
     mock_secret: bytes = field(repr=False)  # `pgwire.verifier.mock_verifier`; SECRET_BYTES
+    cancel_secret: bytes = field(repr=False)  # `pgwire.cancel.CancelKeys`; SECRET_BYTES
     hba: tuple[str, ...] | None  # the lines of pg_hba.conf; None: nobody can be judged by this node
     iterations: int = ITERATIONS_DEFAULT  # of new verifiers in this cluster
     md5: bool = False  # new passwords are stored as md5 hashes
@@ -65,6 +66,7 @@ def fitting_hba(lines: tuple[str, ...]) -> tuple[str, ...] | None:
 def welcome_to_json(welcome: Welcome) -> dict[str, object]:
     return {
         "mock_secret": base64.b64encode(welcome.mock_secret).decode(),
+        "cancel_secret": base64.b64encode(welcome.cancel_secret).decode(),
         "iterations": welcome.iterations,
         "md5": welcome.md5,
         "hba": None if welcome.hba is None else list(welcome.hba),
@@ -78,18 +80,23 @@ def welcome_from_json(body: Mapping[str, object]) -> Welcome:
     iterations = integer(body.get("iterations"))
     if not 1 <= iterations <= ITERATIONS_MAX:
         raise FrameError("no number of iterations")
-    try:
-        secret = base64.b64decode(string(body.get("mock_secret")), validate=True)
-    except (binascii.Error, ValueError):
-        raise FrameError("no secret") from None
-    if len(secret) != SECRET_BYTES:
-        raise FrameError("no secret")
     return Welcome(
-        mock_secret=secret,
+        mock_secret=_secret_from_json(body.get("mock_secret")),
+        cancel_secret=_secret_from_json(body.get("cancel_secret")),
         hba=None if hba is None else tuple(string(line) for line in hba),
         iterations=iterations,
         md5=body.get("md5") is True,
     )
+
+
+def _secret_from_json(value: object) -> bytes:
+    try:
+        secret = base64.b64decode(string(value), validate=True)
+    except (binascii.Error, ValueError):
+        raise FrameError("no secret") from None
+    if len(secret) != SECRET_BYTES:
+        raise FrameError("no secret")
+    return secret
 
 
 def wanted_to_json(wanted: VerifierWanted) -> dict[str, object]:

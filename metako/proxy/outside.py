@@ -1,4 +1,4 @@
-"""What is known of a worker outside of it: how it exits, and the lock that says that it runs.
+"""What is known of a worker outside of it: how it exits, where its lock and its door are.
 
 Apart from the worker itself, so that the agent, which only starts and watches workers, need not
 load what they are made of.
@@ -18,3 +18,8 @@ EXIT_NO_GUARD = 15  # there was no guard to belong to
 def lock_path(control: Path, index: int) -> Path:
     """Return the file whose lock says that worker `index` takes connections."""
     return control.with_name(f"{control.name}.worker-{index}")
+
+
+def door_path(control: Path, index: int) -> Path:
+    """Return the Unix socket at which worker `index` hears its siblings; see `door`."""
+    return control.with_name(f"{control.name}.door-{index}")

@@ -54,6 +54,7 @@ class Relay:
 
     Args:
         movable: whether the opening can be repeated at another server.
+        long_keys: whether the client speaks protocol 3.2.
         on_key_refused: called when a server did not take the key of the client's login.
     """
 
@@ -64,12 +65,14 @@ class Relay:
         opening: Opening,
         *,
         movable: bool,
+        long_keys: bool = False,
         on_key_refused: Callable[[], None] = lambda: None,
     ) -> None:
         self._board = board
         self._client = client
         self._opening = opening
         self._movable = movable
+        self._long_keys = long_keys
         self._on_key_refused = on_key_refused
         self._link = Link(
             board.links,
@@ -171,11 +174,10 @@ class Relay:
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
         parts = [parameter_status(*pair) for pair in ready.parameters.items()]
-        if ready.secret_key:
-            # The server's own key. The client keeps it wherever its session goes.
-            key = BackendKey(ready.process_id, ready.secret_key)
-            self._issued = self._board.cancels.issue(key, self._locate)
-            parts.append(backend_key_data(key))
+        # Ours, not the server's. The client keeps it wherever its session goes.
+        issued = self._board.cancels.issue(self._locate, long_keys=self._long_keys)
+        self._issued = issued
+        parts.append(backend_key_data(issued.key))
         parts += (pg.error_of_fields(fields, kind=b"N") for fields in ready.notices)
         return b"".join(parts) + ready_for_query(TransactionStatus.IDLE)
 

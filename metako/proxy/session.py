@@ -22,7 +22,7 @@ import trio
 
 from metako.pgwire import startup as pg
 from metako.pgwire.login_server import LoginRefused
-from metako.pgwire.negotiation import negotiate
+from metako.pgwire.negotiation import MINOR_LONG_KEYS, negotiate
 from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.board import Board, session_failure
@@ -163,6 +163,7 @@ class Session:
                 client,
                 opening,
                 movable=not asking.replication,
+                long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),
             )
         # As PostgreSQL does, whoever takes too long is not told so.

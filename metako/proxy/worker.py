@@ -31,8 +31,10 @@ import trio
 from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.board import HANDSHAKES_MAX, Board
+from metako.proxy.cancels import Cancels
 from metako.proxy.control import AgentLink
-from metako.proxy.credentials import CredentialSource
+from metako.proxy.credentials import Credentials, CredentialSource
+from metako.proxy.door import keep_door
 from metako.proxy.frames import Hello, WorkerEvent
 from metako.proxy.outside import (
     EXIT_CANNOT_LISTEN,
@@ -127,7 +129,7 @@ async def serve(
 
     Args:
         on_drained: called when no connection will be taken any more.
-        credentials: what clients may log in to us with; without it the servers judge everybody.
+        credentials: what clients may log in to us with; None: what the agent says of roles.
     """
     port = listeners[0].getsockname()[1]
     hello = Hello(os.getpid(), config.index, config.node, config.host, port)
@@ -137,7 +139,8 @@ async def serve(
         queue_timeout_s=config.queue_timeout_s,
         sessions_max=config.sessions_max,
         report=link.report,
-        credentials=credentials,
+        cancels=Cancels(config.node, config.index, config.control),
+        credentials=credentials or Credentials(link),
     )
     link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
     drain = trio.Event()
@@ -145,6 +148,7 @@ async def serve(
         async with trio.open_nursery() as outer:
             outer.start_soon(link.run, board, drain.set)
             outer.start_soon(board.links.reactor.run)
+            outer.start_soon(_keep_door, config, board)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
@@ -164,6 +168,15 @@ async def serve(
         for listener in listeners:
             sockets.close(listener)
         board.links.reactor.close()
+
+
+async def _keep_door(config: WorkerConfig, board: Board) -> None:
+    try:
+        await keep_door(config.control, config.index, board)
+    except OSError as error:
+        # Clients are served all the same; only what reaches another worker first is lost.
+        detail = (("error", error.strerror or str(error)),)
+        board.report(WorkerEvent("ERROR", "other workers cannot reach this one", detail))
 
 
 async def _wait_first(*events: trio.Event) -> None:

@@ -18,7 +18,7 @@ from metako.postgres.settings import MAINTENANCE_DATABASE, hba_lines
 from metako.postgres.verifiers import READ_TIMEOUT_S, VerifierReader
 from metako.proxy.loginframes import Welcome, fitting_hba
 from metako.runtime.paths import socket_dir
-from metako.runtime.settings import mock_secret
+from metako.runtime.settings import cancel_secret, mock_secret
 
 
 class RoleSecrets:
@@ -37,6 +37,7 @@ class RoleSecrets:
         lines = hba_lines(postgresql.superuser, postgresql.hba, admit=True)
         return Welcome(
             mock_secret=mock_secret(self._config),
+            cancel_secret=cancel_secret(self._config),
             hba=None if self._reader is None else fitting_hba(lines),
             iterations=iterations or ITERATIONS_DEFAULT,
             md5=parameters.get("password_encryption") == "md5",

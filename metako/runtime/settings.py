@@ -34,6 +34,11 @@ def mock_secret(config: NodeConfig) -> bytes:
     return _derived(config, b"metako/scram mock")
 
 
+def cancel_secret(config: NodeConfig) -> bytes:
+    """Return what cancel keys are made of, the same on every node; see `cluster_secret`."""
+    return _derived(config, b"metako/cancel")
+
+
 def _derived(config: NodeConfig, purpose: bytes) -> bytes:
     replication = config.postgresql.replication_password
     if replication:

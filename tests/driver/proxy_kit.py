@@ -16,7 +16,7 @@ from pathlib import Path
 import trio
 
 from metako.model.ids import Address, NodeId, Term
-from metako.model.routing import RouteTarget, RoutingTable
+from metako.model.routing import Peer, RouteTarget, RoutingTable
 from metako.pgwire import startup as pg
 from metako.proxy import sockets
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
@@ -210,10 +210,17 @@ class Proxy:
     agent: trio.CancelScope
     clients: list[Client] = field(default_factory=list)
 
-    def route(self, term: int, server: FakeServer | None, *, valid_s: float = 60.0) -> None:
+    def route(
+        self,
+        term: int,
+        server: FakeServer | None,
+        *,
+        valid_s: float = 60.0,
+        peers: tuple[Peer, ...] = (),
+    ) -> None:
         until = boot_ns() + round(valid_s * 1e9)
         target = None if server is None else server.target()
-        self.feed.publish(RoutingTable(Term(term), target, (), until))
+        self.feed.publish(RoutingTable(Term(term), target, (), until, peers))
 
     async def connect(self) -> Client:
         """Return a client that has said nothing yet; it is closed with the proxy."""
@@ -256,6 +263,8 @@ async def proxy_running(
     clock: Callable[[], int] = boot_ns,
     listeners: list[socket.socket] | None = None,
     credentials: CredentialSource | None = None,
+    node: str = "n1",
+    index: int = 1,
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -263,7 +272,8 @@ async def proxy_running(
         control=control,
         host="127.0.0.1",
         port=0,
-        node=NodeId("n1"),
+        node=NodeId(node),
+        index=index,
         guard_pid=1,  # looked at by the process's main program only
         queue_timeout_s=queue_timeout_s,
         sessions_max=sessions_max,

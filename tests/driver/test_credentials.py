@@ -42,7 +42,9 @@ ANNA = Asking("anna", "shop", "10.1.2.3", tls=False)
 
 
 def welcome(*lines: str, md5: bool = False) -> Welcome:
-    return Welcome(SECRET, lines or ("host all all all scram-sha-256",), iterations=5000, md5=md5)
+    return Welcome(
+        SECRET, SECRET, lines or ("host all all all scram-sha-256",), iterations=5000, md5=md5
+    )
 
 
 @dataclass
@@ -163,7 +165,7 @@ async def test_what_is_not_for_here_is_left_to_the_server(
 async def test_without_a_welcome_or_lines_nobody_is_judged(
     agent: FakeAgent, source: Credentials
 ) -> None:
-    agent.welcome = Welcome(SECRET, None)
+    agent.welcome = Welcome(SECRET, SECRET, None)
     assert await source.credential(ANNA) is None
     agent.welcome = None
     assert await source.credential(ANNA) is None

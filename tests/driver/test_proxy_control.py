@@ -16,6 +16,7 @@ from metako.model.ids import NodeId, Term
 from metako.model.routing import RoutingTable
 from metako.proxy import control, frames, sockets
 from metako.proxy.control import AgentLink, RoutingFeed, serve_control
+from metako.proxy.loginframes import Welcome
 
 HELLO = frames.Hello(pid=42, index=1, node=NodeId("n1"), host="h", port=1)
 
@@ -53,6 +54,8 @@ class Listener:
 
     def agent_went(self) -> None:
         self.present = False
+
+    def receive_welcome(self, _: Welcome) -> None: ...
 
     def receive_table(self, received: RoutingTable) -> None:
         self.terms.append(received.term)

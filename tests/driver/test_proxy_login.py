@@ -42,7 +42,7 @@ async def test_the_client_is_told_what_the_server_told_us(tmp_path, nursery) -> 
         told = await client.until_ready()
         assert [kind for kind, _ in told] == [b"R", b"S", b"S", b"K", b"N"]
         assert told[1][1] == b"TimeZone\0UTC\0"
-        assert told[3][1] == b"\0\0\0\7\0\0\0c"
+        assert len(told[3][1]) == 8  # a key of ours: see test_proxy_cancels
         assert told[4][1] == notice[5:]
         assert await client.query("select 1") == "a"
 
@@ -77,7 +77,7 @@ async def test_scram_with_the_client_becomes_scram_with_the_server(
         proxy.route(1, server)
         client, ready = await log_in_by_scram(proxy, KEYS, minor=minor)
         assert isinstance(ready, ServerReady)
-        assert (ready.minor, ready.secret_key) == (minor, key.secret_key)
+        assert (ready.minor, len(ready.secret_key)) == (minor, len(key.secret_key))
         assert await client.query("select 1") == "a"
         assert server.startups[0].minor == minor
 

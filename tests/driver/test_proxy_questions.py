@@ -23,7 +23,7 @@ from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
 from metako.proxy.questions import ASK_TIMEOUT_S, QUESTIONS_MAX, Questions
 
 HELLO = frames.Hello(pid=42, index=1, node=NodeId("n1"), host="h", port=1)
-WELCOME = Welcome(bytes(32), ("host all all all scram-sha-256",))
+WELCOME = Welcome(bytes(32), bytes(32), ("host all all all scram-sha-256",))
 TABLE = RoutingTable(Term(1), None, (), 10**18)
 
 
@@ -71,6 +71,8 @@ class Listener:
 
     def agent_went(self) -> None:
         self.present = False
+
+    def receive_welcome(self, _: Welcome) -> None: ...
 
     def receive_table(self, _: RoutingTable) -> None:
         self.tables += 1
@@ -186,7 +188,7 @@ async def test_a_new_welcome_replaces_the_one_before(
 ) -> None:
     await nursery.start(agent.run)
     await eventually(lambda: link.welcome == WELCOME)
-    changed = Welcome(bytes(32), None)
+    changed = Welcome(bytes(32), bytes(32), None)
     agent.feed.greet(changed)
     await eventually(lambda: link.welcome == changed)
 
@@ -307,7 +309,7 @@ async def test_an_older_worker_hears_nothing_new(agent: Agent, nursery: trio.Nur
     with worker_socket(agent.path) as sock:
         await sockets.send_all(sock, frames.encode(HELLO))
         assert await read_frame(sock) == TABLE
-        agent.feed.greet(Welcome(bytes(32), None))
+        agent.feed.greet(Welcome(bytes(32), bytes(32), None))
         newer = RoutingTable(Term(2), None, (), 10**18)
         agent.feed.publish(newer)
         assert await read_frame(sock) == newer

@@ -8,15 +8,17 @@ from hypothesis import strategies as st
 
 from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
-from metako.model.routing import RouteTarget, RoutingTable
+from metako.model.routing import Peer, RouteTarget, RoutingTable
 from metako.proxy import frames
 from metako.proxy.jsonline import FrameError
 
 NAT = st.integers(0, 2**63)
+NAMES = st.text(max_size=20).map(NodeId)
+ADDRESSES = st.builds(Address, st.text(max_size=20), st.integers(0, 65535))
 TARGETS = st.builds(
     RouteTarget,
-    node=st.text(max_size=20).map(NodeId),
-    address=st.builds(Address, st.text(max_size=20), st.integers(0, 65535)),
+    node=NAMES,
+    address=ADDRESSES,
     lsn=NAT.map(Lsn),
     local=st.booleans(),
 )
@@ -26,6 +28,7 @@ TABLES = st.builds(
     primary=st.none() | TARGETS,
     replicas=st.lists(TARGETS, max_size=4).map(tuple),
     valid_until_boot_ns=NAT,
+    peers=st.lists(st.builds(Peer, NAMES, ADDRESSES), max_size=4).map(tuple),
 )
 
 

@@ -25,7 +25,7 @@ LINES = st.none() | st.lists(st.text(max_size=50), max_size=5).map(tuple)
 def test_a_welcome_survives_the_journey(
     secret: bytes, hba: tuple[str, ...] | None, iterations: int, md5: bool
 ) -> None:
-    welcome = Welcome(secret, hba, iterations, md5)
+    welcome = Welcome(secret, secret, hba, iterations, md5)
     assert frames.decode_from_agent(frames.encode(welcome)) == welcome
 
 
@@ -81,7 +81,7 @@ def test_bad_frames_raise_frame_error_only(body: object) -> None:
 
 
 def test_nothing_secret_is_shown() -> None:
-    shown = repr(Welcome(SECRET, ("host",))) + repr(Verifier(1, RoleLogin(True, STORED)))
+    shown = repr(Welcome(SECRET, SECRET, ("host",))) + repr(Verifier(1, RoleLogin(True, STORED)))
     assert "x01" not in shown
     assert "c3Rv" not in shown
     with pytest.raises(FrameError) as raised:
@@ -94,7 +94,7 @@ def test_nothing_secret_is_shown() -> None:
 @given(st.lists(st.text(max_size=200), max_size=400).map(tuple))
 def test_lines_that_fit_make_a_frame_that_fits(lines: tuple[str, ...]) -> None:
     assert fitting_hba(lines) in (None, lines)
-    welcome = Welcome(SECRET, fitting_hba(lines), 2**31 - 1)
+    welcome = Welcome(SECRET, SECRET, fitting_hba(lines), 2**31 - 1)
     assert len(frames.encode(welcome)) <= FRAME_BYTES_MAX
 
 
@@ -102,5 +102,5 @@ def test_lines_that_fit_make_a_frame_that_fits(lines: tuple[str, ...]) -> None:
 def test_lines_beyond_the_limit_are_no_lines_at_all(line: str) -> None:
     fits = [count for count in range(0, 2001, 50) if fitting_hba((line,) * count) is not None]
     assert 0 < fits[-1] < 2000
-    assert len(frames.encode(Welcome(SECRET, (line,) * fits[-1]))) <= FRAME_BYTES_MAX
+    assert len(frames.encode(Welcome(SECRET, SECRET, (line,) * fits[-1]))) <= FRAME_BYTES_MAX
     assert fitting_hba(("",) * (loginframes.HBA_LINES_MAX + 1)) is None

@@ -1,0 +1,78 @@
+"""A worker's door to its siblings: the Unix socket where other workers of its node reach it.
+
+All workers of a node share one port, so a client cannot be told to come back to a certain one; a
+request to cancel, which is a connection of its own, reaches any of them.
+
+In: cancel requests that the cluster has signed. Out: what `cancels` does with them. Only the user
+of the agent can connect (`unixsocket`).
+
+Deliberately unknown here: what a request is about.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from metako import unixsocket
+from metako.pgwire import startup as pg
+from metako.pgwire.startup import PgWireError
+from metako.proxy import sockets
+from metako.proxy.cancels import forward_cancel
+from metako.proxy.outside import door_path
+
+if TYPE_CHECKING:
+    from metako.proxy.board import Board
+
+KNOCKS_MAX = 64  # connections at a time; others wait in the kernel
+KNOCK_TIMEOUT_S = 1.0  # for the request to be said
+PAUSE_S = 0.1  # after running out of descriptors
+
+
+async def keep_door(
+    control: Path,
+    index: int,
+    board: Board,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Hear the siblings of worker `index` until cancelled. Raises `OSError` before it started."""
+    slots = trio.Semaphore(KNOCKS_MAX)
+    with unixsocket.listening(door_path(control, index)) as listener:
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await slots.acquire()
+                nursery.start_soon(_hear, await _accept(listener), slots, board)
+
+
+async def _accept(listener: socket.socket) -> socket.socket:
+    while True:
+        try:
+            sibling, _ = listener.accept()
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(listener)
+        except OSError:
+            await trio.sleep(PAUSE_S)
+        else:
+            sibling.setblocking(False)
+            return sibling
+
+
+async def _hear(sibling: socket.socket, slots: trio.Semaphore, board: Board) -> None:
+    try:
+        with contextlib.suppress(*sockets.BROKEN, PgWireError, trio.TooSlowError):
+            with trio.fail_after(KNOCK_TIMEOUT_S):
+                header = await sockets.receive_exactly(sibling, 4)
+                length = pg.first_packet_length_untrusted(header)
+                body = await sockets.receive_exactly(sibling, length - 4)
+            request = pg.parse_first_packet_untrusted(header + body)
+            if isinstance(request, pg.CancelRequest):
+                await forward_cancel(board, request)
+    finally:
+        sockets.close(sibling)
+        slots.release()
