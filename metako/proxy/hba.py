@@ -101,7 +101,7 @@ class _Where(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
+class Rule:
     kind: str
     databases: tuple[_Token, ...]
     users: tuple[_Token, ...]
@@ -110,7 +110,7 @@ class _Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class _Unreadable:
+class Unreadable:
     """A line that nobody here understands: it may match anybody."""
 
     reason: str
@@ -120,7 +120,7 @@ class _Unreadable:
 class Rules:
     """The lines for TCP clients of one file, in its order, with their numbers."""
 
-    lines: tuple[tuple[int, _Rule | _Unreadable], ...]
+    lines: tuple[tuple[int, Rule | Unreadable], ...]
 
 
 # -- reading ----------------------------------------------------------------------------------
@@ -128,12 +128,12 @@ class Rules:
 
 def parse_hba(lines: Sequence[str]) -> Rules:
     """Return the rules of a pg_hba.conf. Never raises: what cannot be read is never judged by."""
-    found: list[tuple[int, _Rule | _Unreadable]] = []
+    found: list[tuple[int, Rule | Unreadable]] = []
     for number, line in enumerate("\n".join(lines).split("\n"), start=1):
         fields = list(_fields(line))
         if line.rstrip("\r").endswith("\\"):
             # It goes on in the next line, or does not, by the version of the server.
-            found.append((number, _Unreadable("is continued")))
+            found.append((number, Unreadable("is continued")))
         elif fields and [token.text for token in fields[0]] != ["local"]:
             found.append((number, _parse_line(fields)))
     return Rules(tuple(found))
@@ -182,30 +182,32 @@ def _octets(text: str) -> int:
     return len(text.encode(errors="surrogatepass"))
 
 
-def _parse_line(fields: list[tuple[_Token, ...]]) -> _Rule | _Unreadable:
+def _parse_line(fields: list[tuple[_Token, ...]]) -> Rule | Unreadable:
     if any(_octets(token.text) > TOKEN_BYTES_MAX for field in fields for token in field):
-        return _Unreadable("has a word that is too long")
+        return Unreadable("has a word that is too long")
     if len(fields) < 5:
-        return _Unreadable("is too short")
+        return Unreadable("is too short")
     kinds, databases, users, (first, *others), *rest = fields
     kind = kinds[0].text
     if len(kinds) > 1 or kind not in _KINDS or others:
-        return _Unreadable("has an unknown type of connection, or more than one address")
+        return Unreadable("has an unknown type of connection, or more than one address")
     where = _parse_where(first)
     if where is None:  # an address whose mask is the next word
         where = _parse_masked(first.text, rest.pop(0))
-    if where is None or not rest:
-        return _Unreadable("has an address that cannot be read, or no method")
+    if isinstance(where, Unreadable):
+        return where
+    if not rest:
+        return Unreadable("has no method")
     method = rest[0][0].text
     if len(rest[0]) > 1 or method not in _METHODS or (method == "cert" and kind != "hostssl"):
-        return _Unreadable("has an unknown method")
+        return Unreadable("has an unknown method")
     options = tuple(token.text for option in rest[1:] for token in option)
     if any("=" not in option for option in options):
-        return _Unreadable("has an option without a value")
-    return _Rule(kind, databases, users, where, Asks(method, options))
+        return Unreadable("has an option without a value")
+    return Rule(kind, databases, users, where, Asks(method, options))
 
 
-def _parse_where(token: _Token) -> _Network | _Where | None:
+def _parse_where(token: _Token) -> _Network | _Where | Unreadable | None:
     """Return what an address is, or None if it is one without a mask."""
     if token.is_word("all"):
         return _Where.ALL
@@ -213,21 +215,20 @@ def _parse_where(token: _Token) -> _Network | _Where | None:
         return _Where.UNTOLD
     host, slash, bits = token.text.partition("/")
     address = _address(host)
-    if address is None:
-        return _Where.UNTOLD  # a host name, or a way to write an address that is not known here
     if not slash:
-        return None
-    width = address.max_prefixlen
-    if not (bits.isascii() and bits.isdigit()) or int(bits) > width:
-        return _Where.UNTOLD
+        # A host name, or a way to write an address that is not known here; or one without a mask.
+        return _Where.UNTOLD if address is None else None
+    width = 0 if address is None else address.max_prefixlen
+    if address is None or not (bits.isascii() and bits.isdigit()) or int(bits) > width:
+        return Unreadable("has an address with a mask that cannot be read")
     mask = ((1 << width) - 1) ^ ((1 << (width - int(bits))) - 1)
     return _Network(address.version, int(address), mask)
 
 
-def _parse_masked(address_text: str, mask_field: tuple[_Token, ...]) -> _Network | None:
+def _parse_masked(address_text: str, mask_field: tuple[_Token, ...]) -> _Network | Unreadable:
     address, mask = _address(address_text), _address(mask_field[0].text)
     if len(mask_field) > 1 or address is None or mask is None or address.version != mask.version:
-        return None
+        return Unreadable("has an address without a mask")
     return _Network(address.version, int(address), int(mask))
 
 
@@ -252,7 +253,7 @@ def judge(rules: Rules, client: Client) -> Verdict:
         if "\0" in name or _octets(name) > NAME_BYTES_MAX:
             return Unjudged("a name is too long")
     for number, rule in rules.lines:
-        if isinstance(rule, _Unreadable):
+        if isinstance(rule, Unreadable):
             return Unjudged(f"line {number} {rule.reason}")
         match _matches(rule, client, address):
             case _Match.YES:
@@ -274,7 +275,7 @@ def _client_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 
 def _matches(
-    rule: _Rule, client: Client, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+    rule: Rule, client: Client, address: ipaddress.IPv4Address | ipaddress.IPv6Address
 ) -> _Match:
     """Return whether all columns match; one that does not outweighs any that cannot be told."""
     columns = (

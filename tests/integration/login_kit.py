@@ -106,7 +106,7 @@ def real_server(bindir: str | None, port: int, *, keep: bool) -> Iterator[RealSe
     has_tls = library.stdout.strip() != b""
     settings = {
         "port": str(port),
-        "listen_addresses": "127.0.0.1",
+        "listen_addresses": "127.0.0.1,::1",
         "unix_socket_directories": str(base),
         "ssl": "on" if has_tls else "off",
         "ssl_cert_file": str(base / "server.crt"),

@@ -7,6 +7,7 @@ import signal
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -14,12 +15,16 @@ import trio
 
 from metako.config import load
 from metako.demo.cluster import LocalCluster
-from metako.demo.layout import APP_USER, NodeLayout
+from metako.demo.layout import APP_USER, DATABASE, NodeLayout
 from metako.model.ids import NodeId
 from metako.model.rolelogin import RoleLogin
 from metako.model.routing import RoutingTable
+from metako.pgwire.login_server import RejectLogin, ScramLogin
+from metako.pgwire.verifier import parse_verifier
 from metako.postgres.rolelogin import MARK
+from metako.postgres.settings import REPLICATION_ROLE
 from metako.proxy.control import AgentLink
+from metako.proxy.credentials import Asking, Credentials
 from metako.proxy.frames import Hello, Stats
 from metako.proxy.loginframes import Welcome
 from metako.runtime.paths import proxy_socket, socket_dir
@@ -84,6 +89,22 @@ async def told(link: AgentLink, role: str) -> RoleLogin:
     return answer
 
 
+async def check_credentials(link: AgentLink, leader: NodeLayout) -> None:
+    """The demo's lines ask everybody for SCRAM, and nobody may come as the replication role."""
+    source = Credentials(link)
+    asking = Asking(APP_USER, DATABASE, "127.0.0.1", tls=False)
+    verifier = parse_verifier(stored(leader, APP_USER))
+    assert verifier is not None
+    assert await source.credential(asking) == ScramLogin(verifier)
+    for user in ("ask_nobody", "ask_nologin", "ask_expired", "ask_md5"):
+        credential = await source.credential(replace(asking, user=user))
+        assert isinstance(credential, ScramLogin)
+        assert credential.verifier.mock
+    refused = await source.credential(replace(asking, user=REPLICATION_ROLE))
+    assert isinstance(refused, RejectLogin)
+    assert refused.message.startswith("pg_hba.conf rejects connection for host")
+
+
 async def test_every_agent_tells_what_the_catalogue_says(cluster: LocalCluster) -> None:
     primary = await cluster.wait_healthy(timeout_s=TIMEOUT_S)
     leader = cluster.node(primary.node)
@@ -100,6 +121,7 @@ async def test_every_agent_tells_what_the_catalogue_says(cluster: LocalCluster) 
             assert await told(link, "ask_nologin") == RoleLogin(True, None)
             assert await told(link, "ask_expired") == RoleLogin(True, None)
             assert await told(link, "ask_nobody") == RoleLogin(False, None)
+            await check_credentials(link, leader)
     assert all(welcome is not None for welcome in welcomes)
     assert len({welcome.mock_secret for welcome in welcomes if welcome is not None}) == 1
 

@@ -31,6 +31,8 @@ from metako.postgres.rolelogin import (
 )
 from metako.postgres.verifiers import VerifierReader
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT_S = 30.0
 LATER = "2100-01-01"
 ROLES = f"""
@@ -284,6 +286,7 @@ async def test_a_strangers_function_is_neither_called_nor_replaced(
     server.run("drop schema metako cascade")
 
 
+@pytest.mark.slow
 async def test_a_standby_answers_with_the_function_and_without(server: RealServer) -> None:
     server.run("drop schema if exists metako cascade")
     with standby_of(server) as standby:
@@ -302,6 +305,7 @@ async def test_a_standby_answers_with_the_function_and_without(server: RealServe
             assert await reader.read("plain") == RoleLogin(True, server.stored("plain"))
 
 
+@pytest.mark.slow
 async def test_a_server_that_hangs_or_is_gone_tells_nothing_and_one_that_is_back_does(
     server: RealServer,
 ) -> None:

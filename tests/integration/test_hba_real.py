@@ -1,0 +1,273 @@
+"""What we ask of a client is what PostgreSQL asks, by the same lines of pg_hba.conf.
+
+Each table of lines is loaded by a real server; clients of all kinds connect to it, and its first
+answer is compared with ours: request for a password of which kind, no request, or refusal, word for
+word. Where we judge nobody there is nothing to compare, and tests count how often that is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+from login_kit import RealServer, client_context, real_server
+
+from metako.model.rolelogin import RoleLogin
+from metako.pgwire import startup as pg
+from metako.pgwire.login_server import Credential, Md5Login, RejectLogin, ScramLogin, TrustLogin
+from metako.proxy.credentials import Asking, Credentials
+from metako.proxy.hba import Unreadable, parse_hba
+from metako.proxy.loginframes import Welcome
+
+pytestmark = pytest.mark.integration
+
+TIMEOUT_S = 10.0
+CLIENTS = 25  # of all kinds, drawn anew for each table
+LOCAL = "local all postgres trust"  # the test's own way
+TABLES: Sequence[tuple[str, ...]] = (
+    (),
+    ("host all all all trust",),
+    ("host all all all reject",),
+    ("host all all 127.0.0.1/32 trust", "host all all 127.0.0.0/8 md5"),
+    ("host all all 127.0.0.2 255.255.255.255 md5", "host all all 127.0.0.0 255.0.0.0 trust"),
+    ("host all all 0.0.0.2 0.0.0.255 trust", "host all all all scram-sha-256"),
+    ("host all all 127.9.9.9/8 trust",),  # bits beyond the mask
+    ("host all all ::1/128 trust", "host all all 127.0.0.1/32 reject"),
+    ("host all all ::/0 md5", "host all all 0.0.0.0/0 password"),
+    ("host all all ::ffff:127.0.0.1/96 trust", "host all all ::1/32 reject"),
+    ("hostssl all all all trust", "host all all all reject"),
+    ("hostnossl all all all trust",),
+    ("hostgssenc all all all trust", "hostnogssenc all all all md5"),
+    ("host postgres anna all trust", "host all olga all md5", "host all all all password"),
+    ("host sameuser all all trust", "host all all all scram-sha-256"),
+    ('host "sameuser" all all trust', "host all all all md5"),
+    ('host "all" all all trust', 'host all "all" all md5', "host all anna all scram-sha-256"),
+    ('host all "anna,olga" all trust', "host all anna,olga all md5"),
+    ('host all "an"na,ol"ga" all trust',),
+    ('host all "my ""own""",x all trust', "host all all all md5"),
+    ("host ,,postgres, ,x anna all trust", "host all all all md5"),
+    ("host all,template1 , all all trust",),
+    ("host postgres,template1 anna, olga all trust # remark", "host all all all md5#remark"),
+    ("host replication all all trust", "host all all all md5"),
+    ('host "replication" all all trust', "host all all all md5"),
+    ("host all,replication anna all trust",),
+    ("host ALL all all trust", "host all Anna all trust", "host all all all md5"),
+    ("\thost\tall  anna\tall\ttrust", "   host all all all md5"),
+    ("# host all all all trust", "", "host all all all scram-sha-256"),
+    ("local all all trust",),
+    ("host all +staff all trust", "host all all all md5"),
+    ("host all anna all md5", "host samerole all all trust", "host all all all reject"),
+    ("host all all samehost trust",),
+    ("host all all samenet md5", "host all all all reject"),
+    ("host postgres all localhost trust", "host template1 all all md5"),
+    ("hostssl all anna all scram-sha-256 clientcert=verify-ca", "host all all all trust"),
+)
+DATABASES = ("postgres", "anna", "all", "replication", "sameuser")
+USERS = ("anna", "olga", "nobody", 'my "own"', "all", "anna,olga")
+WHERE = (("127.0.0.1", False), ("127.0.0.2", True), ("127.0.0.2", False), ("::1", False))
+
+
+@pytest.fixture(scope="module")
+def server(test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with real_server(test_bindir, port, keep=keep_directories) as running:
+        running.run("create role staff; grant staff to anna")
+        yield running
+
+
+@dataclass
+class RealAgent:
+    """Tells what the server has, and judges by given lines."""
+
+    server: RealServer
+    lines: tuple[str, ...]
+    answering: bool = True
+
+    async def wait_welcome(self) -> Welcome:
+        return Welcome(bytes(32), self.lines)
+
+    async def ask(self, user: str) -> RoleLogin | None:
+        stored = self.server.stored(user.replace("'", "''"))
+        return RoleLogin(stored is not None, stored)
+
+
+reloads = itertools.count(1)
+
+
+def load(server: RealServer, lines: Sequence[str]) -> None:
+    """Have the server go by these lines; returns once new connections do."""
+    path = server.socket_dir / "data" / "pg_hba.conf"
+    path.write_text("\n".join([LOCAL, *lines]) + "\n")
+    wrong = server.run("select line_number, error from pg_hba_file_rules where error is not null")
+    assert not wrong, (lines, wrong)
+    # Read in one go with pg_hba.conf, and shown by new backends.
+    mark = next(reloads)
+    server.run(f"alter system set vacuum_cost_limit = {mark}")
+    server.run("select pg_reload_conf()")
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while server.run("show vacuum_cost_limit") != [(str(mark),)]:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.002)
+
+
+def receive(sock: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        part = sock.recv(count - len(data))
+        assert part, "the server closed the connection without a word"
+        data += part
+    return data
+
+
+def first_answer(server: RealServer, asking: Asking) -> str:
+    """Return what the server says first to such a client."""
+    family = socket.AF_INET6 if ":" in asking.address else socket.AF_INET
+    with socket.socket(family) as plain:
+        plain.settimeout(TIMEOUT_S)
+        plain.bind((asking.address, 0))
+        plain.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", server.port))
+        sock = plain
+        if asking.tls:
+            plain.sendall(pg.ssl_request_packet())
+            assert receive(plain, 1) == b"S"
+            sock = client_context().wrap_socket(plain)
+        try:
+            parameters = {"user": asking.user, "database": asking.database}
+            if asking.replication:
+                parameters["replication"] = "true"
+            sock.sendall(pg.startup_packet(parameters))
+            kind, length = struct.unpack("!cI", receive(sock, 5))
+            body = receive(sock, length - 4)
+        finally:
+            if isinstance(sock, ssl.SSLSocket):
+                sock.close()
+    if kind == b"E":
+        fields = pg.parse_error_untrusted(body)
+        return f"{fields['C']} {fields['M']}"
+    assert kind == b"R"
+    return {0: "trust", 3: "password", 5: "md5", 10: "scram"}[struct.unpack("!I", body[:4])[0]]
+
+
+def told(credential: Credential) -> str:
+    """Return the same of our own answer."""
+    match credential:
+        case TrustLogin():
+            return "trust"
+        case Md5Login():
+            return "md5"
+        case ScramLogin():
+            return "scram"
+        case RejectLogin():
+            return f"{credential.sqlstate} {credential.message}"
+
+
+def clients(server: RealServer) -> Iterator[Asking]:
+    for (address, tls), user, database in itertools.product(WHERE, USERS, DATABASES):
+        if (tls and not server.has_tls) or (":" in address and not has_ipv6(server)):
+            continue
+        yield Asking(user, database, address, tls)
+        if database == "postgres":
+            yield Asking(user, database, address, tls, replication=True)
+
+
+def has_ipv6(server: RealServer) -> bool:
+    try:
+        socket.create_connection(("::1", server.port), TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+async def compare(server: RealServer, lines: tuple[str, ...], chosen: Sequence[Asking]) -> int:
+    """Fail where we and the server differ; return how many clients were judged."""
+    load(server, lines)
+    source = Credentials(RealAgent(server, (LOCAL, *lines)))
+    judged = 0
+    for asking in chosen:
+        ours = await source.credential(asking)
+        if ours is not None:
+            judged += 1
+            assert told(ours) == first_answer(server, asking), (lines, asking)
+    return judged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", TABLES, ids=lambda lines: " | ".join(lines))
+async def test_a_table_asks_what_a_real_server_asks(
+    server: RealServer, lines: tuple[str, ...]
+) -> None:
+    everybody = list(clients(server))
+    judged = await compare(server, lines, random.Random(str(lines)).sample(everybody, CLIENTS))
+    text = " ".join(lines)
+    unsure = ("+", "same", "localhost", "clientcert", "password")
+    if not any(word in text.replace("sameuser", "") for word in unsure):
+        assert judged == CLIENTS
+
+
+KINDS = ("host", "host", "hostssl", "hostnossl", "hostnogssenc", "local")
+RANDOM_DATABASES = ("all", "sameuser", "postgres", "replication", '"all"', "anna,postgres", "x")
+RANDOM_USERS = ("all", "anna", "olga,nobody", "+staff", '"my ""own"""', '"all",anna', "x")
+RANDOM_WHERE = ("all", "127.0.0.1/32", "127.0.0.2/31", "127.0.0.0 255.0.0.0", "::1/128", "samehost")
+METHODS = ("trust", "reject", "md5", "scram-sha-256", "md5", "scram-sha-256")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(15))
+async def test_random_tables_ask_what_a_real_server_asks(server: RealServer, seed: int) -> None:
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(rng.randint(2, 7)):
+        kind = rng.choice(KINDS)
+        columns = [kind, rng.choice(RANDOM_DATABASES), rng.choice(RANDOM_USERS)]
+        columns += [] if kind == "local" else [rng.choice(RANDOM_WHERE)]
+        lines.append(" ".join([*columns, rng.choice(METHODS)]))
+    everybody = list(clients(server))
+    judged = await compare(server, tuple(lines), rng.sample(everybody, CLIENTS))
+    assert judged >= 3  # the rest came to a line that only the server can judge
+
+
+PIECES = (
+    *("host", "hostssl", "hostgssenc", "all", "all", "anna", "sameuser", "+staff", '"', '""', ","),
+    *("127.0.0.1/32", "127.0.0.1", "255.0.0.0", "::1/128", "10.0.0.0/33", "a.example", "samenet"),
+    *("trust", "md5", "reject", "password", "scram-sha-256", "cert", "peer", "magic", "#", "x=1"),
+    *("clientcert=verify-ca", "clientcert=verify-full", "map=x", '"a b"', "a,b", "all,", "@none"),
+)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_lines_that_we_read_are_read_alike_by_a_real_server(server: RealServer, seed: int) -> None:
+    """What one of both cannot read is not judged by; words of columns are the same."""
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(2000):
+        begin = ["host", "all", "anna", "all", "md5"][: rng.randint(0, 5)]
+        more = rng.choices(PIECES, k=rng.randint(0, 5))
+        lines.append(rng.choice((" ", " ", "")).join([*(f"{word} " for word in begin), *more]))
+    (server.socket_dir / "data" / "pg_hba.conf").write_text("\n".join([LOCAL, *lines]) + "\n")
+    asked = "select line_number, error, database, user_name, auth_method from pg_hba_file_rules"
+    real = {row[0]: row[1:] for row in server.run(asked)}
+    ours = dict(parse_hba([LOCAL, *lines]).lines)
+    read = 0
+    for number, rule in ours.items():
+        if isinstance(rule, Unreadable):
+            continue
+        read += 1
+        error, databases, users, method = real[number]
+        line = lines[number - 2]
+        # Options are left to the server in any case, and so are files.
+        assert error is None or "=" in line or "@" in line, (line, error)
+        if error is None:
+            assert [token.text for token in rule.databases] == databases, line
+            assert [token.text for token in rule.users] == users, line
+            assert rule.asks.method == method, line
+    assert read > 100
+    assert set(real) - {1} <= set(ours)  # no line that counts there is overlooked here
