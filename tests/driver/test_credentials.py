@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 import trio
@@ -237,10 +238,7 @@ async def test_an_agent_that_hangs_does_not_take_away_what_is_kept(
 async def test_those_who_come_at_once_ask_once(
     agent: FakeAgent, source: Credentials, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async def slowly() -> None:
-        await trio.sleep(0.5)
-
-    agent.before_answer = slowly
+    agent.before_answer = partial(trio.sleep, 0.5)
     got: list[Credential | None] = []
 
     async def log_in() -> None:
@@ -256,10 +254,7 @@ async def test_those_who_come_at_once_ask_once(
 async def test_an_answer_that_cannot_be_told_is_shared_too(
     agent: FakeAgent, source: Credentials, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async def slowly() -> None:
-        await trio.sleep(0.2)
-
-    agent.before_answer = slowly
+    agent.before_answer = partial(trio.sleep, 0.2)
     agent.answering = False
     async with trio.open_nursery() as nursery:
         for _ in range(20):
@@ -270,10 +265,7 @@ async def test_an_answer_that_cannot_be_told_is_shared_too(
 async def test_those_who_wait_go_on_when_the_one_who_asked_leaves(
     agent: FakeAgent, source: Credentials, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async def slowly() -> None:
-        await trio.sleep(0.3)
-
-    agent.before_answer = slowly
+    agent.before_answer = partial(trio.sleep, 0.3)
     got: list[Credential | None] = []
 
     async def log_in(scope: trio.CancelScope) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import pytest
 from login_kit import RealServer, client_context, real_server
+from supervisor_kit import free_port
 
 from metako.model.rolelogin import RoleLogin
 from metako.pgwire import startup as pg
@@ -76,10 +77,7 @@ WHERE = (("127.0.0.1", False), ("127.0.0.2", True), ("127.0.0.2", False), ("::1"
 
 @pytest.fixture(scope="module")
 def server(test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with real_server(test_bindir, port, keep=keep_directories) as running:
+    with real_server(test_bindir, free_port(), keep=keep_directories) as running:
         running.run("create role staff; grant staff to anna")
         yield running
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 import trio
 from login_kit import RealServer, real_server
+from supervisor_kit import free_port
 
 from metako.demo.prepare import ensure_os_user
 from metako.model.rolelogin import RoleLogin
@@ -53,10 +53,7 @@ UNUSABLE = ("nologin", "expired", "never", "bare")
 
 @pytest.fixture(scope="module")
 def server(test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with real_server(test_bindir, port, keep=keep_directories) as running:
+    with real_server(test_bindir, free_port(), keep=keep_directories) as running:
         running.run(ROLES)
         yield running
 
