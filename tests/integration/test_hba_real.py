@@ -105,7 +105,9 @@ def load(server: RealServer, lines: Sequence[str]) -> None:
     """Have the server go by these lines; returns once new connections do."""
     path = server.socket_dir / "data" / "pg_hba.conf"
     path.write_text("\n".join([LOCAL, *lines]) + "\n")
-    wrong = server.run("select line_number, error from pg_hba_file_rules where error is not null")
+    asked = "select line_number, error from pg_hba_file_rules where error is not null"
+    # A build without TLS or GSSAPI remarks on lines for them, and goes by the file all the same.
+    wrong = [row for row in server.run(asked) if "cannot match" not in str(row[1])]
     assert not wrong, (lines, wrong)
     # Read in one go with pg_hba.conf, and shown by new backends.
     mark = next(reloads)
@@ -262,7 +264,8 @@ def test_lines_that_we_read_are_read_alike_by_a_real_server(server: RealServer, 
         error, databases, users, method = real[number]
         line = lines[number - 2]
         # Options are left to the server in any case, and so are files.
-        assert error is None or "=" in line or "@" in line, (line, error)
+        excused = "=" in line or "@" in line or "cannot match" in str(error)
+        assert error is None or excused, (line, error)
         if error is None:
             assert [token.text for token in rule.databases] == databases, line
             assert [token.text for token in rule.users] == users, line
