@@ -278,15 +278,22 @@ def _matches(
     rule: Rule, client: Client, address: ipaddress.IPv4Address | ipaddress.IPv6Address
 ) -> _Match:
     """Return whether all columns match; one that does not outweighs any that cannot be told."""
-    columns = (
-        _kind_matches(rule.kind, tls=client.tls),
-        _where_matches(rule.where, address),
-        _any_of(_database_matches(token, client) for token in rule.databases),
-        _any_of(_user_matches(token, client.user) for token in rule.users),
-    )
-    if _Match.NO in columns:
-        return _Match.NO
-    return _Match.MAYBE if _Match.MAYBE in columns else _Match.YES
+    found = _Match.YES
+    for column in _columns(rule, client, address):  # each is looked at only if it has to be
+        if column is _Match.NO:
+            return _Match.NO
+        if column is _Match.MAYBE:
+            found = _Match.MAYBE
+    return found
+
+
+def _columns(
+    rule: Rule, client: Client, address: ipaddress.IPv4Address | ipaddress.IPv6Address
+) -> Iterator[_Match]:
+    yield _where_matches(rule.where, address)
+    yield _kind_matches(rule.kind, tls=client.tls)
+    yield _any_of(_user_matches(token, client.user) for token in rule.users)
+    yield _any_of(_database_matches(token, client) for token in rule.databases)
 
 
 def _sure(answer: bool) -> _Match:
@@ -315,8 +322,8 @@ def _where_matches(
         case _Where.UNTOLD:
             return _Match.MAYBE
         case _Network():
-            alike = (int(address) ^ where.address) & where.mask == 0
-            return _sure(where.version == address.version and alike)
+            alike = where.version == address.version
+            return _sure(alike and (int(address) ^ where.address) & where.mask == 0)
         case unknown:
             assert_never(unknown)
 
