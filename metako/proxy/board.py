@@ -21,6 +21,7 @@ from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.legs import Legs
 from metako.proxy.loginframes import Welcome
+from metako.proxy.pool import Limits
 from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
 from metako.proxy.transport import LinkContext
@@ -74,6 +75,7 @@ class Board:
         sessions_max: int,
         report: Callable[[WorkerEvent], None],
         cancels: Cancels,
+        limits: Limits,
         credentials: CredentialSource | None = None,
     ) -> None:
         self.routes = Routes()
@@ -83,7 +85,7 @@ class Board:
         self.connecting = trio.Semaphore(CONNECTING_MAX)
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
-        self.legs = Legs(self)
+        self.legs = Legs(self, limits, boot_ns)
         self.cancels = cancels
         self.peers: tuple[Peer, ...] = ()  # the proxies of other nodes, as last heard
         self.waiting = 0
@@ -112,6 +114,7 @@ class Board:
             return
         cut, kept = self._cut_deposed()
         primary = self.routes.last()
+        self.legs.pool.receive_route(primary)
         if primary != known:
             node = None if primary is None else primary.node
             counts = (("sessions_cut", cut), ("sessions_kept", kept))

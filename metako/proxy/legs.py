@@ -1,6 +1,7 @@
 """Connections of our own to servers: opening one, and what an open one is.
 
     route known ── Dial: connect, converse ──► Leg ── closed by its owner, or cut by the board
+                          pool ── as new ──────┘ └── as new again ──► pool
 
 A *leg* is one connection to one server, on which somebody is logged in or is about to be. How the
 first words go is the business of an `Opening`: a login of our own (`serverlogin`), or a startup
@@ -15,7 +16,10 @@ Invariant: whatever has a socket to a server is known to the board, from before 
 connected until it is closed, so that `Board.receive_table` can close it. A leg takes the place of
 its dial without a checkpoint in between, and only while its route is the one to take.
 
-Deliberately unknown here: clients. A pool can keep legs when their owners are done with them.
+A leg on which we have logged in ourselves counts within the limits of the pool for as long as it is
+open, and is given back to it by an owner who leaves it as it was after the login.
+
+Deliberately unknown here: clients, and how a leg is made as good as new.
 """
 
 from __future__ import annotations
@@ -29,15 +33,19 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady
-from metako.pgwire.startup import TERMINATE, PgWireError
+from metako.pgwire.startup import TERMINATE, PgWireError, SqlState
 from metako.proxy import sockets
+from metako.proxy.pool import Key, Limits, Place, Pool, QueueFullError
+from metako.proxy.reactor import PEER_CLOSED, READ
 from metako.proxy.routes import Route
 
 if TYPE_CHECKING:
     from metako.proxy.board import Board
 
 CONNECT_TIMEOUT_S = 2.0
+SWEEP_INTERVAL_S = 1.0
 RETRY_PAUSE_MIN_S = 0.05
 RETRY_PAUSE_MAX_S = 0.5
 
@@ -90,9 +98,12 @@ class Leg:
     route: Route
     said: bytes = field(repr=False)  # by the server, not yet delivered
     ready: ServerReady | None  # None if the login is the client's own business
+    key: Key | None = None  # whose legs are like it; None: it is for nobody else
+    opened_ns: int = 0  # by the board's clock
     # Called by `cut`, while the socket is still open: whoever uses it has to let go of it.
     on_cut: Callable[[], None] | None = None
     closed: bool = False
+    parked: bool = False  # in the pool, where the reactor watches it
 
     def cut(self) -> None:
         """Close, because the route is deposed: nothing that is on its way to the server leaves."""
@@ -113,9 +124,36 @@ class Leg:
                     self.sock.send(TERMINATE)
             sockets.close(self.sock)
 
+    def park(self) -> None:
+        """Give the leg back to the pool, as good as new; it is closed if it is not kept.
+
+        A server that says anything on a parked leg makes it useless: mostly it says that it ends.
+        """
+        assert self.key is not None
+        self.parked, self.on_cut = True, self._wither
+        self.board.links.reactor.watch(self.sock.fileno(), READ | PEER_CLOSED, self._hear)
+        self.board.legs.pool.give_back(self.key, self)
+
+    def unpark(self) -> None:
+        """Take the leg that the pool has lent."""
+        self.board.links.reactor.watch(self.sock.fileno(), 0, self._hear)
+        self.parked, self.on_cut = False, None
+
+    def _hear(self, _events: int) -> None:
+        self._wither()
+
+    def _wither(self) -> None:
+        """Leave the pool, which closes this leg."""
+        if self.key is not None:
+            self.board.legs.pool.lost(self.key, self)
+
     def _leave(self) -> bool:
         first, self.closed, self.on_cut = not self.closed, True, None
         self.board.release(self)
+        if self.parked:
+            self.unpark()  # the pool itself counts those that it has
+        elif first and self.key is not None:
+            self.board.legs.pool.give_up(self.key)
         return first
 
 
@@ -183,17 +221,23 @@ class _Dial:
 
 
 class Legs:
-    """Opens legs to the primary. This is where a pool of used ones belongs."""
+    """Finds legs to the primary: used ones in the pool, or new ones."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, limits: Limits, clock: Callable[[], int]) -> None:
+        self.pool = Pool(limits, clock)
         self._board = board
+        self._clock = clock
 
-    async def open(self, opening: Opening, patience: trio.CancelScope) -> Leg | Refused | Failure:
-        """Try the newest route until one answers, or for as long as `patience` lasts.
+    async def open(
+        self, opening: Opening, key: Key | None, patience: trio.CancelScope
+    ) -> Leg | Refused | Failure:
+        """Return a leg, of those that try the newest route, or why there is none.
 
-        If cancelled, nothing is left open.
+        Tried for as long as `patience` lasts. If cancelled, nothing is left open.
 
         Args:
+            opening: for when there is no used leg.
+            key: who may use whose legs; None: the leg is for nobody else, and not counted.
             patience: entered here. Its deadline may be moved meanwhile; as long as it is infinite
                 nobody waits for the leg, so it is not worth a word that there is none.
         """
@@ -208,7 +252,17 @@ class Legs:
                         return Failure("the agent of this node is gone")
                     await board.wait_change()
                     continue
-                found = await _Dial(board, route).run(opening)
+                place: Place | None = None
+                if key is not None:
+                    before, failure = failure, _no_place(key, failure)
+                    got = await self._acquire(key)
+                    failure = before
+                    if isinstance(got, Leg):
+                        return got
+                    if got is None:
+                        continue
+                    place = got
+                found = await self._dial(place, opening)
                 if not isinstance(found, Failure):
                     return found
                 failure = found
@@ -218,3 +272,58 @@ class Legs:
                 again_s = min(2 * pause_s, RETRY_PAUSE_MAX_S)
                 pause_s = again_s if pause.cancelled_caught else RETRY_PAUSE_MIN_S
         return failure
+
+    async def _acquire(self, key: Key) -> Leg | Place | None:
+        """Return a used leg, or a place for a new one; None: it has to be tried again."""
+        try:
+            got = await self.pool.acquire(key)
+        except QueueFullError:
+            await trio.sleep(RETRY_PAUSE_MAX_S)
+            return None
+        if isinstance(got, Place):
+            return got
+        assert isinstance(got, Leg)
+        got.unpark()
+        if got.route == self._board.current():
+            return got
+        got.abort()
+        return None
+
+    async def _dial(self, place: Place | None, opening: Opening) -> Leg | Refused | Failure:
+        """Return a new leg in this place, which is given up if there is none."""
+        leg: Leg | Refused | Failure = Failure(_CHANGED)
+        try:
+            # Not the route from before the place was waited for.
+            route = self._board.current()
+            if route is not None:
+                leg = await _Dial(self._board, route).run(opening)
+        finally:
+            if place is not None:
+                if isinstance(leg, Leg):
+                    leg.key, leg.opened_ns = place.key, self._clock()
+                else:
+                    self.pool.give_up(place.key)
+        return leg
+
+    async def run(self) -> None:
+        """Close legs that are too old, until cancelled; then all that nobody uses."""
+        try:
+            while True:
+                await trio.sleep(SWEEP_INTERVAL_S)
+                self.pool.close_old()
+        finally:
+            self.pool.close_idle()
+
+
+def _no_place(key: Key, failure: Failure) -> Failure:
+    """Return what is said if nobody gets a place in time, unless there is something better."""
+    if failure.error:
+        return failure
+    reason = f'none is free for user "{key.user}", database "{key.database}"'
+    error = pg.error_response(
+        SqlState.TOO_MANY_CONNECTIONS,
+        "too many connections: none to the server came free in time",
+        detail=reason,
+        hint="See `proxy.pool` in the configuration, and SHOW POOLS.",
+    )
+    return Failure(reason, error)

@@ -14,7 +14,7 @@ them waits. A leg that comes back goes to the first who waits for its key; a pla
 to the first, of whatever key, whose limits allow it. So nobody is overtaken by one who wants the
 same. Where idle legs of other keys are all that is in the way, the oldest of them are closed.
 
-In: keys, legs, the time. Out: legs, places, and calls of `Leg.close` for those that are not kept.
+In: keys, legs, the time. Out: legs, places, and calls of `Pooled.close` for what is not kept.
 
 Invariant: an idle leg belongs to the newest route; `receive_route` closes all others before it
 returns. A leg is lent to one at a time.
@@ -51,12 +51,8 @@ _Scope = Key | tuple[str, str]  # what a limit is for: a key, a user, a database
 _SERVER: _Scope = ("server", "")
 
 
-class Leg(Protocol):
-    """What the pool needs of a leg. A leg that notices its own end calls `Pool.lost`."""
-
-    @property
-    def key(self) -> Key:
-        """For whom it may be used again."""
+class Pooled(Protocol):
+    """What the pool needs of a leg. Who notices the end of an idle one calls `Pool.lost`."""
 
     @property
     def route(self) -> Route:
@@ -82,6 +78,9 @@ class Limits:
     life_ns: int = 3_600_000_000_000  # a leg that is so old is not kept when it comes back
 
 
+NO_LIMITS = Limits()
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The right to open a leg, until it is given up or the leg comes back."""
@@ -98,12 +97,12 @@ class _Waiter:
     key: Key
     number: int  # of arrival
     event: trio.Event = field(default_factory=trio.Event)
-    got: Leg | Place | None = None  # None while it waits
+    got: Pooled | Place | None = None  # None while it waits
 
 
 @dataclass(slots=True)
 class _Idle:
-    leg: Leg
+    leg: Pooled
     since_ns: int
 
 
@@ -123,7 +122,7 @@ class Pool:
 
     # -- for who wants a leg ----------------------------------------------------------------
 
-    async def acquire(self, key: Key) -> Leg | Place:
+    async def acquire(self, key: Key) -> Pooled | Place:
         """Return a leg that is as good as new, or the place for one. The caller sets the deadline.
 
         A leg has to be given back, or given up; so has a place. If cancelled, nothing was taken.
@@ -147,18 +146,18 @@ class Pool:
         assert waiter.got is not None
         return waiter.got
 
-    def give_back(self, leg: Leg) -> None:
+    def give_back(self, key: Key, leg: Pooled) -> None:
         """Take a leg that is as good as new back for the next, or close it if it is not kept."""
         now_ns = self._clock()
-        if leg.route != self._route or self._is_old(leg, now_ns) or self._exceeds(leg.key):
-            self.give_up(leg.key)
+        if leg.route != self._route or self._is_old(leg, now_ns) or self._exceeds(key):
+            self.give_up(key)
             leg.close()
             return
-        waiters = self._waiting.get(leg.key)
+        waiters = self._waiting.get(key)
         if waiters:
             self._hand(waiters[0], leg)
             return
-        self._idle.setdefault(leg.key, deque()).append(_Idle(leg, now_ns))
+        self._idle.setdefault(key, deque()).append(_Idle(leg, now_ns))
         self._serve()  # it may be closed for somebody who wants another key
 
     def give_up(self, key: Key) -> None:
@@ -166,12 +165,12 @@ class Pool:
         self._count(key, -1)
         self._serve()
 
-    def lost(self, leg: Leg) -> bool:
+    def lost(self, key: Key, leg: Pooled) -> bool:
         """Forget an idle leg that has noticed its own end; False if it is not idle here."""
-        row = self._idle.get(leg.key, deque())
+        row = self._idle.get(key, deque())
         for idle in row:
             if idle.leg is leg:
-                self._discard(leg.key, idle)
+                self._discard(key, idle)
                 self._serve()
                 return True
         return False
@@ -246,7 +245,7 @@ class Pool:
 
     # -- inside -----------------------------------------------------------------------------
 
-    def _take(self, key: Key) -> Leg | Place | None:
+    def _take(self, key: Key) -> Pooled | Place | None:
         """Return what can be had at once, None if nothing can."""
         row = self._idle.get(key)
         if row:
@@ -301,7 +300,7 @@ class Pool:
         self._count(key, -1)
         idle.leg.close()
 
-    def _is_old(self, leg: Leg, now_ns: int) -> bool:
+    def _is_old(self, leg: Pooled, now_ns: int) -> bool:
         return bool(self.limits.life_ns) and now_ns - leg.opened_ns >= self.limits.life_ns
 
     def _exceeds(self, key: Key) -> bool:
@@ -320,7 +319,7 @@ class Pool:
             else:
                 return
 
-    def _hand(self, waiter: _Waiter, got: Leg | Place) -> None:
+    def _hand(self, waiter: _Waiter, got: Pooled | Place) -> None:
         self._remove(waiter)
         waiter.got = got
         waiter.event.set()
@@ -332,7 +331,7 @@ class Pool:
         elif isinstance(waiter.got, Place):
             self.give_up(waiter.key)  # it was handed over in the very same moment
         else:
-            self.give_back(waiter.got)
+            self.give_back(waiter.key, waiter.got)
 
     def _remove(self, waiter: _Waiter) -> None:
         row = self._waiting[waiter.key]

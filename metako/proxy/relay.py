@@ -43,6 +43,8 @@ from metako.proxy.frames import WorkerEvent
 from metako.proxy.legs import Failure, Leg, Opening, Refused
 from metako.proxy.link import Link
 from metako.proxy.moving import Turn
+from metako.proxy.pool import Key
+from metako.proxy.recycle import renew
 from metako.proxy.routes import Route
 from metako.proxy.transport import Ended, shut
 
@@ -54,6 +56,7 @@ class Relay:
 
     Args:
         movable: whether the opening can be repeated at another server.
+        key: whose legs it may have; None: only one that is opened for it.
         long_keys: whether the client speaks protocol 3.2.
         on_key_refused: called when a server did not take the key of the client's login.
     """
@@ -65,6 +68,7 @@ class Relay:
         opening: Opening,
         *,
         movable: bool,
+        key: Key | None = None,
         long_keys: bool = False,
         on_key_refused: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,6 +76,7 @@ class Relay:
         self._client = client
         self._opening = opening
         self._movable = movable
+        self._key = key
         self._long_keys = long_keys
         self._on_key_refused = on_key_refused
         self._link = Link(
@@ -109,6 +114,8 @@ class Relay:
                 elif found is not None:
                     self._board.refused += 1
                     return self._excuse(found)
+            if link.ended is Ended.GOODBYE:
+                await self._leave_leg()
             return self._last_word(link.ended)
         finally:
             link.close()
@@ -140,7 +147,7 @@ class Relay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 await turn.wait()
-                found = await board.legs.open(self._opening, turn.patience)
+                found = await board.legs.open(self._opening, self._key, turn.patience)
                 if isinstance(found, Leg):
                     self._leg = found
                 nursery.cancel_scope.cancel()
@@ -232,6 +239,18 @@ class Relay:
 
     # -- the end ----------------------------------------------------------------------------
 
+    async def _leave_leg(self) -> None:
+        """Give the leg to the next client, if it can be made as good as new."""
+        leg, self._leg = self._leg, None
+        if leg is None:
+            return
+        try:
+            if leg.key is not None and await renew(leg, self._told):
+                leg.park()
+        finally:
+            if not leg.parked:
+                leg.close(goodbye=True)
+
     def _excuse(self, found: Refused | Failure) -> bytes:
         """Return why there is no server for the client."""
         if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
@@ -258,9 +277,7 @@ class Relay:
     def _last_word(self, ended: Ended) -> bytes:
         link, board = self._link, self._board
         error = link.violation
-        if ended is Ended.GOODBYE and self._leg is not None:
-            self._leg.close(goodbye=True)
-        elif ended is Ended.SERVER_VIOLATION:
+        if ended is Ended.SERVER_VIOLATION:
             detail = (("error", str(error)),)
             board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
         elif ended is Ended.CLIENT_VIOLATION:

@@ -22,6 +22,7 @@ from metako.proxy import sockets
 from metako.proxy.clientlogin import NONCE_BYTES
 from metako.proxy.legs import Failure, Opened, Refused
 from metako.proxy.passing import FIRST_MESSAGE_TIMEOUT_S
+from metako.proxy.pool import Key
 
 # The whole login. A backend may wait for locks on catalogues before it is ready, as a client that
 # connects without us would.
@@ -42,6 +43,12 @@ class LogIn:
     @property
     def user(self) -> str:
         return dict(self.parameters)["user"]
+
+    def pool_key(self, database: str) -> Key:
+        """Return whose legs are like those that this one opens."""
+        own = ("user", "database")
+        rest = tuple(sorted(pair for pair in self.parameters if pair[0] not in own))
+        return Key(self.user, database, rest)
 
     async def converse(self, server: socket.socket, where: str) -> Opened | Refused | Failure:
         """Log in; see `Opening`."""

@@ -163,6 +163,7 @@ class Session:
                 client,
                 opening,
                 movable=not asking.replication,
+                key=None if asking.replication else opening.pool_key(asking.database),
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),
             )

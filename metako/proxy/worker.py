@@ -44,6 +44,7 @@ from metako.proxy.outside import (
     EXIT_STOPPED,
     lock_path,
 )
+from metako.proxy.pool import NO_LIMITS, Limits
 from metako.proxy.session import Session
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
@@ -68,6 +69,7 @@ class WorkerConfig:
     guard_pid: int
     queue_timeout_s: float
     sessions_max: int  # of this worker, not of the node
+    limits: Limits = NO_LIMITS
     index: int = 1
     fingerprint: str = ""  # of the configuration; another one means: replace, do not adopt
     ready_fd: int | None = None  # told the port once there are listeners, then closed
@@ -139,6 +141,7 @@ async def serve(
         queue_timeout_s=config.queue_timeout_s,
         sessions_max=config.sessions_max,
         report=link.report,
+        limits=config.limits,
         cancels=Cancels(config.node, config.index, config.control),
         credentials=credentials or Credentials(link),
     )
@@ -149,6 +152,7 @@ async def serve(
             outer.start_soon(link.run, board, drain.set)
             outer.start_soon(board.links.reactor.run)
             outer.start_soon(_keep_door, config, board)
+            outer.start_soon(board.legs.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:

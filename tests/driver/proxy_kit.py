@@ -22,6 +22,7 @@ from metako.proxy import sockets
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
+from metako.proxy.pool import NO_LIMITS, Limits
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure
@@ -42,6 +43,7 @@ class FakeServer:
 
     name: str
     refuse_with: str | None = None  # SQLSTATE of the error instead of a login
+    fails: bool = False  # every query
     silent: bool = False  # accepts, reads the startup, and says nothing
     hold: trio.Event | None = None  # wait for this before answering a login
     port: int = 0
@@ -98,6 +100,10 @@ class FakeServer:
                 await stream.send_all(message(b"C", b"BEGIN\0") + IN_TRANSACTION)
             elif text == b"bye":
                 return
+            elif data[:1] == b"Q" and self.fails:
+                await stream.send_all(
+                    pg.error_response("55006", "not now", severity="ERROR") + READY
+                )
             elif data[:1] == b"Q":
                 await stream.send_all(message(b"C", self.name.encode() + b"\0") + READY)
 
@@ -265,6 +271,7 @@ async def proxy_running(
     credentials: CredentialSource | None = None,
     node: str = "n1",
     index: int = 1,
+    limits: Limits = NO_LIMITS,
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -274,6 +281,7 @@ async def proxy_running(
         port=0,
         node=NodeId(node),
         index=index,
+        limits=limits,
         guard_pid=1,  # looked at by the process's main program only
         queue_timeout_s=queue_timeout_s,
         sessions_max=sessions_max,

@@ -53,7 +53,7 @@ class Rig:
     def idle(self, key: Key = A) -> Leg:
         leg = self.used(key)
         self.now_ns += 1
-        self.pool.give_back(leg)
+        self.pool.give_back(leg.key, leg)
         return leg
 
     def row(self, key: Key) -> tuple[int, int, int]:
@@ -100,7 +100,7 @@ async def test_the_one_that_came_back_last_is_lent_first() -> None:
     rig = Rig()
     legs = [rig.used(), rig.used()]
     for leg in legs:
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
     assert [rig.take(A), rig.take(A)] == legs[::-1]
 
 
@@ -120,7 +120,7 @@ async def test_those_who_want_the_same_are_served_in_the_order_in_which_they_cam
             await waiting.add(name, A)
         assert await waiting.names() == ""
         assert rig.row(A) == (1, 0, 3)
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
         assert await waiting.names() == "a"
         assert waiting.got[0][1] is leg
         rig.pool.give_up(A)  # it broke: its place goes to the next
@@ -136,7 +136,7 @@ async def test_who_comes_later_does_not_overtake_with_a_leg_that_came_back() -> 
     async with trio.open_nursery() as nursery:
         waiting = Waiting(rig.pool, nursery)
         await waiting.add("a", A)
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
         # It is handed to "a", though "a" has not run yet.
         assert rig.pool.idle == 0
         await waiting.add("b", A)
@@ -155,7 +155,7 @@ async def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
         scope.cancel()
         await trio.testing.wait_all_tasks_blocked()
         assert rig.row(A) == (1, 0, 1)
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
         assert await waiting.names() == "b"
 
 
@@ -168,7 +168,7 @@ async def test_what_was_handed_over_in_the_moment_of_giving_up_goes_to_the_next(
         scope = await waiting.add("a", A)
         await waiting.add("b", A)
         if back:
-            rig.pool.give_back(leg)
+            rig.pool.give_back(leg.key, leg)
         else:
             rig.pool.give_up(A)
         scope.cancel()
@@ -197,7 +197,7 @@ async def test_a_limit_is_waited_for_and_idle_legs_are_closed_for_it(
         waiting = Waiting(rig.pool, nursery)
         await waiting.add("w", wanted)
         assert await waiting.names() == ""
-        rig.pool.give_back(legs[served])
+        rig.pool.give_back(legs[served].key, legs[served])
         assert await waiting.names() == "w"
     assert waiting.got[0][1] == Place(wanted)
     assert legs[served].closed == 1
@@ -231,7 +231,7 @@ async def test_the_leg_that_was_idle_for_longest_makes_room() -> None:
     old, young = rig.used(A), rig.used(B)
     for leg in (old, young):
         rig.now_ns += 1
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
     assert rig.take(C) == Place(C)
     assert (old.closed, young.closed) == (1, 0)
 
@@ -239,15 +239,15 @@ async def test_the_leg_that_was_idle_for_longest_makes_room() -> None:
 async def test_another_primary_closes_idle_legs_at_once_and_takes_back_none_of_the_old() -> None:
     rig = Rig()
     lent, idle = rig.used(), rig.used()
-    rig.pool.give_back(idle)
+    rig.pool.give_back(idle.key, idle)
     rig.pool.receive_route(NEW)
     assert (idle.closed, lent.closed) == (1, 0)
-    rig.pool.give_back(lent)
+    rig.pool.give_back(lent.key, lent)
     assert lent.closed == 1
     assert rig.pool.total == 0
     fresh = Leg(A, NEW)
     assert rig.take(A) == Place(A)
-    rig.pool.give_back(fresh)
+    rig.pool.give_back(fresh.key, fresh)
     assert rig.take(A) is fresh
 
 
@@ -268,16 +268,16 @@ async def test_while_there_is_no_server_everybody_waits() -> None:
 async def test_idle_and_old_legs_go() -> None:
     rig = Rig(idle_ns=100, life_ns=1000)
     first, second = rig.used(), rig.used()
-    rig.pool.give_back(first)
+    rig.pool.give_back(first.key, first)
     rig.now_ns += 60
-    rig.pool.give_back(second)
+    rig.pool.give_back(second.key, second)
     assert rig.pool.close_old() == 0
     rig.now_ns += 60
     assert rig.pool.close_old() == 1
     assert (first.closed, second.closed) == (1, 0)
     assert rig.take(A) is second
     rig.now_ns += 1000
-    rig.pool.give_back(second)
+    rig.pool.give_back(second.key, second)
     assert second.closed == 1
     assert rig.pool.total == 0
 
@@ -287,7 +287,7 @@ async def test_lower_limits_are_kept_by_closing_what_comes_back() -> None:
     legs = [rig.used() for _ in range(3)]
     rig.pool.set_limits(replace(rig.pool.limits, key=1))
     for leg in legs:
-        rig.pool.give_back(leg)
+        rig.pool.give_back(leg.key, leg)
     assert [leg.closed for leg in legs] == [1, 1, 0]
     rig.pool.set_limits(Limits(key=5))
     assert rig.take(A) is legs[2]
@@ -296,11 +296,11 @@ async def test_lower_limits_are_kept_by_closing_what_comes_back() -> None:
 async def test_a_leg_that_notices_its_end_is_not_lent() -> None:
     rig = Rig(key=1)
     idle = rig.idle()
-    assert rig.pool.lost(idle)
-    assert not rig.pool.lost(idle)
+    assert rig.pool.lost(idle.key, idle)
+    assert not rig.pool.lost(idle.key, idle)
     assert idle.closed == 1
     lent = rig.used()
-    assert not rig.pool.lost(lent)
+    assert not rig.pool.lost(lent.key, lent)
     assert (rig.pool.total, lent.closed) == (1, 0)
 
 
@@ -342,7 +342,8 @@ async def _live(steps) -> None:
                     scopes.append(trio.CancelScope())
                     nursery.start_soon(use, keys[which % 4], scopes[-1])
                 case "back" if lent:
-                    pool.give_back(lent.pop(which % len(lent)))
+                    back = lent.pop(which % len(lent))
+                    pool.give_back(back.key, back)
                 case "up" if lent:
                     pool.give_up(lent.pop(which % len(lent)).key)
                 case "leave" if scopes:
@@ -356,12 +357,12 @@ async def _live(steps) -> None:
                 case "limits":
                     pool.set_limits(replace(pool.limits, server=1 + which, key=1 + which % 3))
                 case "lost" if legs:
-                    pool.lost(legs[which % len(legs)])
+                    pool.lost(legs[which % len(legs)].key, legs[which % len(legs)])
             await trio.testing.wait_all_tasks_blocked()
             _check(pool, lent, route)
         nursery.cancel_scope.cancel()
     for leg in lent:
-        pool.give_back(leg)
+        pool.give_back(leg.key, leg)
     assert pool.waiting == 0
     assert pool.total == pool.idle
     pool.close_idle()
