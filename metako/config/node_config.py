@@ -172,6 +172,18 @@ class PostgresqlConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolConfig:
+    """Connections of the proxy to servers; limits of the node, where 0 is none."""
+
+    per_server: int
+    per_user: int
+    per_database: int
+    size: int  # of those that are alike: one user, database and set of startup parameters
+    idle_timeout_ms: int
+    lifetime_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyConfig:
     """The port that applications use."""
 
@@ -180,11 +192,12 @@ class ProxyConfig:
     advertise: Address | None  # None: not reachable from other hosts
     workers: int
     queue_timeout_ms: int
-    max_connections: int  # of one worker
+    max_connections: int  # of the node; each worker takes its share
     balance: Balance
     local_preference: float  # 0..1
     read_timeout_ms: int | None  # None: no limit
     write_timeout_ms: int | None
+    pool: PoolConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -245,6 +245,14 @@ def _proxy(schema: FileSchema, members: Members) -> out.ProxyConfig:
         local_preference=section.local_preference,
         read_timeout_ms=section.read_timeout,
         write_timeout_ms=section.write_timeout,
+        pool=out.PoolConfig(
+            per_server=section.pool.per_server,
+            per_user=section.pool.per_user,
+            per_database=section.pool.per_database,
+            size=section.pool.size,
+            idle_timeout_ms=section.pool.idle_timeout,
+            lifetime_ms=section.pool.lifetime,
+        ),
     )
 
 

@@ -215,6 +215,15 @@ class PostgresqlSection(Section):
     health: HealthSection = HealthSection()
 
 
+class PoolSection(Section):
+    per_server: Annotated[int, Field(ge=0, le=100_000)] = 0
+    per_user: Annotated[int, Field(ge=0, le=100_000)] = 0
+    per_database: Annotated[int, Field(ge=0, le=100_000)] = 0
+    size: Annotated[int, Field(ge=0, le=100_000)] = 0
+    idle_timeout: Annotated[int, BeforeValidator(duration("1s", "24h"))] = 600_000
+    lifetime: Annotated[int, BeforeValidator(duration("1s", "168h"))] = 3_600_000
+
+
 class ProxySection(Section):
     enabled: bool = True
     host: Host = "0.0.0.0"  # noqa: S104  # applications connect here from other hosts
@@ -226,6 +235,7 @@ class ProxySection(Section):
     local_preference: Ratio = 0.0
     read_timeout: LongMs | None = None
     write_timeout: LongMs | None = None
+    pool: PoolSection = PoolSection()
 
 
 class ApiSection(Section):

@@ -12,6 +12,7 @@ from pathlib import Path
 import trio
 
 from metako.model.ids import NodeId
+from metako.proxy.limits import NO_LIMITS, Limits
 from metako.proxy.worker import WorkerConfig, descriptors_needed, run_worker
 
 GARBAGE_THRESHOLD = 20_000  # objects made and not yet freed, instead of 700
@@ -27,6 +28,7 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
     parser.add_argument("--guard-pid", type=int, required=True)
     parser.add_argument("--queue-timeout-s", type=float, required=True)
     parser.add_argument("--max-connections", type=int, required=True)
+    parser.add_argument("--limits", type=_limits, default=NO_LIMITS)
     parser.add_argument("--index", type=int, default=1)
     parser.add_argument("--fingerprint", default="")
     parser.add_argument("--ready-fd", type=int, default=None)
@@ -39,10 +41,16 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
         guard_pid=found.guard_pid,
         queue_timeout_s=found.queue_timeout_s,
         sessions_max=found.max_connections,
+        limits=found.limits,
         index=found.index,
         fingerprint=found.fingerprint,
         ready_fd=found.ready_fd,
     )
+
+
+def _limits(text: str) -> Limits:
+    """Return what `launcher` has written."""
+    return Limits(*map(int, text.split(",")))
 
 
 def raise_descriptor_limit(wanted: int) -> None:

@@ -20,8 +20,8 @@ from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.legs import Legs
+from metako.proxy.limits import Limits
 from metako.proxy.loginframes import Welcome
-from metako.proxy.pool import Limits
 from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
 from metako.proxy.transport import LinkContext

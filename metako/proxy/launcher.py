@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import trio
@@ -28,6 +28,7 @@ from metako.model.errors import MetakoError, PortInUseError
 from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.frames import WorkerEvent
+from metako.proxy.limits import NO_LIMITS, Limits
 from metako.proxy.outside import EXIT_PORT_IN_USE
 from metako.proxy.process import WORKERS_MAX, WorkerProcess, find_running, lock_files
 
@@ -57,6 +58,7 @@ class ProxyConfig:
     workers: int = 1
     queue_timeout_s: float = 30.0  # how long a new session waits for a primary
     connections_max: int = 1000  # of the node; each worker serves its share, rounded up
+    limits: Limits = NO_LIMITS  # of connections to servers, likewise
 
     def __post_init__(self) -> None:
         assert 1 <= self.workers <= WORKERS_MAX, self.workers
@@ -73,6 +75,7 @@ class ProxyConfig:
             self.workers,
             self.queue_timeout_s,
             self.connections_max,
+            astuple(self.limits),
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -266,6 +269,7 @@ class _Fleet:
     def _command(self, index: int, port: int, ready_fd: int) -> list[str]:
         config = self._config
         share = -(-config.connections_max // config.workers)
+        limits = config.limits.shared_by(config.workers)
         options: dict[str, object] = {
             "control": config.control.absolute(),
             "host": config.host,
@@ -274,6 +278,7 @@ class _Fleet:
             "guard-pid": config.guard_pid,
             "queue-timeout-s": config.queue_timeout_s,
             "max-connections": share,
+            "limits": ",".join(map(str, astuple(limits))),
             "index": index,
             "fingerprint": config.fingerprint,
             "ready-fd": ready_fd,

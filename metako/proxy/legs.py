@@ -37,7 +37,8 @@ from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady
 from metako.pgwire.startup import TERMINATE, PgWireError, SqlState
 from metako.proxy import sockets
-from metako.proxy.pool import Key, Limits, Place, Pool, QueueFullError
+from metako.proxy.limits import Limits
+from metako.proxy.pool import Key, Place, Pool, QueueFullError
 from metako.proxy.reactor import PEER_CLOSED, READ
 from metako.proxy.routes import Route
 

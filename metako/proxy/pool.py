@@ -33,6 +33,7 @@ from typing import Protocol
 
 import trio
 
+from metako.proxy.limits import Limits
 from metako.proxy.routes import Route
 
 WAITING_MAX = 100_000  # far beyond the clients that a worker admits; a bound all the same
@@ -64,21 +65,6 @@ class Pooled(Protocol):
 
     def close(self) -> None:
         """Close the connection at once; nothing is sent through it any more but a goodbye."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Of one worker. 0 says that there is none."""
-
-    server: int = 0  # legs in all
-    user: int = 0  # of one user
-    database: int = 0  # of one database
-    key: int = 0  # of one key
-    idle_ns: int = 600_000_000_000  # a leg that nobody used for so long is closed
-    life_ns: int = 3_600_000_000_000  # a leg that is so old is not kept when it comes back
-
-
-NO_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)

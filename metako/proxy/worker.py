@@ -36,6 +36,7 @@ from metako.proxy.control import AgentLink
 from metako.proxy.credentials import Credentials, CredentialSource
 from metako.proxy.door import keep_door
 from metako.proxy.frames import Hello, WorkerEvent
+from metako.proxy.limits import NO_LIMITS, Limits
 from metako.proxy.outside import (
     EXIT_CANNOT_LISTEN,
     EXIT_LOCKED,
@@ -44,7 +45,6 @@ from metako.proxy.outside import (
     EXIT_STOPPED,
     lock_path,
 )
-from metako.proxy.pool import NO_LIMITS, Limits
 from metako.proxy.session import Session
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory

@@ -14,11 +14,14 @@ from collections.abc import Callable
 import trio
 
 from metako.config import NodeConfig
+from metako.config.node_config import PoolConfig
 from metako.model.events import Severity
+from metako.model.instant import NS_PER_MS
 from metako.observability.logs import log
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.launcher import ProxyConfig, run_workers
+from metako.proxy.limits import Limits
 from metako.runtime.paths import proxy_socket
 from metako.runtime.rolesecrets import RoleSecrets
 
@@ -68,6 +71,7 @@ class ProxyWorkers:
                 workers=config.proxy.workers,
                 queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
                 connections_max=config.proxy.max_connections,
+                limits=_limits(config.proxy.pool),
             ),
             keep_running=self._keep_running,
             on_event=_log_worker_event,
@@ -86,3 +90,14 @@ def _log_worker_event(fact: WorkerEvent) -> None:
     fields = dict(fact.fields)
     fields.pop("error", None)
     log(Severity(fact.level), fact.message, error=None, **fields)
+
+
+def _limits(pool: PoolConfig) -> Limits:
+    return Limits(
+        server=pool.per_server,
+        user=pool.per_user,
+        database=pool.per_database,
+        key=pool.size,
+        idle_ns=pool.idle_timeout_ms * NS_PER_MS,
+        life_ns=pool.lifetime_ms * NS_PER_MS,
+    )

@@ -22,7 +22,7 @@ from metako.proxy import sockets
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
-from metako.proxy.pool import NO_LIMITS, Limits
+from metako.proxy.limits import NO_LIMITS, Limits
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure

@@ -12,7 +12,7 @@ from metako.pgwire import startup as pg
 from metako.pgwire.login_server import TrustLogin
 from metako.pgwire.messages import TERMINATE
 from metako.proxy import legs
-from metako.proxy.pool import Limits
+from metako.proxy.limits import Limits
 
 RESET = message(b"Q", b"DISCARD ALL\0")
 FATAL = pg.error_response("57P01", "terminating connection due to administrator command")

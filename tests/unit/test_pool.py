@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metako.model.ids import Address, NodeId, Term
-from metako.proxy.pool import Key, Limits, Place, Pool
+from metako.proxy.limits import Limits
+from metako.proxy.pool import Key, Place, Pool
 from metako.proxy.routes import Route
 
 OLD = Route(Term(1), NodeId("n1"), Address("127.0.0.1", 1))
