@@ -30,7 +30,8 @@ from metako.proxy.credentials import Asking
 
 NONCE_BYTES = 18  # as PostgreSQL draws
 _LENGTH_BYTES = 4  # a length counts itself
-_REPLICATION_ON = frozenset({"true", "on", "yes", "1", "database"})
+# What PostgreSQL reads as false. Anything else asks for replication, if it is legal at all.
+_NO_REPLICATION = frozenset({"", "0", "off", "of", "no", "n", "false", "fals", "fal", "fa", "f"})
 
 
 def asking_of(first: pg.Startup, client: socket.socket) -> Asking:
@@ -41,8 +42,13 @@ def asking_of(first: pg.Startup, client: socket.socket) -> Asking:
         database=first.parameter("database") or user,
         address=_address(client),
         tls=False,
-        replication=(first.parameter("replication") or "").lower() in _REPLICATION_ON,
+        replication=replicates(first) and first.parameter("replication") != "database",
     )
+
+
+def replicates(first: pg.Startup) -> bool:
+    """Return whether a client asks for a replication connection, of either kind."""
+    return (first.parameter("replication") or "").lower() not in _NO_REPLICATION
 
 
 def _address(client: socket.socket) -> str:

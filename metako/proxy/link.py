@@ -33,7 +33,7 @@ from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
-from metako.proxy.transport import Ended, LinkContext, Transport, hung_up, shut
+from metako.proxy.transport import Ended, LinkContext, Transport, hung_up, leaving, shut
 
 
 class Link(Pump):
@@ -151,6 +151,8 @@ class Link(Pump):
                 self._client_ready(READ)
         elif events & BROKEN or (events & PEER_CLOSED and hung_up(self._client)):
             self._end(Ended.CLIENT)
+        elif not self._data_seen and leaving(self._client):
+            self._end(Ended.GOODBYE)
         else:
             tell = self._on_data if not self._data_seen else None
             self._data_seen, self._hangup_seen = True, bool(events & PEER_CLOSED)

@@ -27,7 +27,7 @@ from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.board import Board, session_failure
 from metako.proxy.cancels import forward_cancel
-from metako.proxy.clientlogin import asking_of, log_client_in
+from metako.proxy.clientlogin import asking_of, log_client_in, replicates
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
@@ -162,8 +162,8 @@ class Session:
                 board,
                 client,
                 opening,
-                movable=not asking.replication,
-                key=None if asking.replication else opening.pool_key(asking.database),
+                movable=not replicates(first),
+                key=None if replicates(first) else opening.pool_key(asking.database),
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),
             )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from metako.pgwire.scan import client_layouts, server_layouts
+from metako.pgwire.startup import TERMINATE
 from metako.proxy.reactor import Reactor
 
 SCRATCH_BYTES = 65_536
@@ -49,6 +50,14 @@ def hung_up(transport: Transport) -> bool:
         return False
     except OSError:
         return True
+
+
+def leaving(transport: Transport) -> bool:
+    """Return whether a client that was at rest says goodbye next. Nothing is read."""
+    try:
+        return transport.recv(len(TERMINATE), socket.MSG_PEEK) == TERMINATE
+    except OSError:
+        return False
 
 
 def shut(transport: Transport) -> None:
