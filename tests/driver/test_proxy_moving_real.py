@@ -1,0 +1,315 @@
+"""Real clients that are idle while their real server is replaced by another one.
+
+Two servers that have nothing in common but their roles and what is stored for them, as a primary
+and its standby have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import asyncpg
+import psycopg
+import pytest
+import trio
+from proxy_kit import FakeServer, Proxy, eventually, free_port, proxy_running
+
+from integration.login_kit import PASSWORD, ROLES, RealServer, credential_of, real_server
+from metako.pgwire.login_server import Credential
+from metako.proxy import control
+from metako.proxy.credentials import Asking
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+TIMEOUT_S = 30.0
+PASSED_ON = ("clara", "rita")  # whom the proxy cannot judge
+PORT = "select current_setting('port')"
+
+BY_OURSELVES = pytest.mark.parametrize("role", ["anna", "olga", "tina"])
+Switch = Callable[[], None]  # for a client's thread
+
+
+@pytest.fixture(autouse=True)
+def _frequent_stats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "STATS_INTERVAL_S", 0.02)
+
+
+@pytest.fixture(scope="module")
+def new(test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
+    with real_server(test_bindir, free_port(), keep=keep_directories) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def twin(new: RealServer, bindir: str | None, *, keep: bool) -> Iterator[RealServer]:
+    """Run another server with the same roles."""
+    with real_server(bindir, free_port(), keep=keep) as running:
+        for name, _, _ in ROLES:
+            running.run(f"alter role {name} password '{new.stored(name)}'")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def old(new: RealServer, test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
+    with twin(new, test_bindir, keep=keep_directories) as running:
+        yield running
+
+
+class Source:
+    """Reads what is stored, as an agent does for its workers."""
+
+    def __init__(self, server: RealServer) -> None:
+        self._server = server
+
+    async def credential(self, asking: Asking) -> Credential | None:
+        if asking.user in PASSED_ON:
+            return None
+        return await trio.to_thread.run_sync(credential_of, self._server, asking.user)
+
+    def forget(self, user: str) -> None:
+        pass
+
+
+@contextlib.asynccontextmanager
+async def between(
+    tmp_path, first: RealServer, then: RealServer
+) -> AsyncIterator[tuple[Proxy, Switch]]:
+    """Run a proxy that leads to `first`, and to `then` once the switch is called."""
+    async with proxy_running(tmp_path, queue_timeout_s=20, credentials=Source(then)) as proxy:
+        proxy.route(1, FakeServer("first", port=first.port))
+
+        async def switch() -> None:
+            proxy.route(2, FakeServer("then", port=then.port))
+            await eventually(lambda: any(("term", 2) in event.fields for event in proxy.events))
+
+        with trio.fail_after(TIMEOUT_S):
+            yield proxy, lambda: trio.from_thread.run(switch)
+
+
+def by_psycopg(port: int, role: str, **options: object) -> psycopg.Connection:
+    where = {"host": "127.0.0.1", "port": port, "user": role, "dbname": "postgres", **options}
+    return psycopg.connect(**where, password=PASSWORD, sslmode="disable")
+
+
+def asked(connection: psycopg.Connection, sql: str = PORT) -> str:
+    return str(connection.execute(sql.encode()).fetchone()[0])
+
+
+@BY_OURSELVES
+async def test_an_idle_psycopg_client_goes_on(tmp_path, old, new, role) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch):
+
+        def talk() -> list[str]:
+            with by_psycopg(proxy.port, role, autocommit=True) as connection:
+                ports = [asked(connection)]
+                switch()
+                return [*ports, asked(connection), asked(connection, "select current_user")]
+
+        found = await trio.to_thread.run_sync(talk)
+        assert found == [str(old.port), str(new.port), role]
+        await eventually(lambda: proxy.reports[-1].stats.moved == 1)
+
+
+@BY_OURSELVES
+async def test_an_idle_asyncpg_client_goes_on(tmp_path, old, new, role) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch):
+
+        async def talk() -> list[str]:
+            connection = await asyncpg.connect(
+                host="127.0.0.1",
+                port=proxy.port,
+                user=role,
+                password=PASSWORD,
+                database="postgres",
+                ssl=False,
+                statement_cache_size=0,
+            )
+            try:
+                before = await connection.fetchval(PORT)
+                switch()
+                return [before, await connection.fetchval(PORT)]
+            finally:
+                await connection.close()
+
+        found = await trio.to_thread.run_sync(lambda: asyncio.run(talk()))
+        assert found == [str(old.port), str(new.port)]
+
+
+@contextlib.asynccontextmanager
+async def psql(server: RealServer, proxy: Proxy, role: str) -> AsyncIterator[trio.Process]:
+    where = f"host=127.0.0.1 port={proxy.port} user={role} dbname=postgres sslmode=disable"
+    process = await trio.lowlevel.open_process(
+        [server.psql, "-AtX", where],
+        env={"PGPASSWORD": PASSWORD, "PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            await trio.aclose_forcefully(stream)
+
+
+@BY_OURSELVES
+async def test_an_idle_psql_goes_on(tmp_path, old, new, role) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch), psql(old, proxy, role) as process:
+        await process.stdin.send_all(PORT.encode() + b";\n")
+        assert await process.stdout.receive_some() == b"%d\n" % old.port
+        await trio.to_thread.run_sync(switch)
+        await process.stdin.send_all(PORT.encode() + b";\n")
+        assert await process.stdout.receive_some() == b"%d\n" % new.port
+        await process.stdin.aclose()
+        assert await process.wait() == 0
+
+
+async def test_a_transaction_ends_with_its_server(tmp_path, old, new) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch):
+
+        def talk() -> None:
+            with by_psycopg(proxy.port, "anna") as connection:
+                asked(connection)
+                switch()
+                asked(connection)
+
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await trio.to_thread.run_sync(talk)
+        await eventually(lambda: proxy.reports[-1].stats.cut == 1)
+
+
+async def test_a_login_that_was_passed_on_ends_with_its_server(tmp_path, old, new) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch):
+
+        def talk() -> None:
+            with by_psycopg(proxy.port, "clara", autocommit=True) as connection:
+                assert asked(connection, "select current_user") == "clara"
+                switch()
+                asked(connection)
+
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await trio.to_thread.run_sync(talk)
+
+
+async def test_a_fast_shutdown_is_not_told_to_an_idle_client(
+    tmp_path, new, test_bindir, keep_directories
+) -> None:
+    with twin(new, test_bindir, keep=keep_directories) as going:
+        async with between(tmp_path, going, new) as (proxy, switch):
+
+            async def shut_down() -> None:
+                postmaster = going.socket_dir / "data" / "postmaster.pid"
+                os.kill(int(postmaster.read_text().split("\n", 1)[0]), signal.SIGINT)
+                await eventually(lambda: not postmaster.exists())
+
+            def talk() -> list[str]:
+                with by_psycopg(proxy.port, "anna", autocommit=True) as connection:
+                    ports = [asked(connection)]
+                    trio.from_thread.run(shut_down)
+                    told, _, _ = select.select([connection.fileno()], [], [], 0.2)
+                    assert not told
+                    switch()
+                    return [*ports, asked(connection)]
+
+            found = await trio.to_thread.run_sync(talk)
+            assert found == [str(going.port), str(new.port)]
+
+
+async def test_what_is_asked_after_a_fast_shutdown_waits_for_the_new_primary(
+    tmp_path, nursery, new, test_bindir, keep_directories
+) -> None:
+    with twin(new, test_bindir, keep=keep_directories) as going:
+        async with between(tmp_path, going, new) as (proxy, switch):
+
+            async def shut_down_and_switch_later() -> None:
+                postmaster = going.socket_dir / "data" / "postmaster.pid"
+                os.kill(int(postmaster.read_text().split("\n", 1)[0]), signal.SIGINT)
+                await eventually(lambda: proxy.reports[-1].stats.waiting == 1)
+                nursery.start_soon(_later, switch)
+
+            def talk() -> str:
+                with by_psycopg(proxy.port, "olga", autocommit=True) as connection:
+                    asked(connection)
+                    trio.from_thread.run(shut_down_and_switch_later)
+                    return asked(connection)
+
+            assert await trio.to_thread.run_sync(talk) == str(new.port)
+
+
+async def _later(switch: Switch) -> None:
+    await trio.sleep(0.3)
+    await trio.to_thread.run_sync(switch)
+
+
+async def test_an_administrator_ends_the_backend_and_not_an_idle_client(tmp_path, old) -> None:
+    async with between(tmp_path, old, old) as (proxy, _):
+
+        def talk() -> list[str]:
+            with by_psycopg(proxy.port, "anna", autocommit=True) as connection:
+                pid = asked(connection, "select pg_backend_pid()")
+                old.run(f"select pg_terminate_backend({pid}, 5000)")
+                gone = old.run("select 1 from pg_stat_activity where usename = 'anna'")
+                return [pid, asked(connection, "select pg_backend_pid()"), str(gone)]
+
+        before, after, gone = await trio.to_thread.run_sync(talk)
+        assert before != after
+        assert gone == "[]"  # nobody comes back who was not asked for
+
+
+@pytest.mark.parametrize("role", ["anna", "olga", "nobody"])
+async def test_a_wrong_password_is_refused_as_the_server_does(tmp_path, old, new, role) -> None:
+    async with between(tmp_path, old, new) as (proxy, _):
+
+        def complaint(port: int) -> str:
+            with pytest.raises(psycopg.OperationalError) as raised:
+                psycopg.connect(
+                    f"host=127.0.0.1 port={port} user={role} dbname=postgres password=wrong "
+                    "sslmode=disable"
+                )
+            return str(raised.value).replace(str(port), "PORT")
+
+        ours = await trio.to_thread.run_sync(complaint, proxy.port)
+        theirs = await trio.to_thread.run_sync(complaint, old.port)
+        assert ours == theirs
+        assert "password authentication failed" in ours
+
+
+async def test_a_database_that_does_not_exist_is_told_in_the_servers_words(
+    tmp_path, old, new
+) -> None:
+    async with between(tmp_path, old, new) as (proxy, _):
+
+        def complaint(port: int) -> str:
+            with pytest.raises(psycopg.OperationalError) as raised:
+                by_psycopg(port, "anna", dbname="nowhere")
+            return str(raised.value).replace(str(port), "PORT")
+
+        ours = await trio.to_thread.run_sync(complaint, proxy.port)
+        assert ours == await trio.to_thread.run_sync(complaint, old.port)
+        assert 'database "nowhere" does not exist' in ours
+
+
+async def test_a_statement_is_cancelled_after_a_move(tmp_path, old, new) -> None:
+    async with between(tmp_path, old, new) as (proxy, switch), psql(old, proxy, "anna") as process:
+        await process.stdin.send_all(PORT.encode() + b";\n")
+        assert await process.stdout.receive_some() == b"%d\n" % old.port
+        await trio.to_thread.run_sync(switch)
+        await process.stdin.send_all(b"select pg_sleep(300);\n")
+        sleeping = "select 1 from pg_stat_activity where wait_event = 'PgSleep'"
+        while not await trio.to_thread.run_sync(new.run, sleeping):  # noqa: ASYNC110
+            await trio.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        complaint = b""
+        while b"canceling statement due to user request" not in complaint:
+            part = await process.stderr.receive_some()
+            assert part, complaint
+            complaint += part
