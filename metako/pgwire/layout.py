@@ -12,6 +12,10 @@ Only pieces are learnt in which no message needs a closer look, and which end wi
 gives the turn to the other side: Sync or ReadyForQuery. What they mean is the same for all, so it
 need not be kept.
 
+Who follows a session needs to know of texts as well. Layouts that were made with `concerns` hold
+the text of every Parse besides its headers, and match that text only; a text that concerns
+anybody is never learnt. So for them, too, a match is proof that nobody needs to look.
+
 Deliberately unknown here: the state of a conversation. Whoever is in the middle of a message, or
 of a COPY, must not ask.
 """
@@ -25,12 +29,16 @@ HEADER_BYTES = 5
 MESSAGES_MIN = 2  # one alone is as fast by the scanner's own loop
 MESSAGES_MAX = 64
 SIZES_MAX = 512  # of pieces, of which something is remembered
+TEXT_BYTES_MAX = 4096  # of a text that is remembered; so all of them take 2 MiB at most
 
 _header = struct.Struct("!BI").unpack_from
 _PARSE, _COMPLETE = b"PC"
 
 # What a piece is recognised by: how to take the headers out, and what they must be.
-Layout = tuple[Callable[[bytes | bytearray], tuple[int, ...]], tuple[int, ...]]
+Fields = tuple[int | bytes, ...]
+Layout = tuple[Callable[[bytes | bytearray], Fields], Fields]
+# Whether whoever follows a session must hear of a statement with this text.
+Concerns = Callable[[bytes], bool]
 
 
 class Layouts:
@@ -40,9 +48,18 @@ class Layouts:
         inner: kinds that need no closer look wherever they are.
         last: the kind that a piece must end with, and may not contain otherwise.
         tags: CommandComplete is taken as well, if the first four bytes of its tag are among these.
+        concerns: see the module's docstring; None if texts do not matter.
     """
 
-    def __init__(self, inner: bytes, last: int, tags: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        inner: bytes,
+        last: int,
+        tags: frozenset[int] = frozenset(),
+        *,
+        concerns: Concerns | None = None,
+    ) -> None:
+        self.concerns = concerns
         self.known: dict[int, Layout] = {}
         self._inner = frozenset(inner)
         self._last = last
@@ -66,7 +83,7 @@ class Layouts:
                 self.known[size] = layout
 
     def _layout(self, buffer: bytes | bytearray, size: int) -> Layout | None:
-        formats, expected = ["!"], list[int]()
+        formats, expected = ["!"], list[int | bytes]()
         position = count = kind = 0
         while position < size:
             if count == MESSAGES_MAX or kind == self._last:
@@ -88,8 +105,16 @@ class Layouts:
             elif kind == _PARSE and kind in self._inner:
                 if body < 1 or buffer[start]:
                     return None  # a named statement is to be kept
-                formats.append(f"B{body - 1}x")
                 expected.append(0)
+                if self.concerns is None:
+                    formats.append(f"B{body - 1}x")
+                    continue
+                text, end, rest = bytes(buffer[start + 1 : position]).partition(b"\0")
+                if not end or len(text) > TEXT_BYTES_MAX or self.concerns(text):
+                    return None
+                # With its end, or a longer text that begins like this one would be taken for it.
+                formats.append(f"B{len(text) + 1}s{len(rest)}x")
+                expected.append(text + end)
             elif kind in self._inner:
                 formats.append(f"{body}x")
             elif kind != self._last:

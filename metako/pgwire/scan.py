@@ -9,7 +9,7 @@ In: pieces of the stream. Out: how much of a piece may be passed on, the state o
 as attributes, and `notes`, the messages that were kept.
 
 Invariants: cutting a stream elsewhere changes neither state nor notes. What is remembered between
-two pieces is bounded by `HEADER_BYTES` and the limits in `_CLIENT_LIMITS` and `_SERVER_LIMITS`.
+two pieces is bounded by `HEADER_BYTES` and the limits in `CLIENT_LIMITS` and `SERVER_LIMITS`.
 
 `ClientScanner.owed` counts the ReadyForQuery that the server still has to send: one for each
 Query, Sync and FunctionCall. Two things make PostgreSQL swallow a request. In the middle of COPY
@@ -30,6 +30,26 @@ from __future__ import annotations
 
 import struct
 
+from metako.pgwire.actions import (
+    CLIENT,
+    CLIENT_COPY_IN,
+    CLIENT_LIMITS,
+    COPY_END,
+    EXTENDED_KINDS,
+    FREQUENT_TAGS,
+    PARSE_PEEK_BYTES,
+    READY,
+    REQUEST,
+    SERVER,
+    SERVER_LIMITS,
+    SYNC,
+    TAG,
+    TERMINATE,
+    UNKNOWN,
+)
+from metako.pgwire.actions import (
+    SYNC_KIND as SYNC_KIND,  # for those who look among the `known` themselves
+)
 from metako.pgwire.layout import Layouts
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import HEADER_BYTES, NO_LAYOUTS, Note, Scanner
@@ -43,58 +63,8 @@ STATUS_IDLE = ord("I")  # of a ReadyForQuery; in a transaction it is T, in a fai
 
 _header = struct.Struct("!BI").unpack_from
 _first_four = struct.Struct("!I").unpack_from
-
-# How much of a body is kept. A Parse that is longer is of no use in part, but for its name.
-PARSE_BYTES_MAX = 65_536
-_CLIENT_LIMITS = {ord("P"): PARSE_BYTES_MAX, ord("C"): 256, ord("Q"): 2048}
-_PARSE_PEEK_BYTES = 256
-# The SQLSTATE is among the first fields of an error; tags and names of channels are short.
-_SERVER_LIMITS = {ord("E"): 1024, ord("N"): 1024, ord("S"): 8192, ord("C"): 64, ord("A"): 256}
-
-# What a type byte of a client asks of the scanner. The order matters: what is frequent is least.
-_NEUTRAL, _EXTENDED, _SYNC, _REQUEST, _KEPT, _COPY_END, _TERMINATE, _UNKNOWN = range(8)
-# The same for a server.
-_PLAIN, _READY, _TAG, _REPORT = range(4)
-
-
-_PARSE, SYNC_KIND, _EXECUTE = b"PSE"
+_PARSE, _EXECUTE = b"PE"
 _ERROR, _COPY_IN_RESPONSE, _READY_KIND = b"EGZ"
-
-
-def _table(default: int, entries: dict[str, int]) -> tuple[int, ...]:
-    actions = [default] * 256
-    for kinds, action in entries.items():
-        for kind in kinds:
-            actions[ord(kind)] = action
-    return tuple(actions)
-
-
-_CLIENT_ACTIONS = _table(
-    _UNKNOWN,
-    {
-        # Flush asks for nothing: libpq in pipeline mode sends one even behind a Sync.
-        "dpH": _NEUTRAL,
-        "BDE": _EXTENDED,
-        "S": _SYNC,
-        "QF": _REQUEST,
-        "PC": _KEPT,
-        "cf": _COPY_END,
-        "X": _TERMINATE,
-    },
-)
-# "Ignore Flush/Sync for the convenience of client libraries (such as libpq) that may send those
-# without noticing that the command they just sent was COPY." (CopyGetData)
-_CLIENT_ACTIONS_COPY_IN = tuple(
-    _NEUTRAL if kind == SYNC_KIND else action for kind, action in enumerate(_CLIENT_ACTIONS)
-)
-_SERVER_ACTIONS = _table(_PLAIN, {"Z": _READY, "C": _TAG, "ENSAGHW": _REPORT})
-
-# CommandComplete tags that tell nothing: by their first four bytes, which no other tag shares.
-_FREQUENT_TAGS = frozenset(
-    int.from_bytes(tag, "big")
-    for tag in (b"SELE", b"INSE", b"UPDA", b"DELE", b"FETC", b"COPY", b"MOVE", b"MERG")
-)
-_EXTENDED_KINDS = frozenset(b"PBDEC")
 
 
 def client_layouts() -> Layouts:
@@ -104,7 +74,7 @@ def client_layouts() -> Layouts:
 
 def server_layouts() -> Layouts:
     """Return the memory that the scanners of servers share."""
-    return Layouts(b"123ntTDsI", _READY_KIND, _FREQUENT_TAGS)
+    return Layouts(b"123ntTDsI", _READY_KIND, FREQUENT_TAGS)
 
 
 class ClientScanner(Scanner):
@@ -117,12 +87,13 @@ class ClientScanner(Scanner):
         keeps: whether `notes` are wanted.
     """
 
-    __slots__ = ("_actions", "_copy_end_early", "_copy_end_stray", "owed", "tail")
+    __slots__ = ("_actions", "_copy_end_early", "_copy_end_stray", "_usual", "owed", "tail")
 
     def __init__(self, layouts: Layouts, *, keeps: bool = True) -> None:
         super().__init__(layouts, keeps=keeps)
         self.owed = 0  # ReadyForQuery that the server still has to send
-        self._actions = _CLIENT_ACTIONS  # or _CLIENT_ACTIONS_COPY_IN
+        # What to do by type: `_usual`, or CLIENT_COPY_IN.
+        self._actions = self._usual = CLIENT
         self.tail = SYNC_KIND  # the type of the last message that is not data
         self._copy_end_early = False  # a CopyDone came before the server's CopyInResponse
         self._copy_end_stray = False  # COPY failed, and the client did not know it yet
@@ -130,12 +101,12 @@ class ClientScanner(Scanner):
     @property
     def extended_open(self) -> bool:
         """Whether messages of the extended protocol still lack their Sync."""
-        return self.tail in _EXTENDED_KINDS
+        return self.tail in EXTENDED_KINDS
 
     @property
     def copying_in(self) -> bool:
         """Whether the server waits for the client's data, or for the end of them."""
-        return self._actions is _CLIENT_ACTIONS_COPY_IN
+        return self._actions is CLIENT_COPY_IN
 
     @property
     def at_rest(self) -> bool:
@@ -169,20 +140,21 @@ class ClientScanner(Scanner):
                 break
             action = actions[kind]
             if action:
-                if action == _SYNC:
+                if action == SYNC:
                     self.owed += 1
-                elif action >= _REQUEST:
-                    if action >= _TERMINATE:
+                elif action >= REQUEST:
+                    if action >= TERMINATE:
                         break
-                    if action == _COPY_END:
+                    if action == COPY_END:
                         self.tail = tail
                         actions = self._end_copy()
                         position += length + 1
                         continue
-                    if action == _REQUEST:
+                    if action == REQUEST:
                         self.owed += 1
                     if self._keeps:
                         self._keep_message(kind, buffer, position, size, length)
+                        actions = self._actions
                 tail = kind
             position += length + 1
         self.tail = tail
@@ -195,9 +167,9 @@ class ClientScanner(Scanner):
                 self._layouts.learn(buffer, size)
             return size
         action = actions[buffer[position]]
-        if action == _UNKNOWN:
+        if action == UNKNOWN:
             raise PgWireError(f"invalid frontend message type {buffer[position]}")
-        if action == _TERMINATE:
+        if action == TERMINATE:
             self._skip = 0
             return position
         if position <= last:
@@ -208,7 +180,7 @@ class ClientScanner(Scanner):
     def _keep_message(
         self, kind: int, buffer: bytes | bytearray, position: int, size: int, length: int
     ) -> None:
-        limit = _CLIENT_LIMITS.get(kind)
+        limit = CLIENT_LIMITS.get(kind)
         if limit is None:
             return  # FunctionCall
         start, span = position + HEADER_BYTES, length + 1 - HEADER_BYTES
@@ -216,7 +188,7 @@ class ClientScanner(Scanner):
             if start < size and not buffer[start]:
                 return  # The unnamed statement is replaced by the next one.
             if span > limit:
-                limit = _PARSE_PEEK_BYTES
+                limit = PARSE_PEEK_BYTES
         self._keep(kind, buffer, start, size, span, min(span, limit))
 
     def _note(self, note: Note) -> None:
@@ -234,7 +206,7 @@ class ClientScanner(Scanner):
             # server ignores it.
             self._copy_end_early = bool(self.owed) or self.extended_open
         self._set_copying_in(False)
-        return _CLIENT_ACTIONS
+        return self._usual
 
     def begin_copy_in(self) -> None:
         """Note that the server asks for data."""
@@ -260,7 +232,7 @@ class ClientScanner(Scanner):
             self._copy_end_early = self._copy_end_stray = False
 
     def _set_copying_in(self, copying: bool) -> None:
-        self._actions = _CLIENT_ACTIONS_COPY_IN if copying else _CLIENT_ACTIONS
+        self._actions = CLIENT_COPY_IN if copying else self._usual
         self._set_open(NO_LAYOUTS if copying else self._layouts.known)
 
 
@@ -277,7 +249,7 @@ class ServerScanner(Scanner):
         status: 0 if the login is still to come.
     """
 
-    __slots__ = ("_client", "copy", "status")
+    __slots__ = ("_actions", "_client", "_tags", "copy", "status")
 
     def __init__(
         self, client: ClientScanner, layouts: Layouts, *, keeps: bool = True, status: int = 0
@@ -286,6 +258,8 @@ class ServerScanner(Scanner):
         self.status = status  # of the last ReadyForQuery; 0 before the first
         self.copy = 0  # the type of the response that began a COPY; 0 while there is none
         self._client = client
+        self._actions = SERVER
+        self._tags = FREQUENT_TAGS  # of which no note is taken
 
     def successor(self, status: int) -> ServerScanner:
         """Return a scanner for another server of the same client."""
@@ -307,16 +281,17 @@ class ServerScanner(Scanner):
             self._client.owed -= 1
             return size
         position = begin = self._skip
+        actions = self._actions
         kind = 0
         last = size - HEADER_BYTES
         while position <= last:
             kind, length = _header(buffer, position)
             if length < LENGTH_MIN:
                 raise PgWireError("invalid message length")
-            action = _SERVER_ACTIONS[kind]
+            action = actions[kind]
             if action:
                 start = position + HEADER_BYTES
-                if action == _READY:
+                if action == READY:
                     if length != READY_LENGTH:
                         raise PgWireError("invalid message length")
                     if start >= size:
@@ -325,9 +300,9 @@ class ServerScanner(Scanner):
                     if self.copy:
                         self._end_copy(failed=False)
                     self._client.answered()
-                elif action == _TAG:
+                elif action == TAG:
                     if self._keeps and (
-                        start + 4 > size or _first_four(buffer, start)[0] not in _FREQUENT_TAGS
+                        start + 4 > size or _first_four(buffer, start)[0] not in self._tags
                     ):
                         self._report(kind, buffer, start, size, length - LENGTH_MIN)
                 else:
@@ -345,7 +320,7 @@ class ServerScanner(Scanner):
     def _report(
         self, kind: int, buffer: bytes | bytearray, start: int, size: int, span: int
     ) -> None:
-        limit = _SERVER_LIMITS.get(kind)
+        limit = SERVER_LIMITS.get(kind)
         if limit is None:
             self.copy = kind
             self._set_open(NO_LAYOUTS)
@@ -363,5 +338,5 @@ class ServerScanner(Scanner):
         self._client.end_copy_in(failed=failed)
 
     def _note(self, note: Note) -> None:
-        if note.kind != b"C" or int.from_bytes(note.body[:4], "big") not in _FREQUENT_TAGS:
+        if note.kind != b"C" or int.from_bytes(note.body[:4], "big") not in self._tags:
             self.notes.append(note)
