@@ -64,6 +64,7 @@ FREQUENT_TAGS = _tags(
 # Nor do these tell anything about what a session leaves behind. (COMM is COMMENT as well.)
 HARMLESS_TAGS = FREQUENT_TAGS | _tags(
     *(b"BEGI", b"STAR", b"COMM", b"ROLL", b"SAVE", b"RELE", b"SHOW", b"EXPL"),
-    *(b"NOTI", b"LOCK", b"TRUN", b"ANAL", b"VACU"),
+    # A cursor without HOLD ends with its transaction.
+    *(b"NOTI", b"LOCK", b"TRUN", b"ANAL", b"VACU", b"DECL"),
 )
 NO_TAGS: frozenset[int] = frozenset()

@@ -20,7 +20,9 @@ follows must know whether more answers are to come.
 
 A statement with a name is told of when it is prepared, hence begins an episode. A
 statement whose text concerns somebody is *marked*: each Bind of it begins an episode too, and no
-layout is taken while there is one. The unnamed one is marked until another takes its place.
+layout is taken while there is one. The unnamed one is marked until another takes its place outside
+of an episode. (If the server skips that one because of an error, the change that executing the old
+one makes is noted by its tag.)
 
 Invariant: as for all scanners, cutting a stream elsewhere changes no note. (An episode may begin
 earlier or later in relation to the other stream, as the pieces do.)
@@ -211,7 +213,7 @@ class FollowingClient(ClientScanner):
         """Return whether the text of a Parse concerns somebody; remember its name if so."""
         name, _, rest = note.body.partition(b"\0")
         if note.whole and not self._concerns(rest.partition(b"\0")[0]):
-            if not name:
+            if not name and not self.watching:
                 self._unmark_unnamed()
             return False
         self._all_marked = self._all_marked or len(self._marked) >= MARKED_MAX

@@ -300,6 +300,7 @@ class ServerScanner(Scanner):
                     if self.copy:
                         self._end_copy(failed=False)
                     self._client.answered()
+                    actions = self._actions
                 elif action == TAG:
                     if self._keeps and (
                         start + 4 > size or _first_four(buffer, start)[0] not in self._tags
