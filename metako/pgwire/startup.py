@@ -53,6 +53,7 @@ _MESSAGE_HEADER = struct.Struct("!cI")
 class SqlState(enum.StrEnum):
     """The codes that metako itself sends or looks for."""
 
+    RESOLUTION_UNKNOWN = "08007"
     PROTOCOL_VIOLATION = "08P01"
     FEATURE_NOT_SUPPORTED = "0A000"
     INVALID_AUTHORIZATION = "28000"
