@@ -130,7 +130,10 @@ class Board:
         cut, kept = self.cut, self.kept
         for holder in list(self._holders):
             if not self.routes.keeps(holder.route):
-                holder.cut()
+                try:
+                    holder.cut()
+                except Exception as error:  # noqa: BLE001 - all others have to be cut all the same
+                    self._report_failure(error)
         return self.cut - cut, self.kept - kept
 
     def hold(self, holder: Holder) -> None:

@@ -108,9 +108,11 @@ class Leg:
 
     def cut(self) -> None:
         """Close, because the route is deposed: nothing that is on its way to the server leaves."""
-        if self.on_cut is not None:
-            self.on_cut()
-        self.abort()
+        try:
+            if self.on_cut is not None:
+                self.on_cut()
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Close with a reset; see `sockets.abort`. Harmless if closed."""

@@ -24,6 +24,7 @@ Deliberately unknown here: why a server is taken away, and what the client is to
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
@@ -35,21 +36,34 @@ from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
 from metako.proxy.transport import Ended, LinkContext, Transport, hung_up, leaving, shut
 
+QUERY_KIND = ord("Q")
+
+
+class Standing(NamedTuple):
+    """What of a conversation is under way; of those that are at rest, nothing is."""
+
+    status: int  # the byte of the last ReadyForQuery, 0 before the first
+    owed: int  # requests that were read in full, and not answered to their end
+    half: bool  # a request was read in part, or has not been taken by the server
+    open: bool  # messages of the extended protocol lack their Sync
+    copying_in: bool  # the server waits for data
+
 
 class Link(Pump):
     """See the module's docstring. A new link is detached and watches nobody yet.
 
     Args:
         on_data: the client sent something while there was no server; told once a detachment.
-        on_lost: the server ended while the client was at rest, and the link is detached. Returns
-            whether the client is kept; if not it is told what the server said, and the link ends.
-            Not called for a client that was told of a fatal error. Needs `on_note`.
-        on_note: a message that was kept, and whether it is the client's. Without it none is kept.
+        on_lost: the server ended while the client was at rest, with these last words or none, and
+            the link is detached. Returns None if the client is kept; else what it is told, and the
+            link ends. Not called for a client that was told of a fatal error. Needs `on_note`.
+        on_note: a message of `pgwire.follow`, and whether it is the client's. Without it the
+            session is not followed.
 
     All are called from within the reactor, so they must not wait.
     """
 
-    __slots__ = ("_event", "_on_data", "_on_lost")
+    __slots__ = ("_event", "_on_data", "_on_lost", "over")
 
     def __init__(
         self,
@@ -57,11 +71,12 @@ class Link(Pump):
         client: Transport,
         *,
         on_data: Callable[[], None] | None = None,
-        on_lost: Callable[[], bool] | None = None,
+        on_lost: Callable[[bytes], bytes | None] | None = None,
         on_note: OnNote | None = None,
     ) -> None:
         assert on_note is not None or on_lost is None, "errors are known by their notes"
         super().__init__(context, client, on_note)
+        self.over = False  # the client was told that its session is over
         self._on_data = on_data
         self._on_lost = on_lost
         self._event: trio.Event | None = None  # set at the end; None while nobody waits for it
@@ -79,6 +94,19 @@ class Link(Pump):
             and self._up.at_rest
             and not self._pending_up
             and self.at_boundary
+        )
+
+    @property
+    def standing(self) -> Standing:
+        up = self._up
+        # The scanner counts a Query by its header, and the server executes it when it has it all.
+        half_query = not up.at_boundary and up.tail == QUERY_KIND
+        return Standing(
+            status=self._down.status,
+            owed=max(up.owed - half_query, 0),
+            half=bool(self._pending_up) or not up.at_boundary,
+            open=up.extended_open,
+            copying_in=up.copying_in,
         )
 
     async def wait_end(self) -> Ended:
@@ -203,7 +231,8 @@ class Link(Pump):
 
     def _failed(self, error: Note) -> None:
         if is_fatal(error.body):
-            self._on_lost = None  # it was told that its session is over
+            self.over = True
+            self._on_lost = None
 
     def _lose_server(self, words: bytes) -> None:
         """Keep the client if its session can go on elsewhere, or tell it why it ends."""
@@ -214,9 +243,10 @@ class Link(Pump):
             return
         on_lost = self._on_lost
         self.detach_server()
-        if on_lost is None or not on_lost():
-            if words:
-                self._send_down(words)
+        told = words if on_lost is None else on_lost(words)
+        if told is not None:
+            if told:
+                self._send_down(told)
             self._end(Ended.SERVER)
 
     def _server_event(self, events: int) -> None:

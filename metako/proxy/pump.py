@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metako.pgwire.follow import FollowingClient, FollowingServer
 from metako.pgwire.scan import SYNC_KIND, ClientScanner, ServerScanner
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
@@ -55,9 +56,14 @@ class Pump:
         self._server_send: Callable[[memoryview], int] | None = None
         self._server_events = 0
         self._server_deaf = False  # nothing more can be sent to the server
-        keeps = on_note is not None
-        self._up = ClientScanner(context.client_layouts, keeps=keeps)
-        self._down = ServerScanner(self._up, context.server_layouts, keeps=keeps)
+        self._up: ClientScanner
+        self._down: ServerScanner
+        if on_note is None:
+            self._up = ClientScanner(context.client_layouts, keeps=False)
+            self._down = ServerScanner(self._up, context.server_layouts, keeps=False)
+        else:
+            self._up = up = FollowingClient(context.followed_clients)
+            self._down = FollowingServer(up, context.followed_servers)
         self._pending_up = b""  # read, not yet taken by the server
         self._pending_down = b""  # read, not yet taken by the client
         self._torn = False  # a part of a message for the client was thrown away

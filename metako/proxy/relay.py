@@ -32,23 +32,26 @@ from metako.pgwire.messages import (
     TransactionStatus,
     backend_key_data,
     parameter_status,
-    parse_parameter_status_untrusted,
     ready_for_query,
 )
 from metako.pgwire.startup import SqlState
-from metako.pgwire.stream import Note
 from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.legs import Failure, Leg, Opening, Refused
-from metako.proxy.link import Link
+from metako.proxy.link import Link, Standing
+from metako.proxy.loss import Moment, Tell, outcome_of_loss
 from metako.proxy.moving import Turn
 from metako.proxy.pool import Key
+from metako.proxy.rebuilding import Rebuilt
 from metako.proxy.recycle import renew
 from metako.proxy.routes import Route
+from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
-SETTINGS_TOLD_MAX = 64  # of which is remembered what the client was told; a server reports 15
+_STATUSES = {status.value[0]: status for status in TransactionStatus}
+_CHANGED = "the primary changed"
+_CLOSED = "the server closed the connection"
 
 
 class Relay:
@@ -75,21 +78,21 @@ class Relay:
         self._board = board
         self._client = client
         self._opening = opening
-        self._movable = movable
         self._key = key
         self._long_keys = long_keys
+        # What the session consists of; None if it cannot be moved anyway.
+        self._tracked = Tracked() if movable else None
         self._on_key_refused = on_key_refused
         self._link = Link(
             board.links,
             client,
             on_data=self._hear,
             on_lost=self._lose if movable else None,
-            on_note=self._note if movable else None,
+            on_note=None if self._tracked is None else self._tracked.note,
         )
         self._leg: Leg | None = None  # None while there is no server
         self._turn = Turn(board, None)
         self._relaying = trio.CancelScope()  # cancelled when the client is kept without a server
-        self._told: dict[str, str] = {}  # settings that the server reported to the client
         self._issued: Issued | None = None  # the cancel key that the client has; None without one
 
     @property
@@ -127,12 +130,15 @@ class Relay:
 
     def end(self, message: str) -> None:
         """End the session at once, and tell the client why if it can be told."""
+        self._end(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
+
+    def _end(self, error: bytes) -> None:
         self._board.cut += 1
         self._link.detach_server()
         if self._leg is not None:
             self._leg.abort()
         # Nobody can be waited for here: what the kernel does not take at once is not sent.
-        self._link.inject(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
+        self._link.inject(error)
         self._link.close()
         shut(self._client)
 
@@ -141,13 +147,15 @@ class Relay:
     async def _find_leg(self) -> Leg | Refused | Failure | None:
         """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
         found: Leg | Refused | Failure | None = None
-        board, turn = self._board, self._turn
+        board, turn, opening = self._board, self._turn, self._opening
+        if turn.lost is not None and self._tracked is not None:
+            opening = Rebuilt(opening, self._tracked)
         board.waiting += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 await turn.wait()
-                found = await board.legs.open(self._opening, self._key, turn.patience)
+                found = await board.legs.open(opening, self._key, turn.patience)
                 if isinstance(found, Leg):
                     self._leg = found
                 nursery.cancel_scope.cancel()
@@ -168,13 +176,8 @@ class Relay:
         leg.on_cut = self._cut
         self._relaying = trio.CancelScope()
         moved = self._turn.lost is not None
-        if leg.ready is None:
-            first = leg.said
-        elif moved:
-            first = self._news(leg.ready) + leg.said
-        else:
-            first = self._greeting(leg.ready) + leg.said
-        self._link.attach(leg.sock, first, logging_in=not moved)
+        greeting = b"" if moved or leg.ready is None else self._greeting(leg.ready)
+        self._link.attach(leg.sock, greeting + leg.said, logging_in=not moved)
         self._board.moved += moved
         return True
 
@@ -188,14 +191,6 @@ class Relay:
         parts += (pg.error_of_fields(fields, kind=b"N") for fields in ready.notices)
         return b"".join(parts) + ready_for_query(TransactionStatus.IDLE)
 
-    def _news(self, ready: ServerReady) -> bytes:
-        """Return which settings are others than those that the client was told."""
-        return b"".join(
-            parameter_status(name, value)
-            for name, value in ready.parameters.items()
-            if self._told.get(name) != value
-        )
-
     def _locate(self) -> CancelTarget | None:
         leg = self._leg
         if leg is None or leg.closed or leg.ready is None:
@@ -208,28 +203,33 @@ class Relay:
         """The client has something to say, and no server."""
         self._turn.ask()
 
-    def _note(self, note: Note, from_client: bool) -> None:
-        if note.kind == b"S" and not from_client and note.whole:
-            name, value = parse_parameter_status_untrusted(note.body)
-            if name in self._told or len(self._told) < SETTINGS_TOLD_MAX:
-                self._told[name] = value
-
     def _cut(self) -> None:
         """The leg is about to be closed, because its route is deposed."""
         if self._leg is None or self._link.ended is not None:
             return
-        if self._movable and self._link.at_rest:
+        error = self._loss(_CHANGED)
+        if error is None:
             self._link.detach_server()
             self._keep(self._leg.route)
         else:
-            self.end("the primary changed; connect again")
+            self._end(error)
 
-    def _lose(self) -> bool:
-        """The server has ended by itself. Return whether the client is kept."""
+    def _lose(self, words: bytes) -> bytes | None:
+        """The server has ended by itself. Return None if the client is kept, or what it is told."""
         assert self._leg is not None
         self._leg.close()
-        self._keep(self._leg.route)
-        return True
+        error = self._loss(_CLOSED)
+        if error is None:
+            self._keep(self._leg.route)
+            return None
+        return words or error
+
+    def _loss(self, why: str) -> bytes | None:
+        """Return what the client is told of the loss of its server, None if it need not know."""
+        if self._tracked is None:
+            return pg.error_response(SqlState.ADMIN_SHUTDOWN, f"{why}; connect again")
+        found = outcome_of_loss(_moment(self._link.standing, self._tracked))
+        return found.message(why) if isinstance(found, Tell) else None
 
     def _keep(self, lost: Route) -> None:
         self._leg = None
@@ -277,7 +277,10 @@ class Relay:
     def _last_word(self, ended: Ended) -> bytes:
         link, board = self._link, self._board
         error = link.violation
-        if ended is Ended.SERVER_VIOLATION:
+        if ended is Ended.SERVER and self._tracked is not None:
+            if not link.over and link.at_boundary and not link.at_rest:
+                return self._loss(_CLOSED) or b""
+        elif ended is Ended.SERVER_VIOLATION:
             detail = (("error", str(error)),)
             board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
         elif ended is Ended.CLIENT_VIOLATION:
@@ -285,3 +288,24 @@ class Relay:
             if error is not None and link.at_boundary:
                 return pg.error_response(error.sqlstate, str(error))
         return b""
+
+
+def _moment(standing: Standing, tracked: Tracked) -> Moment:
+    """Return what is known of a session in the moment of a loss.
+
+    What the client has sent is not kept. So nothing is known of requests that were not answered,
+    unless there is none but a part of one, which the server cannot have begun to execute.
+    """
+    under_way = standing.owed > 0 or standing.open or standing.copying_in
+    return Moment(
+        # A status that does not exist is no reason to believe that nothing is lost.
+        status=_STATUSES.get(standing.status, TransactionStatus.IN_TRANSACTION),
+        owed=standing.owed,
+        unfinished=standing.half or standing.open or standing.copying_in,
+        requests=b"",
+        whole=not under_way,
+        delivered=True,
+        copying_in=standing.copying_in,
+        obstacle=tracked.obstacle,
+        statements=tracked.statements,
+    )

@@ -16,8 +16,10 @@ import socket
 from dataclasses import dataclass
 from typing import Protocol
 
+from metako.pgwire.follow import following_client_layouts, following_server_layouts
 from metako.pgwire.scan import client_layouts, server_layouts
 from metako.pgwire.startup import TERMINATE
+from metako.proxy.concern import concerns
 from metako.proxy.reactor import Reactor
 
 SCRATCH_BYTES = 65_536
@@ -97,5 +99,7 @@ class LinkContext:
         self.view = memoryview(self.buffer)
         self.client_layouts = client_layouts()
         self.server_layouts = server_layouts()
+        self.followed_clients = following_client_layouts(concerns)
+        self.followed_servers = following_server_layouts()
         self.up = Meter()  # from clients to servers
         self.down = Meter()

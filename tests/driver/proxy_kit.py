@@ -104,7 +104,7 @@ class FakeServer:
                 await stream.send_all(
                     pg.error_response("55006", "not now", severity="ERROR") + READY
                 )
-            elif data[:1] == b"Q":
+            elif data[:1] == b"Q" and len(data) > int.from_bytes(data[1:5], "big"):
                 await stream.send_all(message(b"C", self.name.encode() + b"\0") + READY)
 
     async def log_in(self, stream: trio.SocketStream, first: pg.FirstPacket) -> bool:

@@ -238,8 +238,8 @@ async def test_nothing_is_lost_or_done_twice_by_what_is_sent_in_the_instant_of_a
                 outcomes.add("answered")
             else:
                 assert item is not None
-                assert pg.parse_error_untrusted(item[1])["C"] == "57P01"
-                assert received <= 1
+                sqlstate = pg.parse_error_untrusted(item[1])["C"]
+                assert sqlstate == "08007" or (sqlstate, received) == ("57P01", 0)
                 outcomes.add("refused")
                 client = await proxy.session()
     assert "answered" in outcomes
@@ -248,9 +248,9 @@ async def test_nothing_is_lost_or_done_twice_by_what_is_sent_in_the_instant_of_a
 # -- not at rest ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", ["row", "begin"])
+@pytest.mark.parametrize(("asked", "sqlstate"), [("row", "08007"), ("begin", "57P01")])
 async def test_who_waits_for_an_answer_or_is_in_a_transaction_is_told(
-    tmp_path, old, new, asked
+    tmp_path, old, new, asked, sqlstate
 ) -> None:
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, old)
@@ -259,7 +259,7 @@ async def test_who_waits_for_an_answer_or_is_in_a_transaction_is_told(
         while (await client.message())[0] not in (b"D", b"Z"):
             pass
         await switch(proxy, 2, new)
-        assert (await client.error())["C"] == "57P01"
+        assert (await client.error())["C"] == sqlstate
         assert await client.at_end()
         await eventually(lambda: stats(proxy).cut == 1)
         assert (stats(proxy).moved, new.attempts) == (0, 0)
@@ -269,13 +269,59 @@ async def test_half_a_request_ends_with_its_server(tmp_path, old, new) -> None:
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, old)
         client = await proxy.session()
-        half = message(b"P", b"name\0select 1\0\0\0")[:8]
+        half = QUERY[:8]
         await client.send(half)
         await eventually(lambda: bytes(old.received) == half)
         await switch(proxy, 2, new)
         assert (await client.error())["C"] == "57P01"
         assert await client.at_end()
         assert not new.received
+
+
+async def test_a_session_that_cannot_be_rebuilt_ends_with_its_server(tmp_path, old, new) -> None:
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, old)
+        client = await proxy.session()
+        await client.query("create temp table t ()")
+        proxy.route(2, new)
+        error = await client.error()
+        assert error["C"] == "57P01"
+        assert "cannot be moved to another server" in error["D"]
+        assert await client.at_end()
+        assert new.attempts == 0
+
+
+async def test_the_loss_of_a_session_that_cannot_be_rebuilt_is_told(tmp_path, old) -> None:
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, old)
+        first, second = await proxy.session(), await proxy.session()
+        for client in (first, second):
+            await client.query("create temp table t ()")
+        await old.streams.pop(0).aclose()
+        assert "cannot be moved to another server" in (await first.error())["D"]
+        assert await first.at_end()
+        await old.shut_down(SHUTDOWN)
+        assert (await second.error())["M"] == pg.parse_error_untrusted(SHUTDOWN[5:])["M"]
+        assert await second.at_end()
+
+
+@pytest.mark.parametrize(("asked", "sqlstate"), [("row", "08007"), ("begin", "57P01")])
+async def test_a_server_that_ends_without_a_word_is_told_to_who_waits(
+    tmp_path, old, asked, sqlstate
+) -> None:
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, old)
+        client = await proxy.session()
+        await client.send(message(b"Q", asked.encode() + b"\0"))
+        while (await client.message())[0] not in (b"D", b"Z"):
+            pass
+        await old.streams[0].aclose()
+        error = await client.error()
+        assert (error["C"], error["M"]) == (
+            sqlstate,
+            "terminating connection: the server closed the connection",
+        )
+        assert await client.at_end()
 
 
 async def test_half_an_answer_ends_without_an_error_in_it(tmp_path, old, new) -> None:

@@ -20,6 +20,7 @@ DEADLINE_S = 5.0
 READY = message("Z", b"I")
 LOGIN = message("R", b"\0\0\0\0") + message("K", b"\0\0\0\1\0\0\0\2") + READY
 QUERY = message("Q", b"select 1\0")
+CHANGE = message("Q", b"set a = 1\0")  # of which whoever follows the session is told
 ANSWER = message("D", b"\0\1\0\0\0\1" + b"1") + message("C", b"SELECT 1\0") + READY
 EXTENDED = message("B", b"\0a\0\0\0\0\0\0\0") + message("E", b"\0\0\0\0\0")
 
@@ -88,9 +89,9 @@ class Rig:
         def note(found: Note, from_client: bool) -> None:
             self.notes.append((found, from_client))
 
-        def lose() -> bool:
+        def lose(words: bytes) -> bytes | None:
             self.lost += 1
-            return bool(self.keeps)
+            return None if self.keeps else words
 
         on_lost = None if self.keeps is None else lose
         return Link(self.context, near, on_data=wake, on_lost=on_lost, on_note=note), far

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 import trio
-from link_kit import ANSWER, EXTENDED, LOGIN, QUERY, READY, rig
+from link_kit import ANSWER, CHANGE, EXTENDED, LOGIN, QUERY, READY, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
 
@@ -315,7 +315,7 @@ async def test_a_bug_ends_its_own_link_and_is_reported() -> None:
             raise ValueError("planted")
 
         joined.link._on_note = fail
-        await joined.client.send(QUERY)
+        await joined.client.send(CHANGE)
         assert await joined.link.wait_end() is Ended.FAILED
         assert [str(error) for error in made.errors] == ["planted"]
         await other.client.send(QUERY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from link_kit import ANSWER, EXTENDED, QUERY, READY, rig
+from link_kit import ANSWER, CHANGE, EXTENDED, QUERY, READY, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
 
@@ -137,10 +137,11 @@ async def test_notes_are_told_after_the_bytes_have_left() -> None:
             joined.link.detach_server()
 
         joined.link._on_note = leave
-        await joined.client.send(QUERY)
-        await joined.server.receive(QUERY)
+        await joined.client.send(CHANGE)
+        await joined.server.receive(CHANGE)
         await wait_all_tasks_blocked(0.01)
-        assert [(note.kind, from_client) for note, from_client in made.notes] == [(b"Q", True)]
+        told = [(note.kind, from_client) for note, from_client in made.notes]
+        assert told == [(b"+", True), (b"Q", True)]
         await joined.server.send(READY)
         await wait_all_tasks_blocked(0.01)
         assert joined.client.silent()
