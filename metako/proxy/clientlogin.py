@@ -60,27 +60,30 @@ def _address(client: socket.socket) -> str:
 
 async def log_client_in(
     client: socket.socket, user: str, credential: Credential, spoken: Negotiation
-) -> LoggedIn | LoginRefused | None:
-    """Return the verdict on a client, None if it left before there was one.
+) -> tuple[bytes, LoggedIn | LoginRefused | None]:
+    """Return the verdict on a client, and what it is to be told with that.
 
-    A refusal was not sent yet; all else was. The caller sets the deadline. If cancelled, the
-    client's connection is of no further use. Raises one of `sockets.BROKEN`.
+    Neither the refusal nor the words that grant the login were sent yet: as PostgreSQL does, they
+    go out with what follows. No verdict: it left before there was one. The caller sets the
+    deadline. If cancelled, the client's connection is of no further use. Raises one of
+    `sockets.BROKEN`.
     """
     inputs = LoginInputs(secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(MD5_SALT_BYTES))
     login = LoginServer(user, credential, inputs)
     step = login.start()
-    await sockets.send_all(client, spoken.message + step.send)
+    said = spoken.message + step.send
     while step.outcome is None:
+        await sockets.send_all(client, said)
         header = await sockets.receive_exactly(client, pg.MESSAGE_HEADER_BYTES)
         if len(header) < pg.MESSAGE_HEADER_BYTES:
-            return None
+            return b"", None
         step = login.receive_untrusted(header)
         # The length was found to be within the limits, or there is an outcome.
         rest = int.from_bytes(header[1:], "big") - _LENGTH_BYTES
         if step.outcome is None and rest:
             body = await sockets.receive_exactly(client, rest)
             if len(body) < rest:
-                return None
+                return b"", None
             step = login.receive_untrusted(body)
-        await sockets.send_all(client, step.send)
-    return step.outcome
+        said = step.send
+    return said, step.outcome

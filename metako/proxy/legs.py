@@ -231,8 +231,20 @@ class Legs:
         self._board = board
         self._clock = clock
 
+    def take(self, key: Key) -> Leg | None:
+        """Return a used leg if there is one at once."""
+        got = self.pool.take(key)
+        if got is None:
+            return None
+        assert isinstance(got, Leg)
+        got.unpark()
+        if got.route == self._board.current():
+            return got
+        got.abort()
+        return None
+
     async def open(
-        self, opening: Opening, key: Key | None, patience: trio.CancelScope
+        self, opening: Opening, key: Key | None, patience: trio.CancelScope, *, fresh: bool = False
     ) -> Leg | Refused | Failure:
         """Return a leg, of those that try the newest route, or why there is none.
 
@@ -241,6 +253,7 @@ class Legs:
         Args:
             opening: for when there is no used leg.
             key: who may use whose legs; None: the leg is for nobody else, and not counted.
+            fresh: it has to be a new one, opened by `opening`.
             patience: entered here. Its deadline may be moved meanwhile; as long as it is infinite
                 nobody waits for the leg, so it is not worth a word that there is none.
         """
@@ -258,7 +271,7 @@ class Legs:
                 place: Place | None = None
                 if key is not None:
                     before, failure = failure, _no_place(key, failure)
-                    got = await self._acquire(key)
+                    got = await self._acquire(key, fresh=fresh)
                     failure = before
                     if isinstance(got, Leg):
                         return got
@@ -276,7 +289,7 @@ class Legs:
                 pause_s = again_s if pause.cancelled_caught else RETRY_PAUSE_MIN_S
         return failure
 
-    async def _acquire(self, key: Key) -> Leg | Place | None:
+    async def _acquire(self, key: Key, *, fresh: bool) -> Leg | Place | None:
         """Return a used leg, or a place for a new one; None: it has to be tried again."""
         try:
             got = await self.pool.acquire(key)
@@ -287,6 +300,10 @@ class Legs:
             return got
         assert isinstance(got, Leg)
         got.unpark()
+        if fresh:
+            got.key = None  # its place is taken over
+            got.close(goodbye=True)
+            return Place(key)
         if got.route == self._board.current():
             return got
         got.abort()

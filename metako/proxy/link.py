@@ -119,11 +119,19 @@ class Link(Pump):
 
     # -- for the session --------------------------------------------------------------------
 
-    def attach(self, server: Transport, first: bytes = b"", *, logging_in: bool = False) -> None:
+    def attach(
+        self,
+        server: Transport,
+        first: bytes = b"",
+        *,
+        greeting: bytes = b"",
+        logging_in: bool = False,
+    ) -> None:
         """Relay between the client and `server` from now on.
 
         Args:
             first: what was already read from the server; it is delivered first.
+            greeting: of ours, whole messages; it is delivered before, and not looked at.
             logging_in: the startup packet has been sent, and not yet been answered in full. If
                 False, the server must be idle, and the client at rest.
         """
@@ -137,6 +145,8 @@ class Link(Pump):
         self._data_seen = self._hangup_seen = self._server_deaf = False
         self._server = server
         self._server_recv, self._server_send = server.recv_into, server.send
+        if greeting:
+            self._send_down(greeting)
         self._watch()
         if first:
             try:

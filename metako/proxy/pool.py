@@ -108,6 +108,16 @@ class Pool:
 
     # -- for who wants a leg ----------------------------------------------------------------
 
+    def take(self, key: Key) -> Pooled | None:
+        """Return an idle leg, None if there is none or others wait for one."""
+        row = self._idle.get(key)
+        if not row or key in self._waiting:
+            return None
+        idle = row.pop()
+        if not row:
+            del self._idle[key]
+        return idle.leg
+
     async def acquire(self, key: Key) -> Pooled | Place:
         """Return a leg that is as good as new, or the place for one. The caller sets the deadline.
 

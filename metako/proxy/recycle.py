@@ -34,13 +34,18 @@ ANSWER_BYTES_MAX = 65_536
 _RESET = query(b"DISCARD ALL")
 
 
-async def renew(leg: Leg, settings: Mapping[str, str]) -> bool:
+async def renew(leg: Leg, settings: Mapping[str, str], *, dirty: bool) -> bool:
     """Return whether the leg is as good as new now. Nothing is closed; if cancelled, it is not.
 
     Args:
         settings: as its server has reported them last, to whoever used the leg.
+        dirty: there is something to be discarded.
     """
     assert leg.ready is not None
+    if not dirty:
+        if not leg.closed:
+            leg.said, leg.ready = b"", replace(leg.ready, notices=())
+        return not leg.closed
     found = dict(settings)
     clean = False
     try:

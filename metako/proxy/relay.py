@@ -60,6 +60,7 @@ class Relay:
     Args:
         movable: whether the opening can be repeated at another server.
         key: whose legs it may have; None: only one that is opened for it.
+        granted: what ends the client's login with us, and was not sent yet.
         long_keys: whether the client speaks protocol 3.2.
         on_key_refused: called when a server did not take the key of the client's login.
     """
@@ -72,6 +73,7 @@ class Relay:
         *,
         movable: bool,
         key: Key | None = None,
+        granted: bytes = b"",
         long_keys: bool = False,
         on_key_refused: Callable[[], None] = lambda: None,
     ) -> None:
@@ -79,6 +81,7 @@ class Relay:
         self._client = client
         self._opening = opening
         self._key = key
+        self._granted = granted
         self._long_keys = long_keys
         # What the session consists of; None if it cannot be moved anyway.
         self._tracked = Tracked() if movable else None
@@ -99,21 +102,29 @@ class Relay:
     def at_rest(self) -> bool:
         return self._link.at_rest
 
+    @property
+    def left(self) -> bool:
+        """Whether the client has said goodbye, so that it waits for nothing."""
+        return self._link.ended is Ended.GOODBYE
+
     async def run(self) -> bytes:
         """Serve until the end; return the last message for the client, b"" if there is none.
 
         The link has let go of the client then, and the leg is closed. So it is if cancelled.
         """
         link = self._link
-        link.detach_server()  # watches the client from now on
-        self._turn.ask()
+        found: Leg | Refused | Failure | None = self._take_leg()
         try:
+            if found is None:
+                link.detach_server()  # watches the client from now on
+                self._turn.ask()
             while link.ended is None:
-                found = await self._find_leg()
+                found = found or await self._find_leg()
                 if isinstance(found, Leg):
                     if self._join(found):
                         with self._relaying:
                             await link.wait_end()
+                    found = None
                 elif found is not None:
                     self._board.refused += 1
                     return self._excuse(found)
@@ -144,18 +155,25 @@ class Relay:
 
     # -- finding a server -------------------------------------------------------------------
 
+    def _take_leg(self) -> Leg | None:
+        """Return a used leg if there is one, which most of those who come and go can have."""
+        if self._key is not None:
+            self._leg = self._board.legs.take(self._key)
+        return self._leg
+
     async def _find_leg(self) -> Leg | Refused | Failure | None:
         """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
         found: Leg | Refused | Failure | None = None
         board, turn, opening = self._board, self._turn, self._opening
-        if turn.lost is not None and self._tracked is not None:
+        moves = turn.lost is not None and self._tracked is not None
+        if moves and self._tracked is not None:
             opening = Rebuilt(opening, self._tracked)
         board.waiting += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 await turn.wait()
-                found = await board.legs.open(opening, self._key, turn.patience)
+                found = await board.legs.open(opening, self._key, turn.patience, fresh=moves)
                 if isinstance(found, Leg):
                     self._leg = found
                 nursery.cancel_scope.cancel()
@@ -176,14 +194,19 @@ class Relay:
         leg.on_cut = self._cut
         self._relaying = trio.CancelScope()
         moved = self._turn.lost is not None
-        greeting = b"" if moved or leg.ready is None else self._greeting(leg.ready)
-        self._link.attach(leg.sock, greeting + leg.said, logging_in=not moved)
+        if leg.ready is None or moved:
+            self._link.attach(leg.sock, leg.said, logging_in=not moved)
+        else:
+            # What the client is told of its login is ours, and known: nobody has to read it again.
+            self._link.attach(leg.sock, greeting=self._greeting(leg.ready))
         self._board.moved += moved
         return True
 
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
-        parts = [parameter_status(*pair) for pair in ready.parameters.items()]
+        parts = [self._granted, *(parameter_status(*pair) for pair in ready.parameters.items())]
+        if self._tracked is not None:
+            self._tracked.moved((), ready.parameters)
         # Ours, not the server's. The client keeps it wherever its session goes.
         issued = self._board.cancels.issue(self._locate, long_keys=self._long_keys)
         self._issued = issued
@@ -245,11 +268,17 @@ class Relay:
         if leg is None:
             return
         try:
-            if leg.key is not None and await renew(leg, self._told):
+            if await self._renew(leg):
                 leg.park()
         finally:
             if not leg.parked:
                 leg.close(goodbye=True)
+
+    async def _renew(self, leg: Leg) -> bool:
+        tracked = self._tracked
+        if leg.key is None or tracked is None:
+            return False
+        return await renew(leg, tracked.reported, dirty=tracked.dirty)
 
     def _excuse(self, found: Refused | Failure) -> bytes:
         """Return why there is no server for the client."""

@@ -134,7 +134,8 @@ class Session:
         if self._relay is not None:
             last = await self._relay.run()
         board.leave(self)
-        await self._say_farewell(last)
+        if self._relay is None or not self._relay.left:
+            await self._say_farewell(last)
 
     # -- login ------------------------------------------------------------------------------
 
@@ -149,14 +150,14 @@ class Session:
                 self._relay = Relay(board, client, PassOn(first), movable=False)
                 return b""
             spoken = negotiate(first)
-            outcome = await log_client_in(client, asking.user, credential, spoken)
+            said, outcome = await log_client_in(client, asking.user, credential, spoken)
             if outcome is None:
                 return b""
             if isinstance(outcome, LoginRefused):
                 board.refused += 1
                 if outcome.reason.startswith(SqlState.INVALID_PASSWORD):
                     source.forget(asking.user)
-                return outcome.error
+                return said + outcome.error
             opening = LogIn(session_parameters(first), spoken.minor, outcome.keys)
             self._relay = Relay(
                 board,
@@ -164,6 +165,7 @@ class Session:
                 opening,
                 movable=not replicates(first),
                 key=None if replicates(first) else opening.pool_key(asking.database),
+                granted=said,
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),
             )

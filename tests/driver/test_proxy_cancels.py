@@ -127,6 +127,20 @@ async def test_a_key_follows_its_session_to_the_next_primary(tmp_path, nursery) 
         assert (old.cancels, new.cancels) == ([], [cancel_packet(8, b"next")])
 
 
+async def test_nothing_is_cancelled_for_a_session_without_a_server(tmp_path, nursery) -> None:
+    old, new = LegServer("a", key=KEY), LegServer("b", key=BackendKey(8, b"next"))
+    new.stop_at = "startup"
+    for server in (old, new):
+        await nursery.start(server.run)
+    async with AsyncExitStack() as stack:
+        (one,) = await nodes(stack, tmp_path, old, "n1")
+        key = await key_of(await one.log_in())
+        one.route(2, new)
+        await eventually(lambda: new.stopped == 1)
+        await cancel(one, key)
+        assert (old.cancels, new.cancels) == ([], [])
+
+
 async def test_nodes_that_disagree_do_not_pass_a_request_on_for_ever(tmp_path, nursery) -> None:
     server = LegServer("a", key=KEY)
     await nursery.start(server.run)

@@ -200,7 +200,6 @@ async def test_a_refusal_is_told_as_the_server_said_it(tmp_path, nursery, sqlsta
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, server)
         client = await proxy.log_in()
-        assert await client.message() == (b"R", b"\0\0\0\0")
         assert await client.error() == {
             "S": "FATAL",
             "V": "FATAL",
@@ -231,9 +230,7 @@ async def test_a_server_that_wants_a_password_from_a_trusted_client_is_told_so(
     await nursery.start(server.run)
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, server)
-        client = await proxy.log_in()
-        await client.message()
-        error = await client.error()
+        error = await (await proxy.log_in()).error()
         assert (error["S"], error["C"]) == ("FATAL", "28000")
         assert "there is no key that answers this" in error["M"]
 
@@ -263,9 +260,7 @@ async def test_a_server_that_takes_nobody_in_time_is_told(
     source = anna_by_trust()
     async with proxy_running(tmp_path, queue_timeout_s=0.2, credentials=source) as proxy:
         proxy.route(1, server)
-        client = await proxy.log_in()
-        await client.message()
-        error = await client.error()
+        error = await (client := await proxy.log_in()).error()
         assert (error["C"], error["M"]) == (told, text)
         assert await client.at_end()
 

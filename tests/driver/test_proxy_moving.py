@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import resource
-import struct
 
 import pytest
 import trio
 from legs_kit import Known, LegServer, anna_by_scram, anna_by_trust, keys_for, log_in_by_scram
-from proxy_kit import DEADLINE_S, Proxy, eventually, message, proxy_running
+from proxy_kit import Proxy, eventually, message, proxy_running
 from trio.testing import wait_all_tasks_blocked
 
 from metako.pgwire import startup as pg
-from metako.pgwire.login_server import ScramLogin, TrustLogin
+from metako.pgwire.login_server import ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
 from metako.proxy import control
 from metako.proxy.board import MOVES_UNASKED_MAX
@@ -469,66 +468,3 @@ async def test_a_proxy_that_is_cancelled_in_the_middle_of_a_move_leaves_nothing(
         proxy.route(2, new)
         await eventually(lambda: new.stopped == 2)
     await eventually(lambda: new.ended == 2)
-
-
-# -- cancel requests --------------------------------------------------------------------------
-
-
-async def cancel(proxy: Proxy, process_id: int, secret_key: bytes) -> None:
-    canceller = await proxy.connect()
-    await canceller.send(pg.cancel_packet(process_id, secret_key))
-    assert await canceller.at_end()
-
-
-async def test_the_first_key_of_a_client_cancels_wherever_its_session_is(
-    tmp_path, old, new
-) -> None:
-    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
-        proxy.route(1, old)
-        client = await proxy.session()
-        await cancel(proxy, 7, b"\0\0\0c")
-        assert old.cancels == [pg.cancel_packet(7, b"\0\0\0c")]
-        await switch(proxy, 2, new)
-        assert await client.query("select 1") == "new"
-        await cancel(proxy, 7, b"\0\0\0c")
-        assert new.cancels == [pg.cancel_packet(8, b"\0\0\0d")]
-        await client.stream.aclose()
-        await eventually(lambda: stats(proxy).sessions == 0)
-        await cancel(proxy, 7, b"\0\0\0c")
-        assert new.cancels[1:] == [pg.cancel_packet(7, b"\0\0\0c")]
-
-
-async def test_a_key_that_we_gave_to_nobody_goes_to_the_primary_as_it_is(
-    tmp_path, old, new
-) -> None:
-    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
-        proxy.route(1, old)
-        await proxy.session()
-        await cancel(proxy, 7, b"\0\0\0x")
-        assert old.cancels == [pg.cancel_packet(7, b"\0\0\0x")]
-
-
-async def test_nothing_is_cancelled_for_a_session_without_a_server(tmp_path, old, new) -> None:
-    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
-        proxy.route(1, old)
-        await proxy.session()
-        new.stop_at = "startup"
-        proxy.route(2, new)
-        await eventually(lambda: new.stopped == 1)
-        await cancel(proxy, 7, b"\0\0\0c")
-        assert (old.cancels, new.cancels) == ([], [])
-
-
-async def test_equal_process_ids_of_two_servers_are_told_apart(tmp_path, old, new) -> None:
-    new.key = BackendKey(7, struct.pack("!I", 5))
-    async with proxy_running(tmp_path, credentials=Known(anna=TrustLogin())) as proxy:
-        proxy.route(1, old)
-        moved = await proxy.session()
-        await switch(proxy, 2, new)
-        assert await moved.query("select 1") == "new"
-        new.key = BackendKey(7, struct.pack("!I", 6))
-        await proxy.session()
-        with trio.fail_after(DEADLINE_S):
-            await cancel(proxy, 7, struct.pack("!I", 6))
-            await cancel(proxy, 7, b"\0\0\0c")
-        assert new.cancels == [pg.cancel_packet(7, struct.pack("!I", key)) for key in (6, 5)]

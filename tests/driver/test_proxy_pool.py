@@ -46,9 +46,11 @@ async def test_the_next_client_gets_the_connection_as_good_as_new(tmp_path, nurs
             client = await proxy.log_in()
             told.append([item for item in await client.until_ready() if item[0] in b"RS"])
             assert await client.query("select 1") == "a"
+            if len(told) > 3:
+                await client.query("set timezone to 'Asia/Seoul'")
             await leave(client)
         assert (server.attempts, server.logins) == (1, 1)
-        assert server.received.count(RESET) == 5
+        assert server.received.count(RESET) == 2  # only when there is something to be discarded
         assert told[0] == told[4]
         assert TERMINATE not in server.received
 
@@ -148,9 +150,7 @@ async def test_who_waits_in_vain_is_told_what_for(tmp_path, nursery) -> None:
     ) as proxy:
         proxy.route(1, server)
         first = await proxy.session()
-        second = await proxy.log_in()
-        assert await second.message() == (b"R", bytes(4))
-        error = await second.error()
+        error = await (await proxy.log_in()).error()
         assert error["C"] == "53300"
         assert 'user "anna", database "shop"' in error["D"]
         assert await first.query("select 1") == "a"
@@ -174,6 +174,7 @@ async def test_a_server_that_does_not_discard_is_not_used_again(tmp_path, nurser
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, server)
         client = await proxy.session()
+        await client.query("set timezone to 'Asia/Seoul'")
         server.fails = True
         await leave(client)
         await eventually(lambda: server.ended == 1)
