@@ -50,6 +50,11 @@ async def switch(proxy: Proxy, term: int, server: LegServer | None) -> None:
     await eventually(lambda: any(("term", term) in event.fields for event in proxy.events))
 
 
+async def settled(proxy: Proxy) -> None:
+    """Return when it was reported that the one session has its server."""
+    await eventually(lambda: (stats(proxy).sessions, stats(proxy).waiting) == (1, 0))
+
+
 async def kept(proxy: Proxy, count: int = 1) -> None:
     """Return when so many sessions have lost their server and go on."""
     await eventually(
@@ -354,6 +359,7 @@ async def test_the_shutdown_of_the_old_primary_is_not_told_to_an_idle_client(
         proxy.route(1, old)
         client = await proxy.session()
         old.refuse_with = "57P03"
+        await settled(proxy)
         await old.shut_down(SHUTDOWN)
         await eventually(lambda: stats(proxy).waiting == 1)
         await client.send(QUERY)
@@ -366,6 +372,7 @@ async def test_a_server_that_ended_by_itself_is_gone_back_to_only_when_asked(tmp
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
         proxy.route(1, old)
         client = await proxy.session()
+        await settled(proxy)
         await old.shut_down(SHUTDOWN)
         await eventually(lambda: stats(proxy).waiting == 1)
         await wait_all_tasks_blocked(0.005)

@@ -24,6 +24,7 @@ from integration.login_kit import PASSWORD, ROLES, RealServer, credential_of, re
 from metako.pgwire.login_server import Credential
 from metako.proxy import control
 from metako.proxy.credentials import Asking
+from metako.proxy.frames import Stats
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
@@ -323,12 +324,15 @@ async def test_what_is_asked_after_a_fast_shutdown_waits_for_the_new_primary(
     with twin(new, test_bindir, keep=keep_directories) as going:
         async with between(tmp_path, going, new) as (proxy, switch):
 
+            def stats() -> Stats:
+                return proxy.reports[-1].stats
+
             async def shut_down_and_switch_later() -> None:
                 postmaster = going.socket_dir / "data" / "postmaster.pid"
-                heard = len(proxy.reports)
+                # Or the report of the time when it waited for its login would be taken for this.
+                await eventually(lambda: (stats().sessions, stats().waiting) == (1, 0))
                 os.kill(int(postmaster.read_text().split("\n", 1)[0]), signal.SIGINT)
-                # What was reported before may be of the time when it waited for its login.
-                await eventually(lambda: any(r.stats.waiting for r in proxy.reports[heard:]))
+                await eventually(lambda: stats().waiting == 1)
                 nursery.start_soon(_later, switch)
 
             def talk() -> str:
