@@ -14,6 +14,7 @@ Deliberately unknown here: whether a session can be moved, and how.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Turn:
-    """One client's wait for its next server, or for its first, for which it always asks.
+    """One client's wait for its next server, or for its first, for which it always asks. For once.
 
     Args:
         lost: the server that it had; None before the first.
@@ -42,6 +43,14 @@ class Turn:
         """Note that the client waits from now on. Synchronous, for the reactor."""
         self.patience.deadline = trio.current_time() + self._board.queue_timeout_s
         self._until_asked.cancel()
+
+    def again(self) -> Turn:
+        """Return the wait of the same client for another server, as the one that it got is gone."""
+        turn = Turn(self._board, self.lost)
+        if self.patience.deadline != math.inf:
+            turn.ask()
+            turn.patience.deadline = self.patience.deadline
+        return turn
 
     async def wait(self) -> None:
         """Return when a server is to be looked for. If cancelled, `end` has to be called too."""

@@ -124,6 +124,8 @@ class Relay:
                     if self._join(found):
                         with self._relaying:
                             await link.wait_end()
+                    else:
+                        self._turn = self._turn.again()
                     found = None
                 elif found is not None:
                     self._board.refused += 1

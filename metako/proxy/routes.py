@@ -8,11 +8,12 @@ Three rules, and the reason for each:
 * Of a table of a lower term than the latest only the list of replicas is taken. It comes from an
   agent that knows less than its predecessor did, as one that has lost its record: following it
   could mean writing to a deposed server. Which standbys are fit to serve reads it does know.
-* A session belongs to `(term, node)`. It ends as soon as a higher term or another node is known,
-  also when the same node leads again: its server was restarted or promoted in between. It does
-  not end because a table says "no primary" in the same term, or because tables stop coming: a
-  silent agent is no evidence that the server was deposed, and the guard fences the server at the
-  end of its lease without anybody's help.
+* A connection to a server belongs to `(term, node)`. It ends as soon as a higher term or another
+  node is known, also when the same node leads again: its server was restarted or promoted in
+  between. (Its client may go on, with another connection.) It does not end because a table says
+  "no primary" in the same term, or because tables stop coming: a silent agent is no evidence that
+  the server was deposed, and the guard fences the server at the end of its lease without anybody's
+  help.
 * A table that is past its validity names nobody, and new sessions wait. They are refused, so that
   clients try another node's proxy, when waiting is pointless: a table that named a primary was
   neither renewed nor replaced in time, so our agent is dead or stopped; or the last one named

@@ -33,16 +33,22 @@ LOGIN_TIMEOUT_S = 15.0
 class LogIn:
     """See the module's docstring. An `Opening`, to be used for any number of logins.
 
-    Two that are equal but for their keys lead to interchangeable sessions.
+    Two that are equal but for their keys lead to interchangeable sessions. The keys are its own.
     """
 
     parameters: tuple[tuple[str, str], ...]  # of the startup packet; "user" is among them
     minor: int  # of protocol 3, as the client speaks it
     keys: ScramKeys | Md5Hash | None = field(repr=False)  # None: the server has to trust us
 
-    @property
-    def user(self) -> str:
-        return dict(self.parameters)["user"]
+    def wipe(self) -> None:
+        """Overwrite the keys: nobody will log in with them again."""
+        match self.keys:
+            case ScramKeys():
+                self.keys.client_key.wipe()
+            case Md5Hash():
+                self.keys.wipe()
+            case None:
+                pass
 
     def pool_key(self, database: str) -> Key:
         """Return whose legs are like those that this one opens."""

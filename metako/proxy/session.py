@@ -46,6 +46,7 @@ class Session:
         self._board = board
         self._client = client
         self._relay: Relay | None = None  # None before the login is over
+        self._login: LogIn | None = None  # None if the client did not log in to us
 
     # -- for the board ----------------------------------------------------------------------
 
@@ -90,6 +91,8 @@ class Session:
         finally:
             board.handshake_ended(self)
             board.leave(self)
+            if self._login is not None:
+                self._login.wipe()
             sockets.close(self._client)
 
     async def _handshake(self) -> pg.Startup | pg.CancelRequest | None:
@@ -158,13 +161,13 @@ class Session:
                 if outcome.reason.startswith(SqlState.INVALID_PASSWORD):
                     source.forget(asking.user)
                 return said + outcome.error
-            opening = LogIn(session_parameters(first), spoken.minor, outcome.keys)
+            self._login = LogIn(session_parameters(first), spoken.minor, outcome.keys)
             self._relay = Relay(
                 board,
                 client,
-                opening,
+                self._login,
                 movable=not replicates(first),
-                key=None if replicates(first) else opening.pool_key(asking.database),
+                key=None if replicates(first) else self._login.pool_key(asking.database),
                 granted=said,
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),

@@ -15,6 +15,7 @@ from metako.pgwire.login_server import ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
 from metako.proxy import control
 from metako.proxy.board import MOVES_UNASKED_MAX
+from metako.proxy.relay import Relay
 
 SHUTDOWN = pg.error_response("57P01", "terminating connection due to administrator command")
 IDLE_CLIENTS = 1000
@@ -210,6 +211,28 @@ async def test_a_cut_in_the_middle_of_a_move_moves_on(tmp_path, nursery, old, ne
         assert await client.query("select 1") == "third"
         await eventually(lambda: new.ended == 1)
         await eventually(lambda: stats(proxy).moved == 1)
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_leg_that_is_cut_before_it_is_joined_is_replaced(
+    tmp_path, old, new, monkeypatch, first
+) -> None:
+    join, cut = Relay._join, []
+
+    def cut_and_join(self, leg) -> bool:
+        if not cut and (first or self._turn.lost is not None):
+            cut.append(leg)
+            leg.cut()
+        return join(self, leg)
+
+    monkeypatch.setattr(Relay, "_join", cut_and_join)
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, old)
+        client = await proxy.session()
+        await switch(proxy, 2, new)
+        assert await client.query("select 1") == "new"
+        assert len(cut) == 1
+        assert not [event for event in proxy.events if event.level == "ERROR"]
 
 
 async def test_nothing_is_lost_or_done_twice_by_what_is_sent_in_the_instant_of_a_cut(
