@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -35,6 +35,7 @@ import trio
 
 from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady
+from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import TERMINATE, PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.limits import Limits
@@ -77,6 +78,14 @@ class Opened:
     said: bytes  # by the server, and not looked at yet
     ready: ServerReady | None = None  # None if the login is the client's own business
 
+    @property
+    def key(self) -> BackendKey | None:
+        """What cancels the session's statements; None if the server told nothing, or not us."""
+        ready = self.ready
+        if ready is None or not ready.secret_key:
+            return None
+        return BackendKey(ready.process_id, ready.secret_key)
+
 
 class Opening(Protocol):
     """The first words on a new connection."""
@@ -97,14 +106,22 @@ class Leg:
     board: Board = field(repr=False)
     sock: socket.socket = field(repr=False)
     route: Route
-    said: bytes = field(repr=False)  # by the server, not yet delivered
-    ready: ServerReady | None  # None if the login is the client's own business
-    key: Key | None = None  # whose legs are like it; None: it is for nobody else
+    # None while it is used.
+    opened: Opened | None = field(repr=False)
+    # Cancels what is done here; None if not known.
+    cancel_key: BackendKey | None = field(repr=False)
+    pool_key: Key | None = None  # whose legs are like it; None: it is for nobody else
     opened_ns: int = 0  # by the board's clock
     # Called by `cut`, while the socket is still open: whoever uses it has to let go of it.
     on_cut: Callable[[], None] | None = None
     closed: bool = False
     parked: bool = False  # in the pool, where the reactor watches it
+
+    def take_opened(self) -> Opened:
+        """Return what was said at the begin, and forget it: legs are many, and live long."""
+        assert self.opened is not None, "a leg is joined for the first time once"
+        opened, self.opened = self.opened, None
+        return opened
 
     def cut(self) -> None:
         """Close, because the route is deposed: nothing that is on its way to the server leaves."""
@@ -127,15 +144,19 @@ class Leg:
                     self.sock.send(TERMINATE)
             sockets.close(self.sock)
 
-    def park(self) -> None:
+    def park(self, settings: Mapping[str, str]) -> None:
         """Give the leg back to the pool, as good as new; it is closed if it is not kept.
 
         A server that says anything on a parked leg makes it useless: mostly it says that it ends.
+
+        Args:
+            settings: as the server has reported them last.
         """
-        assert self.key is not None
+        assert self.pool_key is not None
+        self.opened = Opened(b"", ServerReady(dict(settings), 0, b"", 0, ()))
         self.parked, self.on_cut = True, self._wither
         self.board.links.reactor.watch(self.sock.fileno(), READ | PEER_CLOSED, self._hear)
-        self.board.legs.pool.give_back(self.key, self)
+        self.board.legs.pool.give_back(self.pool_key, self)
 
     def unpark(self) -> None:
         """Take the leg that the pool has lent."""
@@ -147,16 +168,16 @@ class Leg:
 
     def _wither(self) -> None:
         """Leave the pool, which closes this leg."""
-        if self.key is not None:
-            self.board.legs.pool.lost(self.key, self)
+        if self.pool_key is not None:
+            self.board.legs.pool.lost(self.pool_key, self)
 
     def _leave(self) -> bool:
         first, self.closed, self.on_cut = not self.closed, True, None
         self.board.release(self)
         if self.parked:
             self.unpark()  # the pool itself counts those that it has
-        elif first and self.key is not None:
-            self.board.legs.pool.give_up(self.key)
+        elif first and self.pool_key is not None:
+            self.board.legs.pool.give_up(self.pool_key)
         return first
 
 
@@ -190,7 +211,7 @@ class _Dial:
                 return Failure(_CHANGED)
             if isinstance(found, Refused):
                 return found
-            leg = Leg(board, self._sock, self.route, found.said, found.ready)
+            leg = Leg(board, self._sock, self.route, found, found.key)
             board.hold(leg)
             self._sock = None
             return leg
@@ -301,7 +322,7 @@ class Legs:
         assert isinstance(got, Leg)
         got.unpark()
         if fresh:
-            got.key = None  # its place is taken over
+            got.pool_key = None  # its place is taken over
             got.close(goodbye=True)
             return Place(key)
         if got.route == self._board.current():
@@ -320,7 +341,7 @@ class Legs:
         finally:
             if place is not None:
                 if isinstance(leg, Leg):
-                    leg.key, leg.opened_ns = place.key, self._clock()
+                    leg.pool_key, leg.opened_ns = place.key, self._clock()
                 else:
                     self.pool.give_up(place.key)
         return leg

@@ -79,7 +79,7 @@ class Link(Pump):
         self.over = False  # the client was told that its session is over
         self._on_data = on_data
         self._on_lost = on_lost
-        self._event: trio.Event | None = None  # set at the end; None while nobody waits for it
+        self._event: trio.Event | None = None  # tells whoever waits to look; None if nobody does
 
     @property
     def at_boundary(self) -> bool:
@@ -110,12 +110,20 @@ class Link(Pump):
         )
 
     async def wait_end(self) -> Ended:
-        """Return why the link ended, once it has. For one task. Cancelling changes nothing."""
-        if self.ended is None:
+        """Return why the link ended, once it has. Cancelling changes nothing.
+
+        At any time one task may wait for this or for `wait_detached`.
+        """
+        while self.ended is None:
             self._event = trio.Event()
             await self._event.wait()
-        assert self.ended is not None
         return self.ended
+
+    async def wait_detached(self) -> None:
+        """Return once there is no server: the link is detached, or has ended."""
+        while self._server is not None:
+            self._event = trio.Event()
+            await self._event.wait()
 
     # -- for the session --------------------------------------------------------------------
 
@@ -165,6 +173,7 @@ class Link(Pump):
         """
         server = self._let_go_of_server()
         self._watch()
+        self._wake()
         return server
 
     def inject(self, message: bytes) -> bool:
@@ -277,8 +286,12 @@ class Link(Pump):
         self.ended = why
         self._let_go_of_server()
         self._watch()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._event is not None:
             self._event.set()
+            self._event = None
             self._reactor.hurry()
 
     def _let_go_of_server(self) -> Transport | None:

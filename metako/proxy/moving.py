@@ -32,6 +32,8 @@ class Turn:
         lost: the server that it had; None before the first.
     """
 
+    __slots__ = ("_board", "_placed", "_until_asked", "lost", "patience")
+
     def __init__(self, board: Board, lost: Route | None) -> None:
         self.lost = lost
         self.patience = trio.CancelScope()  # ends when it has waited for too long

@@ -14,7 +14,6 @@ Source: PostgreSQL documentation, DISCARD: what it releases is all that a sessio
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import trio
 
@@ -34,30 +33,26 @@ ANSWER_BYTES_MAX = 65_536
 _RESET = query(b"DISCARD ALL")
 
 
-async def renew(leg: Leg, settings: Mapping[str, str], *, dirty: bool) -> bool:
-    """Return whether the leg is as good as new now. Nothing is closed; if cancelled, it is not.
+async def renew(leg: Leg, settings: Mapping[str, str], *, dirty: bool) -> Mapping[str, str] | None:
+    """Return the settings of a leg that is as good as new now; None if it cannot be made so.
+
+    Nothing is closed. If cancelled, the leg is of no further use.
 
     Args:
         settings: as its server has reported them last, to whoever used the leg.
         dirty: there is something to be discarded.
     """
-    assert leg.ready is not None
     if not dirty:
-        if not leg.closed:
-            leg.said, leg.ready = b"", replace(leg.ready, notices=())
-        return not leg.closed
+        return settings
     found = dict(settings)
-    clean = False
     try:
         with trio.move_on_after(RESET_TIMEOUT_S):
             await sockets.send_all(leg.sock, _RESET)
-            clean = await _hear(leg, found)
+            if await _hear(leg, found):
+                return found
     except (*sockets.BROKEN, PgWireError):
-        return False
-    if clean and not leg.closed:
-        leg.said, leg.ready = b"", replace(leg.ready, parameters=found, notices=())
-        return True
-    return False
+        pass  # whoever owns it closes it
+    return None
 
 
 async def _hear(leg: Leg, settings: dict[str, str]) -> bool:

@@ -28,7 +28,6 @@ import trio
 from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady
 from metako.pgwire.messages import (
-    BackendKey,
     TransactionStatus,
     backend_key_data,
     parameter_status,
@@ -59,11 +58,16 @@ class Relay:
 
     Args:
         movable: whether the opening can be repeated at another server.
-        key: whose legs it may have; None: only one that is opened for it.
+        pool_key: whose legs it may have; None: only one that is opened for it.
         granted: what ends the client's login with us, and was not sent yet.
         long_keys: whether the client speaks protocol 3.2.
         on_key_refused: called when a server did not take the key of the client's login.
     """
+
+    __slots__ = (
+        *("_board", "_client", "_granted", "_issued", "_leg", "_link", "_long_keys"),
+        *("_on_key_refused", "_opening", "_pool_key", "_tracked", "_turn"),
+    )
 
     def __init__(
         self,
@@ -72,7 +76,7 @@ class Relay:
         opening: Opening,
         *,
         movable: bool,
-        key: Key | None = None,
+        pool_key: Key | None = None,
         granted: bytes = b"",
         long_keys: bool = False,
         on_key_refused: Callable[[], None] = lambda: None,
@@ -80,8 +84,8 @@ class Relay:
         self._board = board
         self._client = client
         self._opening = opening
-        self._key = key
-        self._granted = granted
+        self._pool_key = pool_key
+        self._granted = granted  # empty once it was sent
         self._long_keys = long_keys
         # What the session consists of; None if it cannot be moved anyway.
         self._tracked = Tracked() if movable else None
@@ -94,8 +98,7 @@ class Relay:
             on_note=None if self._tracked is None else self._tracked.note,
         )
         self._leg: Leg | None = None  # None while there is no server
-        self._turn = Turn(board, None)
-        self._relaying = trio.CancelScope()  # cancelled when the client is kept without a server
+        self._turn: Turn | None = Turn(board, None)  # None while there is a server
         self._issued: Issued | None = None  # the cancel key that the client has; None without one
 
     @property
@@ -113,23 +116,23 @@ class Relay:
         The link has let go of the client then, and the leg is closed. So it is if cancelled.
         """
         link = self._link
-        found: Leg | Refused | Failure | None = self._take_leg()
         try:
-            if found is None:
+            if not self._join_used():
                 link.detach_server()  # watches the client from now on
-                self._turn.ask()
-            while link.ended is None:
-                found = found or await self._find_leg()
+                if self._turn is not None:
+                    self._turn.ask()
+            await link.wait_detached()
+            while link.ended is None and (turn := self._turn) is not None:
+                found = await self._find_leg(turn)
                 if isinstance(found, Leg):
-                    if self._join(found):
-                        with self._relaying:
-                            await link.wait_end()
+                    if self._join(found, moved=turn.lost is not None):
+                        await link.wait_detached()
                     else:
-                        self._turn = self._turn.again()
-                    found = None
+                        self._turn = turn.again()
                 elif found is not None:
                     self._board.refused += 1
-                    return self._excuse(found)
+                    return self._excuse(found, turn.lost)
+            assert link.ended is not None, "a client without a server waits for its turn"
             if link.ended is Ended.GOODBYE:
                 await self._leave_leg()
             return self._last_word(link.ended)
@@ -137,7 +140,6 @@ class Relay:
             link.close()
             if self._leg is not None:
                 self._leg.close()
-            self._turn.end()
             if self._issued is not None:
                 self._board.cancels.take_back(self._issued)
 
@@ -157,17 +159,17 @@ class Relay:
 
     # -- finding a server -------------------------------------------------------------------
 
-    def _take_leg(self) -> Leg | None:
-        """Return a used leg if there is one, which most of those who come and go can have."""
-        if self._key is not None:
-            self._leg = self._board.legs.take(self._key)
-        return self._leg
+    def _join_used(self) -> bool:
+        """Join a used leg if there is one, which most of those who come and go can have."""
+        leg = None if self._pool_key is None else self._board.legs.take(self._pool_key)
+        self._leg = leg
+        return leg is not None and self._join(leg, moved=False)
 
-    async def _find_leg(self) -> Leg | Refused | Failure | None:
+    async def _find_leg(self, turn: Turn) -> Leg | Refused | Failure | None:
         """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
         found: Leg | Refused | Failure | None = None
-        board, turn, opening = self._board, self._turn, self._opening
-        moves = turn.lost is not None and self._tracked is not None
+        board, opening = self._board, self._opening
+        moves = turn.lost is not None
         if moves and self._tracked is not None:
             opening = Rebuilt(opening, self._tracked)
         board.waiting += 1
@@ -175,7 +177,7 @@ class Relay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 await turn.wait()
-                found = await board.legs.open(opening, self._key, turn.patience, fresh=moves)
+                found = await board.legs.open(opening, self._pool_key, turn.patience, fresh=moves)
                 if isinstance(found, Leg):
                     self._leg = found
                 nursery.cancel_scope.cancel()
@@ -189,24 +191,26 @@ class Relay:
         await self._link.wait_end()
         scope.cancel()
 
-    def _join(self, leg: Leg) -> bool:
+    def _join(self, leg: Leg, *, moved: bool) -> bool:
         """Let the client talk to the server; False if either is gone by now."""
         if leg.closed or self._link.ended is not None:
             return False
         leg.on_cut = self._cut
-        self._relaying = trio.CancelScope()
-        moved = self._turn.lost is not None
-        if leg.ready is None or moved:
-            self._link.attach(leg.sock, leg.said, logging_in=not moved)
+        self._turn = None
+        self._board.moved += moved
+        opened = leg.take_opened()
+        if opened.ready is None or moved:
+            self._link.attach(leg.sock, opened.said, logging_in=not moved)
         else:
             # What the client is told of its login is ours, and known: nobody has to read it again.
-            self._link.attach(leg.sock, greeting=self._greeting(leg.ready))
-        self._board.moved += moved
+            greeting = self._greeting(opened.ready)
+            self._link.attach(leg.sock, opened.said, greeting=greeting)
         return True
 
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
         parts = [self._granted, *(parameter_status(*pair) for pair in ready.parameters.items())]
+        self._granted = b""
         if self._tracked is not None:
             self._tracked.moved((), ready.parameters)
         # Ours, not the server's. The client keeps it wherever its session goes.
@@ -218,15 +222,16 @@ class Relay:
 
     def _locate(self) -> CancelTarget | None:
         leg = self._leg
-        if leg is None or leg.closed or leg.ready is None:
+        if leg is None or leg.closed or leg.cancel_key is None:
             return None
-        return CancelTarget(leg.route, BackendKey(leg.ready.process_id, leg.ready.secret_key))
+        return CancelTarget(leg.route, leg.cancel_key)
 
     # -- told by link and leg ---------------------------------------------------------------
 
     def _hear(self) -> None:
         """The client has something to say, and no server."""
-        self._turn.ask()
+        if self._turn is not None:
+            self._turn.ask()
 
     def _cut(self) -> None:
         """The leg is about to be closed, because its route is deposed."""
@@ -260,33 +265,27 @@ class Relay:
         self._leg = None
         self._turn = Turn(self._board, lost)
         self._board.kept += 1
-        self._relaying.cancel()
 
     # -- the end ----------------------------------------------------------------------------
 
     async def _leave_leg(self) -> None:
         """Give the leg to the next client, if it can be made as good as new."""
-        leg, self._leg = self._leg, None
+        leg, tracked, self._leg = self._leg, self._tracked, None
         if leg is None:
             return
         try:
-            if await self._renew(leg):
-                leg.park()
+            if leg.pool_key is not None and tracked is not None:
+                settings = await renew(leg, tracked.reported, dirty=tracked.dirty)
+                if settings is not None and not leg.closed:
+                    leg.park(settings)
         finally:
             if not leg.parked:
                 leg.close(goodbye=True)
 
-    async def _renew(self, leg: Leg) -> bool:
-        tracked = self._tracked
-        if leg.key is None or tracked is None:
-            return False
-        return await renew(leg, tracked.reported, dirty=tracked.dirty)
-
-    def _excuse(self, found: Refused | Failure) -> bytes:
+    def _excuse(self, found: Refused | Failure, lost: Route | None) -> bytes:
         """Return why there is no server for the client."""
         if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
             self._on_key_refused()
-        lost = self._turn.lost
         if isinstance(found, Failure):
             if found.error:
                 return found.error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from metako.pgwire.messages import parse_parameter_status_untrusted
 from metako.pgwire.startup import PgWireError
 
@@ -31,7 +33,8 @@ class Reported:
         except PgWireError:
             return
         if name in self.values or len(self.values) < REPORTED_MAX:
-            self.values[name] = value
+            # Most sessions of a server report the same.
+            self.values[sys.intern(name)] = sys.intern(value)
         if (name == "standard_conforming_strings" and value != "on") or (
             name == "client_encoding" and value.upper() in _DOUBTFUL_ENCODINGS
         ):

@@ -50,11 +50,11 @@ class LogIn:
             case None:
                 pass
 
-    def pool_key(self, database: str) -> Key:
+    def pool_key(self, user: str, database: str) -> Key:
         """Return whose legs are like those that this one opens."""
         own = ("user", "database")
         rest = tuple(sorted(pair for pair in self.parameters if pair[0] not in own))
-        return Key(self.user, database, rest)
+        return Key(user, database, rest)
 
     async def converse(self, server: socket.socket, where: str) -> Opened | Refused | Failure:
         """Log in; see `Opening`."""

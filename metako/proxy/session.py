@@ -42,6 +42,8 @@ ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 class Session:
     """See the module's docstring. `run` is its task; `end` and `evict` are for the board."""
 
+    __slots__ = ("_board", "_client", "_login", "_relay")
+
     def __init__(self, board: Board, client: socket.socket) -> None:
         self._board = board
         self._client = client
@@ -167,7 +169,9 @@ class Session:
                 client,
                 self._login,
                 movable=not replicates(first),
-                key=None if replicates(first) else self._login.pool_key(asking.database),
+                pool_key=None
+                if replicates(first)
+                else self._login.pool_key(asking.user, asking.database),
                 granted=said,
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
                 on_key_refused=lambda: source.forget(asking.user),
