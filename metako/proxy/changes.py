@@ -87,6 +87,7 @@ class CloseCursor:
 class Simple(enum.Enum):
     """Changes without a name."""
 
+    LOCAL = enum.auto()  # a setting, until the end of the transaction
     TEMPORARY = enum.auto()  # something in a schema for temporary objects
     BEGIN = enum.auto()
     COMMIT = enum.auto()  # or PREPARE TRANSACTION

@@ -27,6 +27,12 @@ _HARMLESS = frozenset(
     )
     for word in (lower, lower.upper(), lower.capitalize())
 )
+# Those of them that end or divide no transaction either.
+_QUERIES = _HARMLESS & frozenset(
+    word
+    for lower in (b"sele", b"inse", b"upda", b"dele", b"with", b"valu", b"merg", b"fetc", b"copy")
+    for word in (lower, lower.upper(), lower.capitalize())
+)
 # What may stand before it. A comment that could be nested is left to the lexer.
 _BEGIN = re.compile(
     rb"(?:[ \t\n\r\f\v]|--[^\n\r]*+[\n\r]|/\*[^*/]*+\*/)*+\(?([A-Za-z]{3}[A-Za-z]?)"
@@ -79,6 +85,14 @@ def concerns(text: bytes) -> bool:
     ):
         return False
     return _SINGLE.match(text) is None
+
+
+def is_mere_query(text: bytes) -> bool:
+    """Return whether `text` is one statement that leaves nothing behind and ends no transaction.
+
+    False for a text of which that cannot be told quickly.
+    """
+    return text[:4] in _QUERIES and not concerns(text)
 
 
 def _begins_harmlessly(text: bytes, lower: bytes) -> bool:

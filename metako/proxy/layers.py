@@ -27,7 +27,7 @@ from metako.proxy.changes import (
     Simple,
     Tie,
 )
-from metako.proxy.settings import AUTHORIZATION, KEPT_BY_RESET_ALL, ROLE
+from metako.proxy.settings import AUTHORIZATION, KEPT_BY_RESET_ALL, ROLE, SEARCH_PATH
 
 SETTINGS_MAX = 64  # that differ from the begin of the session
 SETTING_BYTES_MAX = 8192  # of a statement that is to be repeated
@@ -64,25 +64,33 @@ class Scope:
 class Layers:
     """The state as committed, and as it is in the transaction that is open."""
 
-    __slots__ = ("_savepoints", "committed", "current")
+    __slots__ = ("_local", "_savepoints", "committed", "current")
 
     def __init__(self) -> None:
         self.committed = Scope()
         self.current = self.committed
         self._savepoints: list[tuple[bytes, Scope]] = []  # of the open transaction
+        self._local = False  # whether it may have settings of its own
 
     @property
     def pending(self) -> bool:
         """Whether the open transaction has changed anything, or could have."""
         return self.current is not self.committed or bool(self._savepoints)
 
+    @property
+    def path(self) -> tuple[tuple[bytes, ...], bool]:
+        """The SQL that has set search_path, and whether there may be another at the moment."""
+        return self.current.settings.get(SEARCH_PATH, ()), self._local
+
     def commit(self) -> None:
         self.committed = self.current
         self._savepoints.clear()
+        self._local = False
 
     def roll_back(self) -> None:
         self._roll_back_to(self.committed)
         self._savepoints.clear()
+        self._local = False
 
     def apply(self, change: Change) -> None:
         """Take account of a change that succeeded. Those of something else are ignored."""
@@ -92,6 +100,9 @@ class Layers:
                 for name, sql in statements:
                     self.current = _with_setting(self.current, name, sql)
             case Reset(None):
+                if self._local:
+                    # It passes over what has the value of the begin just for this transaction.
+                    scope = _tied(scope, Tie.UNCLEAR)
                 self.current = _without_settings(scope, set(scope.settings) - KEPT_BY_RESET_ALL)
             case Reset(bytes(name)):
                 gone = {name, ROLE} if name == AUTHORIZATION else {name}
@@ -103,6 +114,8 @@ class Layers:
             case CloseCursor(name):
                 holds = scope.holds - {name} if name is not None else frozenset[bytes]()
                 self.current = _holding(scope, holds)
+            case Simple.LOCAL:
+                self._local = True
             case Simple.TEMPORARY:
                 self.current = _tied(scope, Tie.TEMPORARY)
             case Simple.DISCARD_TEMPORARY:
@@ -134,7 +147,8 @@ class Layers:
             self._roll_back_to(self._savepoints[index][1])
             del self._savepoints[index + 1 :]
         else:
-            self.roll_back()
+            self._roll_back_to(self.committed)
+            self._savepoints.clear()
 
     def _roll_back_to(self, scope: Scope) -> None:
         now = self.current.settings

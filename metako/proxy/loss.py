@@ -165,37 +165,51 @@ def _immovable(obstacle: Tie) -> Tell:
 def _may_have_changed(requests: list[Request], status: TransactionStatus) -> bool:
     """Return whether any of it may be durable, though nobody was told.
 
-    Without an error; after one the server does less.
+    Within a request without an error; after one the server does less. But the next request is
+    executed all the same, and a BEGIN that an error came before has begun nothing then.
     """
+    possible = {status}
     for request in requests:
-        # Outside of transactions what a request writes is committed at its end.
-        writes = False
-        for kind in request.kinds:
-            match kind:
-                case Kind.RESOLVE:
-                    return True
-                case Kind.OPAQUE:
-                    if status is _IDLE:
-                        return True
-                case Kind.WRITE:
-                    writes = writes or status is _IDLE
-                case Kind.COMMIT:
-                    if status is _OPEN or writes:
-                        return True
-                    status = _IDLE
-                case Kind.ROLLBACK:
-                    status, writes = _IDLE, False
-                case Kind.ROLLBACK_TO:
-                    status = _IDLE if status is _IDLE else _OPEN
-                case Kind.BEGIN:
-                    # It takes what was written before it into its transaction.
-                    status = _OPEN if status is _IDLE else status
-                    writes = False
-                case Kind.READ | Kind.SESSION:
-                    pass
-        if writes and request.complete:
-            return True
+        left = set()
+        for before in possible:
+            changed, after = _execute(request, before)
+            if changed:
+                return True
+            left.add(after)
+            if Kind.BEGIN in request.kinds:
+                left.add(before)
+        possible = left
     return False
+
+
+def _execute(request: Request, status: TransactionStatus) -> tuple[bool, TransactionStatus]:
+    """Return whether a request may make anything durable, and the status after it."""
+    # Outside of transactions what a request writes is committed at its end.
+    writes = False
+    for kind in request.kinds:
+        match kind:
+            case Kind.RESOLVE:
+                return True, status
+            case Kind.OPAQUE:
+                if status is _IDLE:
+                    return True, status
+            case Kind.WRITE:
+                writes = writes or status is _IDLE
+            case Kind.COMMIT:
+                if status is _OPEN or writes:
+                    return True, status
+                status = _IDLE
+            case Kind.ROLLBACK:
+                status, writes = _IDLE, False
+            case Kind.ROLLBACK_TO:
+                status = _IDLE if status is _IDLE else _OPEN
+            case Kind.BEGIN:
+                # It takes what was written before it into its transaction.
+                status = _OPEN if status is _IDLE else status
+                writes = False
+            case Kind.READ | Kind.SESSION:
+                pass
+    return writes and request.complete, status
 
 
 def _may_be_repeated(requests: list[Request]) -> bool:

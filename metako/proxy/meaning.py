@@ -72,13 +72,15 @@ def _query(statement: Statement) -> Meaning:
         return Meaning(config, dirty=True)
     ties = _ties_of_calls(tokens)
     change: Change | None = None
+    if _calls(tokens, b"set_config"):
+        change = Simple.LOCAL
     if _calls(tokens, b"pg_advisory_unlock_all"):
         change = Simple.UNLOCK_ALL
     if _makes_temporary(tokens):
-        if change is not None:
+        if change is Simple.UNLOCK_ALL:
             ties += (Tie.TEMPORARY,)
         change = Simple.TEMPORARY
-    return Meaning(change, ties, dirty=bool(ties) or change is not None)
+    return Meaning(change, ties, dirty=bool(ties) or change not in (None, Simple.LOCAL))
 
 
 def _ties_of_calls(tokens: list[Token]) -> tuple[Tie, ...]:

@@ -20,6 +20,10 @@ class Prepared:
 
     parse: Parse | None  # None if it was prepared by SQL, or was not kept
     sql: bytes = b""  # the PREPARE
+    # The SQL that had set search_path by then; () if nothing had. What the names in the text mean
+    # was looked up there, and the statement cannot be prepared where they mean nothing.
+    path: tuple[bytes, ...] = ()
+    local: bool = False  # whether there may have been another, for that transaction only
 
     @property
     def size_bytes(self) -> int:

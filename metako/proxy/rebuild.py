@@ -7,12 +7,16 @@ The settings come first, in the order in which they were last set, then the prep
 the order of their creation. Each is a request of its own, with a ReadyForQuery of its own, so one
 that fails does not keep the next from being tried; all are sent at once, and cost one round trip.
 
+A statement is prepared with the search_path that it was prepared with, since its text may mean
+nothing with the present one, which is set again at the end. (The server analyses it anew when it
+is executed with another one, there as here.)
+
 Any failure means that the session cannot be moved, with one exception: a *statement of the
 protocol* that the new server refuses because something it names does not exist (any more). The old
 server would have refused to execute it as well, since it analyses a statement anew after a change
 of what it names. Such a statement is left out: the client gets an error when it executes it, as it
 would have got one, only with 26000 instead of the other code. What was prepared by SQL is treated
-alike.
+alike. The exception is not made where a transaction may have had a search_path of its own.
 
 The values that a server reports of its own accord are compared as well: `news` is what the client
 must be told that it has not been told, such as another `server_version`. Which of them forbid a
@@ -40,6 +44,7 @@ from metako.pgwire.messages import (
     query,
 )
 from metako.pgwire.startup import PgWireError, decode_text, parse_error_untrusted
+from metako.proxy.settings import SEARCH_PATH
 from metako.proxy.tracked import Tracked
 
 # What a statement names is not there: schema, table, column, function, type or the like.
@@ -62,7 +67,7 @@ class _Request:
 
     data: bytes
     what: str  # for an error message
-    statement: bytes | None = None  # the name, if it is a prepared statement
+    statement: bytes | None = None  # the name, if it is a prepared statement that may be left out
 
 
 class Rebuild:
@@ -159,10 +164,22 @@ def _requests(tracked: Tracked) -> list[_Request]:
         for name, statements in tracked.settings.items()
         for sql in statements
     ]
+    final = path = tracked.settings.get(SEARCH_PATH, ())
     for name, prepared in tracked.statements.items():
+        if prepared.path != path:
+            path = prepared.path
+            found += _path(path)
         what = f"prepared statement {decode_text(name)}"
+        optional = None if prepared.local else name
         if prepared.parse is not None:
-            found.append(_Request(parse(prepared.parse) + SYNC, what, name))
+            found.append(_Request(parse(prepared.parse) + SYNC, what, optional))
         elif prepared.sql:
-            found.append(_Request(query(prepared.sql), what, name))
-    return found
+            found.append(_Request(query(prepared.sql), what, optional))
+    return found if path == final else found + _path(final)
+
+
+def _path(statements: tuple[bytes, ...]) -> list[_Request]:
+    return [
+        _Request(query(sql), "setting search_path")
+        for sql in statements or (b"RESET " + SEARCH_PATH,)
+    ]

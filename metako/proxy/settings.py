@@ -9,9 +9,10 @@ Source: src/backend/parser/gram.y (VariableSetStmt, set_rest, set_rest_more).
 
 from __future__ import annotations
 
-from metako.proxy.changes import UNCLEAR, Meaning, Reset, Set, Tie
+from metako.proxy.changes import UNCLEAR, Meaning, Reset, Set, Simple, Tie
 from metako.proxy.sqltext import Kind, Statement, Token
 
+SEARCH_PATH = b"search_path"
 ROLE = b"role"
 AUTHORIZATION = b"session_authorization"
 # RESET ALL leaves these alone. (GUC_NO_RESET_ALL; the others last for one transaction.)
@@ -20,7 +21,7 @@ _OF_TRANSACTION = frozenset(
     (b"transaction_isolation", b"transaction_read_only", b"transaction_deferrable")
 )
 _TAGS = (b"SET",)
-_LOCAL = Meaning(tags=_TAGS)
+_LOCAL = Meaning(Simple.LOCAL, tags=_TAGS)
 
 
 def meaning_of_set(statement: Statement) -> Meaning:
@@ -52,7 +53,7 @@ def _set_one(statement: Statement, words: list[bytes], begin: int) -> Meaning:
         case [b"names", *value]:
             name, reset = b"client_encoding", value in ([], [b"default"])
         case [b"schema", *value]:
-            name, reset = b"search_path", False
+            name, reset = SEARCH_PATH, False
         case [b"xml", b"option", *value]:
             name, reset = b"xmloption", False
         case [b"role", *value] if len(value) == 1:

@@ -42,6 +42,11 @@ class Step:
     name: bytes | None = None  # the statement that is prepared, bound or closed, if any
     portal: bytes = b""  # that is bound or executed
 
+    @property
+    def light(self) -> bool:
+        """Whether it keeps no text."""
+        return self.parse is None and self.meaning is NOTHING
+
 
 def remember(meanings: dict[bytes, Meaning], name: bytes, meaning: Meaning) -> None:
     """Note what executing `name` means from now on, if that is anything."""

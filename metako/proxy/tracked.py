@@ -16,13 +16,14 @@ Not seen, and assumed not to happen:
 - that a function, a trigger, a rule, a DO block or a procedure changes the session: with SET, a
   temporary table, a lock. (What calls PostgreSQL's own functions by name is seen; `meaning`.) DO
   and CALL make a session dirty, but do not tie it.
-- what stands in a single text behind its first 64 KiB, unless the answer's tag shows it.
-- state of extensions, such as the connections of dblink; temporary replication slots.
+- what stands in a single text behind its first 64 KiB, unless the answer's tag shows it; state of
+  extensions, such as the connections of dblink; temporary replication slots.
+- that a client binds the unnamed statement again after it was idle: it is not there after a move.
 
 Conservative on purpose: a temporary table that is dropped and a lock that is given back with
 pg_advisory_unlock() still tie the session. DISCARD ALL unties it, but for LOAD.
 
-Invariant: memory is bounded by the limits here and in `layers`, and by `follow.TEXT_BYTES_MAX`.
+Invariant: memory is bounded by the limits here, in `layers` and `prepared`, and in `follow`.
 
 Deliberately unknown here: sockets, and when and whether a session is moved.
 """
@@ -33,9 +34,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 
 from metako.pgwire.follow import Opening, Ready
-from metako.pgwire.messages import (
-    parse_parse_untrusted,
-)
+from metako.pgwire.messages import parse_parse_untrusted
 from metako.pgwire.scan import STATUS_IDLE
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
@@ -49,6 +48,7 @@ from metako.proxy.changes import (
     Simple,
     Tie,
 )
+from metako.proxy.concern import is_mere_query
 from metako.proxy.layers import Layers, Settings
 from metako.proxy.meaning import meaning_of
 from metako.proxy.prepared import Prepared, PreparedStatements
@@ -66,6 +66,7 @@ from metako.proxy.steps import (
 
 MEANINGS_MAX = 512  # of statements that have one, and of portals
 STEPS_MAX = 8192  # answers that are waited for
+HEAVY_STEPS_MAX = 512  # the same, if a text is kept until the answer comes
 
 _ENDLESS = frozenset((Tie.LIBRARY,))  # not even DISCARD ALL unloads a library
 
@@ -214,6 +215,8 @@ class Tracked:
         self._expect(Step(b"Z"))
 
     def _read(self, text: bytes) -> list[Meaning]:
+        if is_mere_query(text):
+            return [NOTHING]
         script = read_script(text, doubtful=self._reported.doubtful)
         if not script.certain:
             return [UNCLEAR]
@@ -246,7 +249,7 @@ class Tracked:
     def _expect(self, step: Step) -> None:
         if not self._following:
             return
-        if len(self._steps) < STEPS_MAX:
+        if len(self._steps) < (STEPS_MAX if step.light else HEAVY_STEPS_MAX):
             self._steps.append(step)
         else:
             self._lose()
@@ -281,7 +284,7 @@ class Tracked:
         if kind == b"1":
             remember(self._meanings, step.name, step.meaning)
             if step.name:
-                self._statements.add(step.name, Prepared(step.parse))
+                self._statements.add(step.name, Prepared(step.parse, b"", *self._layers.path))
         elif kind == b"2":
             meaning = self._begun(self._meanings.get(step.name, NOTHING))
             remember(self._portals, step.portal, meaning)
@@ -319,7 +322,7 @@ class Tracked:
                 if name in self._meanings:
                     self._tie(Tie.UNCLEAR)  # it was prepared by the protocol, and is no query
             case Prepare(name, sql):
-                self._statements.add(name, Prepared(None, sql))
+                self._statements.add(name, Prepared(None, sql, *self._layers.path))
             case Deallocate(None):
                 self._statements.clear()
                 self._forget_named()

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import random
-import socket
 from contextlib import closing
 
 import pytest
-from login_kit import real_server
-from tracked_kit import SYNC, Followed, Plain, bind, close, execute, parse, query, run
+from tracked_kit import (
+    SYNC,
+    Followed,
+    Plain,
+    bind,
+    close,
+    execute,
+    numbers_server,
+    parse,
+    query,
+    run,
+)
 
 from metako.pgwire.messages import message
 from metako.proxy.changes import Tie
@@ -22,11 +31,7 @@ STEPS = 25
 
 @pytest.fixture(scope="module")
 def server(test_bindir, keep_directories):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with real_server(test_bindir, port, keep=keep_directories) as running:
-        running.run("create table numbers (n int primary key)")
+    with numbers_server(test_bindir, keep=keep_directories) as running:
         yield running
 
 
@@ -82,7 +87,6 @@ def statement(rng: random.Random) -> str:
             *(f"set {setting}", f"SET /* a; b */ {setting}", f"set {setting}"),
             f"set local {setting}",
             "reset work_mem",
-            "reset all",
             "reset role",
             *("begin", "begin", "start transaction isolation level serializable"),
             *("commit", "end", "rollback", "abort", "commit and chain"),
@@ -138,6 +142,8 @@ def test_a_random_session_is_the_same_at_a_new_server(server, followed, seed) ->
             continue
         assert followed.tracked.obstacle is None
         assert moved_state(server, followed) == followed.state()
+        if rng.random() < 0.1:
+            followed.talk(query("reset all"))
     followed.talk(query("rollback"))
     assert moved_state(server, followed) == followed.state()
     followed.talk(query("discard all"))
@@ -202,6 +208,25 @@ def test_a_statement_whose_table_is_gone_is_left_out_and_any_other_failure_forbi
         assert "vera" in building.failure
 
 
+def test_a_statement_is_prepared_with_the_path_that_it_was_prepared_with(server) -> None:
+    server.run("create schema tenant create table things (n int)")
+    with closing(Followed(server)) as followed, closing(Plain(server)) as fresh:
+        followed.talk(parse("select 1", "a") + SYNC, query("set search_path to tenant"))
+        followed.talk(parse("select * from things", "b") + SYNC)
+        followed.talk(query("set search_path to nowhere; prepare c as select 2"))
+        building = fresh.rebuild(followed.tracked)
+        assert building.progress is Progress.DONE, building.failure
+        assert building.left_out == []
+        assert fresh.state() == followed.state()
+        # Of a path that was local to a transaction the text is not known.
+        followed.talk(query("begin; set local search_path to tenant"))
+        followed.talk(parse("select n from things", "d") + SYNC + query("commit"))
+        with closing(Plain(server)) as another:
+            building = another.rebuild(followed.tracked)
+        assert building.progress is Progress.FAILED
+        assert "things" in building.failure
+
+
 def test_what_a_client_is_not_told_again_is_what_it_knows(server, followed) -> None:
     followed.talk(query("set time zone 'UTC'; set datestyle = sql"))
     with closing(Plain(server)) as fresh:
@@ -232,6 +257,13 @@ def test_a_copy_in_the_extended_protocol_does_not_lose_the_thread(server, follow
     assert followed.errors == []
     assert followed.tracked.obstacle is None
     assert moved_state(server, followed) == followed.state()
+
+
+def test_reset_all_passes_over_what_is_local_to_its_transaction(server, followed) -> None:
+    followed.talk(query("set work_mem = '3MB'"))
+    followed.talk(query("begin; set local work_mem to default; reset all; commit"))
+    assert ("work_mem", "3072") in followed.state()
+    assert followed.tracked.obstacle is Tie.UNCLEAR
 
 
 def test_closed_statements_are_gone_and_marked_ones_are_followed(server, followed) -> None:

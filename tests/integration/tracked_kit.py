@@ -5,6 +5,9 @@ from __future__ import annotations
 import random
 import socket
 import struct
+from contextlib import contextmanager
+
+from login_kit import real_server
 
 from metako.pgwire.follow import (
     FollowingClient,
@@ -32,6 +35,17 @@ STATEMENTS_SQL = """
     select name, from_sql::text || ' ' || parameter_types::text || ' ' ||
         case when from_sql then '' else statement end
     from pg_prepared_statements where name <> '' order by 1"""
+
+
+@contextmanager
+def numbers_server(bindir, *, keep: bool):
+    """Run a server that has a table of numbers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with real_server(bindir, port, keep=keep) as running:
+        running.run("create table numbers (n int primary key)")
+        yield running
 
 
 def query(sql: str) -> bytes:
@@ -122,6 +136,7 @@ class Followed(Plain):
         self.down = FollowingServer(self.up, following_server_layouts())
         self.tracked = Tracked()
         self.errors: list[str] = []
+        self.hear = lambda note: None  # told of every note
         self.up.owed = 1
         super().__init__(server, user)
 
@@ -143,6 +158,7 @@ class Followed(Plain):
             if note.kind == b"E" and scanner is self.down:
                 self.errors.append(note.sqlstate)
             self.tracked.note(note, scanner is self.up)
+            self.hear(note)
         scanner.notes.clear()
 
     def send(self, data: bytes) -> None:

@@ -201,6 +201,14 @@ def test_a_copy_whose_end_was_sent_is_in_doubt_wherever_its_sync_stands() -> Non
         assert outcome_of_loss(moment(data, owed=1)) is UNKNOWN
 
 
+def test_a_begin_that_an_error_may_have_kept_from_its_server_protects_nothing_behind_it() -> None:
+    begin = extended("select broken()", "begin") + SYNC
+    for sql in ("vacuum", "insert into t values (1)"):
+        assert outcome_of_loss(moment(begin, query(sql), owed=2)) is UNKNOWN
+        assert outcome_of_loss(moment(query("begin"), query(sql), owed=2)) is UNKNOWN
+        assert outcome_of_loss(moment(query(f"begin; {sql}"), owed=1)) is not UNKNOWN
+
+
 # -- against a server that stops anywhere -------------------------------------------------------
 
 STATEMENTS = st.sampled_from(

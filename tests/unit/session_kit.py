@@ -1,0 +1,43 @@
+"""A conversation that is tracked."""
+
+from __future__ import annotations
+
+from follow_kit import Watched
+
+from metako.proxy.tracked import Tracked
+
+
+class Session(Watched):
+    """Both scanners, and what is made of their notes."""
+
+    def __init__(self, layouts=None) -> None:
+        super().__init__(layouts)
+        self.tracked = Tracked()
+
+    def hear(self, note, from_client) -> None:
+        self.tracked.note(note, from_client)
+
+    @property
+    def settings(self) -> list[str]:
+        return [sql.decode() for all_ in self.tracked.settings.values() for sql in all_]
+
+    @property
+    def names(self) -> list[str]:
+        return [name.decode() for name in self.tracked.statements]
+
+    def clear(self) -> None:
+        """Check that DISCARD ALL makes everything forgotten."""
+        self.run("discard all", "DISCARD ALL")
+        assert self.tracked.obstacle is None
+        assert not self.tracked.dirty
+        assert not self.settings
+        assert not self.names
+
+
+def describe(tracked: Tracked) -> str:
+    """Return what the `=` lines of a transcript state of a session."""
+    sql = "; ".join(one.decode() for all_ in tracked.settings.values() for one in all_)
+    names = " ".join(name.decode() for name in tracked.statements)
+    obstacle = tracked.obstacle.name if tracked.obstacle else "-"
+    dirty = " dirty" if tracked.dirty else ""
+    return f"settings=[{sql}] statements=[{names}] obstacle={obstacle}{dirty}"
