@@ -45,6 +45,7 @@ class FakeServer:
     refuse_with: str | None = None  # SQLSTATE of the error instead of a login
     fails: bool = False  # every query
     silent: bool = False  # accepts, reads the startup, and says nothing
+    mute: bool = False  # does not answer a SET
     hold: trio.Event | None = None  # wait for this before answering a login
     port: int = 0
     logins: int = 0
@@ -104,6 +105,9 @@ class FakeServer:
                 await stream.send_all(
                     pg.error_response("55006", "not now", severity="ERROR") + READY
                 )
+            elif text.startswith(b"set "):
+                if not self.mute:
+                    await stream.send_all(message(b"C", b"SET\0") + READY)
             elif data[:1] == b"Q" and len(data) > int.from_bytes(data[1:5], "big"):
                 await stream.send_all(message(b"C", self.name.encode() + b"\0") + READY)
 

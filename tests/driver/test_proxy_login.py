@@ -21,7 +21,7 @@ from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady, ServerRefused
 from metako.pgwire.login_server import RejectLogin, ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
-from metako.proxy import control, session
+from metako.proxy import control, serverlogin, session
 from metako.proxy.serverlogin import LogIn
 
 KEYS, VERIFIER = keys_for(PASSWORD)
@@ -264,6 +264,39 @@ async def test_a_server_that_takes_nobody_in_time_is_told(
         error = await (client := await proxy.log_in()).error()
         assert (error["C"], error["M"]) == (told, text)
         assert await client.at_end()
+
+
+@pytest.mark.parametrize(
+    ("step", "limit"), [("startup", "FIRST_MESSAGE_TIMEOUT_S"), ("granted", "LOGIN_TIMEOUT_S")]
+)
+async def test_a_server_that_does_not_let_us_in_in_time_is_tried_again(
+    tmp_path, nursery, monkeypatch, step, limit
+) -> None:
+    monkeypatch.setattr(serverlogin, limit, 0.05)
+    server = LegServer("a", stop_at=step)
+    await nursery.start(server.run)
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, server)
+        client = await proxy.log_in()
+        await eventually(lambda: server.stopped == 2)
+        server.stop_at = ""
+        monkeypatch.undo()
+        await client.until_ready()
+        assert await client.query("select 1") == "a"
+
+
+async def test_why_a_server_did_not_let_us_in_is_told(tmp_path, nursery, monkeypatch) -> None:
+    monkeypatch.setattr(serverlogin, "LOGIN_TIMEOUT_S", 0.1)
+    server = LegServer("a", stop_at="granted")
+    await nursery.start(server.run)
+    source = anna_by_trust()
+    async with proxy_running(tmp_path, queue_timeout_s=0.3, credentials=source) as proxy:
+        proxy.route(1, server)
+        client = await proxy.log_in()
+        await client.message()
+        error = await client.error()
+        assert error["C"] == "57P03"
+        assert error["D"].endswith("did not let us in within 0.1 s")
 
 
 @pytest.mark.parametrize("step", STEPS)
