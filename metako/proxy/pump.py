@@ -14,12 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from metako.pgwire.actions import EXTENDED_KINDS
 from metako.pgwire.follow import FollowingClient, FollowingServer
 from metako.pgwire.scan import SYNC_KIND, ClientScanner, ServerScanner
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.reactor import PEER_CLOSED, READ, WRITE
 from metako.proxy.transport import Ended, LinkContext, Transport, shut
+
+# Of what the client has sent. Longer requests are rare, and what is kept stays while it is idle.
+SENT_BYTES_MAX = 4096
 
 OnNote = Callable[[Note, bool], None]
 
@@ -32,7 +36,7 @@ class Pump:
         *("_data_seen", "_down", "_down_meter", "_hangup_seen", "_on_note"),
         *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
         *("_server_events", "_server_recv", "_server_send"),
-        *("_torn", "_up", "_up_meter", "_view", "ended", "violation"),
+        *("_torn", "_up", "_up_meter", "_view", "ended", "sent", "sent_whole", "violation"),
     )
 
     def __init__(self, context: LinkContext, client: Transport, on_note: OnNote | None) -> None:
@@ -56,6 +60,10 @@ class Pump:
         self._server_send: Callable[[memoryview], int] | None = None
         self._server_events = 0
         self._server_deaf = False  # nothing more can be sent to the server
+        # What the client has sent since all was answered last, or the begin of it; None if the
+        # session is not followed.
+        self.sent: bytes | None = None if on_note is None else b""
+        self.sent_whole = True  # whether that is all of it
         self._up: ClientScanner
         self._down: ServerScanner
         if on_note is None:
@@ -85,6 +93,11 @@ class Pump:
                 self._end(Ended.CLIENT)
                 return
             up = self._up
+            if self.sent is not None:
+                if up.owed or size > SENT_BYTES_MAX or not up.known or up.tail in EXTENDED_KINDS:
+                    self._remember(size)
+                else:
+                    self.sent, self.sent_whole = bytes(self._view[:size]), True
             layout = up.known.get(size)
             if layout is not None and layout[0](self._buffer) == layout[1]:
                 up.owed += 1
@@ -147,6 +160,17 @@ class Pump:
         except Exception:
             self._end(Ended.FAILED)
             raise
+
+    def _remember(self, size: int) -> None:
+        """Note what was just read as the next part of what was sent, or the first."""
+        up = self._up
+        if self.sent is None or (
+            not up.owed and up.at_boundary and not up.extended_open and not up.copying_in
+        ):
+            self.sent, self.sent_whole = b"", True
+        room = SENT_BYTES_MAX - len(self.sent)
+        self.sent += self._view[: min(size, room)]
+        self.sent_whole = self.sent_whole and size <= room
 
     def _not_sent_up(self, error: OSError) -> int:
         if not isinstance(error, BlockingIOError):

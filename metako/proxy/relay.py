@@ -38,7 +38,7 @@ from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.legs import Failure, Leg, Opening, Refused
-from metako.proxy.link import Link, Standing
+from metako.proxy.link import Link
 from metako.proxy.loss import Moment, Tell, outcome_of_loss
 from metako.proxy.moving import Turn
 from metako.proxy.pool import Key
@@ -258,7 +258,7 @@ class Relay:
         """Return what the client is told of the loss of its server, None if it need not know."""
         if self._tracked is None:
             return pg.error_response(SqlState.ADMIN_SHUTDOWN, f"{why}; connect again")
-        found = outcome_of_loss(_moment(self._link.standing, self._tracked))
+        found = outcome_of_loss(_moment(self._link, self._tracked))
         return found.message(why) if isinstance(found, Tell) else None
 
     def _keep(self, lost: Route) -> None:
@@ -320,20 +320,17 @@ class Relay:
         return b""
 
 
-def _moment(standing: Standing, tracked: Tracked) -> Moment:
-    """Return what is known of a session in the moment of a loss.
-
-    What the client has sent is not kept. So nothing is known of requests that were not answered,
-    unless there is none but a part of one, which the server cannot have begun to execute.
-    """
-    under_way = standing.owed > 0 or standing.open or standing.copying_in
+def _moment(link: Link, tracked: Tracked) -> Moment:
+    """Return what is known of a session in the moment of a loss."""
+    standing = link.standing
     return Moment(
         # A status that does not exist is no reason to believe that nothing is lost.
         status=_STATUSES.get(standing.status, TransactionStatus.IN_TRANSACTION),
         owed=standing.owed,
         unfinished=standing.half or standing.open or standing.copying_in,
-        requests=b"",
-        whole=not under_way,
+        requests=link.sent or b"",
+        whole=link.sent_whole,
+        # What the client was given of the next answer is not looked at.
         delivered=True,
         copying_in=standing.copying_in,
         obstacle=tracked.obstacle,

@@ -45,7 +45,7 @@ class FakeServer:
     refuse_with: str | None = None  # SQLSTATE of the error instead of a login
     fails: bool = False  # every query
     silent: bool = False  # accepts, reads the startup, and says nothing
-    mute: bool = False  # does not answer a SET
+    mute: bool = False  # reads what it is asked, and does not answer
     hold: trio.Event | None = None  # wait for this before answering a login
     port: int = 0
     logins: int = 0
@@ -91,6 +91,8 @@ class FakeServer:
             text = bytes(data[5:-1])
             if data[:1] == b"X":
                 return
+            if self.mute:
+                continue
             if text == b"big":
                 await stream.send_all(message(b"D", b"x" * 60_000) * 100 + READY)
             elif text == b"row":
@@ -106,8 +108,7 @@ class FakeServer:
                     pg.error_response("55006", "not now", severity="ERROR") + READY
                 )
             elif text.startswith(b"set "):
-                if not self.mute:
-                    await stream.send_all(message(b"C", b"SET\0") + READY)
+                await stream.send_all(message(b"C", b"SET\0") + READY)
             elif data[:1] == b"Q" and len(data) > int.from_bytes(data[1:5], "big"):
                 await stream.send_all(message(b"C", self.name.encode() + b"\0") + READY)
 

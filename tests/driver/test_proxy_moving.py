@@ -15,6 +15,7 @@ from metako.pgwire.login_server import ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
 from metako.proxy import control, rebuilding
 from metako.proxy.board import MOVES_UNASKED_MAX
+from metako.proxy.pump import SENT_BYTES_MAX
 from metako.proxy.relay import Relay
 
 SHUTDOWN = pg.error_response("57P01", "terminating connection due to administrator command")
@@ -331,7 +332,7 @@ async def test_nothing_is_lost_or_done_twice_by_what_is_sent_in_the_instant_of_a
         proxy.route(1, servers[0])
         client = await proxy.session()
         for term, server in enumerate(servers[1:], 2):
-            asked = message(b"Q", f"select {term}\0".encode())
+            asked = message(b"Q", f"insert into t values ({term})\0".encode())
             for _ in range(term % 5):
                 await trio.lowlevel.checkpoint()
             if term % 2:
@@ -358,6 +359,46 @@ async def test_nothing_is_lost_or_done_twice_by_what_is_sent_in_the_instant_of_a
 
 
 # -- not at rest ------------------------------------------------------------------------------
+
+
+EXECUTE = message(b"B", b"\0\0\0\0\0\0\0\0") + message(b"E", b"\0\0\0\0\0")
+SYNC = message(b"S", b"")
+
+
+def parse(sql: str) -> bytes:
+    return message(b"P", b"\0" + sql.encode() + b"\0\0\0")
+
+
+@pytest.mark.parametrize("transaction", [False, True])
+@pytest.mark.parametrize(
+    ("asked", "alone", "inside"),
+    [
+        (message(b"Q", b"select 1 -- no answer\0"), "57P01", "57P01"),
+        (message(b"Q", b"insert into t values (1)\0"), "08007", "57P01"),
+        (message(b"Q", b"commit\0"), "57P01", "08007"),
+        (parse("select 1") + EXECUTE + SYNC, "57P01", "57P01"),
+        (parse("insert into t values (1)") + EXECUTE + SYNC, "08007", "57P01"),
+        (parse("insert into t values (1)") + EXECUTE, "57P01", "57P01"),
+        (parse("select 1") + EXECUTE + SYNC + QUERY, "57P01", "57P01"),
+        (message(b"Q", b"select 1, '" + b"x" * SENT_BYTES_MAX + b"'\0"), "08007", "08007"),
+    ],
+)
+async def test_the_error_says_whether_anything_may_have_happened(
+    tmp_path, old, transaction, asked, alone, inside
+) -> None:
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, old)
+        client = await proxy.session()
+        assert await client.query("select 1") == "old"
+        if transaction:
+            await client.query("begin")
+        old.mute = True
+        before = len(old.received)
+        await client.send(asked)
+        await eventually(lambda: len(old.received) == before + len(asked))
+        proxy.route(2, None)
+        assert (await client.error())["C"] == (inside if transaction else alone)
+        assert await client.at_end()
 
 
 @pytest.mark.parametrize(("asked", "sqlstate"), [("row", "08007"), ("begin", "57P01")])
