@@ -293,7 +293,6 @@ async def test_why_a_server_did_not_let_us_in_is_told(tmp_path, nursery, monkeyp
     async with proxy_running(tmp_path, queue_timeout_s=0.3, credentials=source) as proxy:
         proxy.route(1, server)
         client = await proxy.log_in()
-        await client.message()
         error = await client.error()
         assert error["C"] == "57P03"
         assert error["D"].endswith("did not let us in within 0.1 s")
