@@ -64,7 +64,7 @@ STATUS_IDLE = ord("I")  # of a ReadyForQuery; in a transaction it is T, in a fai
 _header = struct.Struct("!BI").unpack_from
 _first_four = struct.Struct("!I").unpack_from
 _PARSE, _EXECUTE = b"PE"
-_ERROR, _COPY_IN_RESPONSE, _READY_KIND = b"EGZ"
+_ERROR, _COPY_IN_RESPONSE, READY_KIND = b"EGZ"
 
 
 def client_layouts() -> Layouts:
@@ -74,7 +74,7 @@ def client_layouts() -> Layouts:
 
 def server_layouts() -> Layouts:
     """Return the memory that the scanners of servers share."""
-    return Layouts(b"123ntTDsI", _READY_KIND, FREQUENT_TAGS)
+    return Layouts(b"123ntTDsI", READY_KIND, FREQUENT_TAGS)
 
 
 class ClientScanner(Scanner):
@@ -247,9 +247,12 @@ class ServerScanner(Scanner):
         layouts: shared by all; from `server_layouts`.
         keeps: whether `notes` are wanted.
         status: 0 if the login is still to come.
+
+    `tail` is the type of the last message that began, or READY_KIND if nothing did since an answer
+    ended; where a known layout passed, it may still be that of a message before.
     """
 
-    __slots__ = ("_actions", "_client", "_tags", "copy", "status")
+    __slots__ = ("_actions", "_client", "_tags", "copy", "status", "tail")
 
     def __init__(
         self, client: ClientScanner, layouts: Layouts, *, keeps: bool = True, status: int = 0
@@ -258,6 +261,7 @@ class ServerScanner(Scanner):
         self.status = status  # of the last ReadyForQuery; 0 before the first
         self.copy = 0  # the type of the response that began a COPY; 0 while there is none
         self._client = client
+        self.tail = READY_KIND
         self._actions = SERVER
         self._tags = FREQUENT_TAGS  # of which no note is taken
 
@@ -309,10 +313,11 @@ class ServerScanner(Scanner):
                 else:
                     self._report(kind, buffer, start, size, length - LENGTH_MIN)
             position += length + 1
+        self.tail = kind
         if position >= size:
             self._skip = position - size
             self.known = NO_LAYOUTS if self._skip else self._open
-            if position == size and not begin and kind == _READY_KIND:
+            if position == size and not begin and kind == READY_KIND:
                 self._layouts.learn(buffer, size)
         else:
             self._stop_inside_header(buffer, position, size)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import trio
 
 from metako.pgwire.lastwords import find_last_words, is_fatal
-from metako.pgwire.scan import STATUS_IDLE
+from metako.pgwire.scan import READY_KIND, STATUS_IDLE
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.pump import OnNote, Pump
@@ -44,6 +44,7 @@ class Standing(NamedTuple):
 
     status: int  # the byte of the last ReadyForQuery, 0 before the first
     owed: int  # requests that were read in full, and not answered to their end
+    delivered: bool  # the client may have been given a part of the next answer
     half: bool  # a request was read in part, or has not been taken by the server
     open: bool  # messages of the extended protocol lack their Sync
     copying_in: bool  # the server waits for data
@@ -54,9 +55,10 @@ class Link(Pump):
 
     Args:
         on_data: the client sent something while there was no server; told once a detachment.
-        on_lost: the server ended while the client was at rest, with these last words or none, and
-            the link is detached. Returns None if the client is kept; else what it is told, and the
-            link ends. Not called for a client that was told of a fatal error. Needs `on_note`.
+        on_lost: the server ended while the client was at rest or waited for an answer, with these
+            last words or none, and the link is detached. Returns None if the client is kept; else
+            what it is told, and the link ends. Not called for a client that was told of a fatal
+            error. Needs `on_note`.
         on_note: a message of `pgwire.follow`, and whether it is the client's. Without it the
             session is not followed.
 
@@ -104,6 +106,7 @@ class Link(Pump):
         return Standing(
             status=self._down.status,
             owed=max(up.owed - half_query, 0),
+            delivered=self._down.tail != READY_KIND or not self.at_boundary,
             half=bool(self._pending_up) or not up.at_boundary,
             open=up.extended_open,
             copying_in=up.copying_in,
@@ -133,6 +136,7 @@ class Link(Pump):
         first: bytes = b"",
         *,
         greeting: bytes = b"",
+        again: bytes = b"",
         logging_in: bool = False,
     ) -> None:
         """Relay between the client and `server` from now on.
@@ -140,12 +144,14 @@ class Link(Pump):
         Args:
             first: what was already read from the server; it is delivered first.
             greeting: of ours, whole messages; it is delivered before, and not looked at.
+            again: requests that the client has sent and the last server has not answered, nothing
+                else of which is owed.
             logging_in: the startup packet has been sent, and not yet been answered in full. If
                 False, the server must be idle, and the client at rest.
         """
         assert self.ended is None
         assert self._server is None
-        assert self._up.at_rest
+        assert self._up.at_rest or again
         assert self.at_boundary
         if logging_in:
             self._up.owed = 1
@@ -156,6 +162,8 @@ class Link(Pump):
         if greeting:
             self._send_down(greeting)
         self._watch()
+        if again:
+            self._send_up(again)
         if first:
             try:
                 self._down.scan(first, len(first))
@@ -168,8 +176,8 @@ class Link(Pump):
     def detach_server(self) -> Transport | None:
         """Let go of the server and return it, None if there is none. Watch the client from now on.
 
-        Unless the link is `at_rest`, what is on its way is thrown away on both sides, and no other
-        server can be attached.
+        What is on its way is thrown away on both sides. Unless the link is `at_rest`, another
+        server can be attached only if it is sent `again` what was not answered.
         """
         server = self._let_go_of_server()
         self._watch()
@@ -230,7 +238,8 @@ class Link(Pump):
         self._tell(self._up.notes, from_client=True)
 
     def _take_unasked(self, size: int) -> int:
-        if self._on_lost is None or not self.at_rest or self._client_over:
+        waits = self._up.owed > 0 and self._down.status != 0 and self.at_boundary
+        if self._on_lost is None or not (waits or self.at_rest) or self._client_over:
             if size:
                 self._down.scan(self._buffer, size)
             else:
@@ -255,7 +264,7 @@ class Link(Pump):
 
     def _lose_server(self, words: bytes) -> None:
         """Keep the client if its session can go on elsewhere, or tell it why it ends."""
-        if not self.at_rest:
+        if self._pending_down:
             # The client does not take what came before: it can follow neither gap nor move.
             self._on_lost = None
             self._pending_down += words
@@ -264,6 +273,7 @@ class Link(Pump):
         self.detach_server()
         told = words if on_lost is None else on_lost(words)
         if told is not None:
+            self.over = True
             if told:
                 self._send_down(told)
             self._end(Ended.SERVER)

@@ -108,6 +108,11 @@ NOT_DONE = Tell(
     "What was not answered yet has changed nothing.",
     "Connect again and repeat it.",
 )
+PASSED_ON = Tell(
+    SqlState.ADMIN_SHUTDOWN,
+    "The session was the server's alone.",
+    "Connect again, and find out what was committed.",
+)
 UNKNOWN = Tell(
     SqlState.RESOLUTION_UNKNOWN,
     "It is not known whether what was not answered yet has been committed.",

@@ -24,6 +24,9 @@ from metako.proxy.transport import Ended, LinkContext, Transport, shut
 
 # Of what the client has sent. Longer requests are rare, and what is kept stays while it is idle.
 SENT_BYTES_MAX = 4096
+# How far from the end of a piece last words are looked for, by a field that they all have.
+LAST_WORDS_BYTES = 1024
+FATAL = b"\0VFATAL\0"
 
 OnNote = Callable[[Note, bool], None]
 
@@ -140,7 +143,7 @@ class Pump:
             if layout is not None and layout[0](self._buffer) == layout[1]:
                 down.status = self._buffer[size - 1]
                 self._up.owed -= 1
-            elif size and self._up.owed:
+            elif size and self._up.owed and not self._may_end(size):
                 down.scan(self._buffer, size)
             else:
                 size = self._take_unasked(size)
@@ -160,6 +163,11 @@ class Pump:
         except Exception:
             self._end(Ended.FAILED)
             raise
+
+    def _may_end(self, size: int) -> bool:
+        """Return whether the server may say its last words in what was just read."""
+        begin = max(size - LAST_WORDS_BYTES, 0)
+        return self._on_note is not None and self._buffer.find(FATAL, begin, size) >= 0
 
     def _remember(self, size: int) -> None:
         """Note what was just read as the next part of what was sent, or the first."""
@@ -242,7 +250,7 @@ class Pump:
         raise NotImplementedError
 
     def _take_unasked(self, size: int) -> int:
-        """Scan what the server said while no answer was owed; 0 is its end.
+        """Scan what the server said unasked, or what may be its last words; 0 is its end.
 
         Return how many bytes are to be passed on, 0 if there is nothing left to do.
         """

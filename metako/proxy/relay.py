@@ -39,7 +39,16 @@ from metako.proxy.cancels import CancelTarget, Issued
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.legs import Failure, Leg, Opening, Refused
 from metako.proxy.link import Link
-from metako.proxy.loss import Moment, Tell, outcome_of_loss
+from metako.proxy.loss import (
+    PASSED_ON,
+    UNKNOWN,
+    Keep,
+    Moment,
+    Outcome,
+    Retry,
+    Tell,
+    outcome_of_loss,
+)
 from metako.proxy.moving import Turn
 from metako.proxy.pool import Key
 from metako.proxy.rebuilding import Rebuilt
@@ -65,7 +74,7 @@ class Relay:
     """
 
     __slots__ = (
-        *("_board", "_client", "_granted", "_issued", "_leg", "_link", "_long_keys"),
+        *("_again", "_board", "_client", "_granted", "_issued", "_leg", "_link", "_long_keys"),
         *("_on_key_refused", "_opening", "_pool_key", "_tracked", "_turn"),
     )
 
@@ -99,6 +108,7 @@ class Relay:
         )
         self._leg: Leg | None = None  # None while there is no server
         self._turn: Turn | None = Turn(board, None)  # None while there is a server
+        self._again = b""  # requests that the next server is to answer in place of the last one
         self._issued: Issued | None = None  # the cancel key that the client has; None without one
 
     @property
@@ -200,7 +210,8 @@ class Relay:
         self._board.moved += moved
         opened = leg.take_opened()
         if opened.ready is None or moved:
-            self._link.attach(leg.sock, opened.said, logging_in=not moved)
+            again, self._again = self._again, b""
+            self._link.attach(leg.sock, opened.said, again=again, logging_in=not moved)
         else:
             # What the client is told of its login is ours, and known: nobody has to read it again.
             greeting = self._greeting(opened.ready)
@@ -237,34 +248,37 @@ class Relay:
         """The leg is about to be closed, because its route is deposed."""
         if self._leg is None or self._link.ended is not None:
             return
-        error = self._loss(_CHANGED)
-        if error is None:
-            self._link.detach_server()
-            self._keep(self._leg.route)
+        found = self._outcome()
+        if isinstance(found, Tell):
+            self._end(found.message(_CHANGED))
         else:
-            self._end(error)
+            self._link.detach_server()
+            self._keep(self._leg.route, found)
 
     def _lose(self, words: bytes) -> bytes | None:
         """The server has ended by itself. Return None if the client is kept, or what it is told."""
         assert self._leg is not None
         self._leg.close()
-        error = self._loss(_CLOSED)
-        if error is None:
-            self._keep(self._leg.route)
+        found = self._outcome()
+        if not isinstance(found, Tell):
+            self._keep(self._leg.route, found)
             return None
-        return words or error
+        # The server says that it ends, also if it does so in the middle of a commit.
+        return found.message(_CLOSED) if found == UNKNOWN or not words else words
 
-    def _loss(self, why: str) -> bytes | None:
-        """Return what the client is told of the loss of its server, None if it need not know."""
+    def _outcome(self) -> Outcome:
+        """Return what becomes of the client, whose server is lost."""
         if self._tracked is None:
-            return pg.error_response(SqlState.ADMIN_SHUTDOWN, f"{why}; connect again")
-        found = outcome_of_loss(_moment(self._link, self._tracked))
-        return found.message(why) if isinstance(found, Tell) else None
+            return PASSED_ON
+        return outcome_of_loss(_moment(self._link, self._tracked))
 
-    def _keep(self, lost: Route) -> None:
+    def _keep(self, lost: Route, found: Keep | Retry) -> None:
         self._leg = None
         self._turn = Turn(self._board, lost)
         self._board.kept += 1
+        if isinstance(found, Retry):
+            self._again = found.requests
+            self._turn.ask()  # the client waits for the answer
 
     # -- the end ----------------------------------------------------------------------------
 
@@ -309,7 +323,8 @@ class Relay:
         error = link.violation
         if ended is Ended.SERVER and self._tracked is not None:
             if not link.over and link.at_boundary and not link.at_rest:
-                return self._loss(_CLOSED) or b""
+                found = self._outcome()
+                return found.message(_CLOSED) if isinstance(found, Tell) else b""
         elif ended is Ended.SERVER_VIOLATION:
             detail = (("error", str(error)),)
             board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
@@ -330,8 +345,7 @@ def _moment(link: Link, tracked: Tracked) -> Moment:
         unfinished=standing.half or standing.open or standing.copying_in,
         requests=link.sent or b"",
         whole=link.sent_whole,
-        # What the client was given of the next answer is not looked at.
-        delivered=True,
+        delivered=standing.delivered,
         copying_in=standing.copying_in,
         obstacle=tracked.obstacle,
         statements=tracked.statements,

@@ -188,7 +188,7 @@ async def test_switch_ends_a_running_statement_on_both_sides(server, tmp_path) -
             code, complaint = await finished(process)
             assert time.monotonic() - begin < 0.5
         assert code == 2
-        assert "the primary changed; connect again" in complaint
+        assert "terminating connection: the primary changed" in complaint
         await wait_running(proxy, "s-marker", False)
 
 

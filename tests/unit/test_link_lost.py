@@ -97,20 +97,68 @@ async def test_last_words_in_two_pieces_are_passed_on_and_end_the_session() -> N
         assert made.lost == 0
 
 
-@pytest.mark.parametrize(
-    ("asked", "answered"),
-    [(QUERY, b""), (QUERY, IN_TRANSACTION), (EXTENDED, b""), (QUERY[:7], b"")],
-)
-async def test_a_client_that_waits_or_is_in_a_transaction_hears_of_it(asked, answered) -> None:
-    async with rig(keeps=True) as made:
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize(("asked", "answered"), [(QUERY, IN_TRANSACTION), (EXTENDED, b"")])
+async def test_a_client_in_the_middle_of_something_hears_of_it(asked, answered, apart) -> None:
+    async with rig(keeps=False) as made:
         joined = await made.relaying()
         await joined.client.send(asked)
         await joined.server.receive(asked)
-        await joined.server.send(answered + SHUTDOWN)
-        await joined.client.receive(answered + SHUTDOWN)
+        if apart:
+            await joined.server.send(answered)
+            await joined.client.receive(answered)
+            await joined.server.send(SHUTDOWN)
+        else:
+            await joined.server.send(answered + SHUTDOWN)
+            await joined.client.receive(answered)
+        await joined.client.receive(SHUTDOWN)
         joined.server.close()
         assert await joined.link.wait_end() is Ended.SERVER
-        assert made.lost == 0
+
+
+@pytest.mark.parametrize("words", [SHUTDOWN, b""])
+async def test_a_request_that_was_not_answered_may_be_sent_to_the_next_server(words) -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        for request in (QUERY, QUERY):
+            await joined.client.send(request)
+            await joined.server.receive(request)
+        # The first is answered, in one piece with the end of the session.
+        await joined.server.send(ANSWER + words)
+        joined.server.close()
+        await joined.client.receive(ANSWER)
+        await wait_all_tasks_blocked(0.01)
+        assert (made.lost, joined.link.ended) == (1, None)
+        assert (joined.link.standing.owed, joined.link.standing.delivered) == (1, False)
+        assert joined.link.sent == QUERY * 2
+        near, server = made.pair()
+        joined.link.attach(near, again=QUERY)
+        await server.receive(QUERY)
+        await server.send(ANSWER)
+        await joined.client.receive(ANSWER)
+        assert joined.link.at_rest
+
+
+async def test_last_words_behind_an_answer_are_kept_from_a_client_that_goes_on() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.client.send(QUERY)
+        await joined.server.receive(QUERY)
+        await joined.server.send(ANSWER + SHUTDOWN)
+        await joined.client.receive(ANSWER)
+        await wait_all_tasks_blocked(0.01)
+        assert (made.lost, joined.link.ended) == (1, None)
+        assert joined.client.silent()
+
+
+async def test_a_part_of_an_answer_that_was_given_is_known() -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        await joined.client.send(QUERY)
+        await joined.server.receive(QUERY)
+        await joined.server.send(ANSWER[:30])
+        await joined.client.receive(ANSWER[:30])
+        assert joined.link.standing.delivered
 
 
 async def test_a_client_that_says_nothing_more_is_not_kept() -> None:
