@@ -10,7 +10,7 @@ import hmac
 from dataclasses import dataclass, field
 
 import trio
-from proxy_kit import DEADLINE_S, Client, FakeServer, Proxy
+from proxy_kit import DEADLINE_S, Client, FakeServer, Proxy, eventually, message
 
 from metako.pgwire import startup as pg
 from metako.pgwire.keys import ClientKey, ScramKeys
@@ -33,10 +33,13 @@ from metako.pgwire.messages import (
 from metako.pgwire.negotiation import negotiate
 from metako.pgwire.verifier import ScramVerifier
 from metako.proxy.credentials import Asking
+from metako.proxy.frames import Stats
 
 PASSWORD = "a secret"
 SALT = b"0123456789abcdef"
 ITERATIONS = 16  # few, as nobody is to be kept from guessing this one
+SHUTDOWN = pg.error_response("57P01", "terminating connection due to administrator command")
+QUERY = message(b"Q", b"select 1\0")
 STEPS = ("startup", "request", "challenge", "granted", "settings")
 
 
@@ -160,3 +163,33 @@ async def log_in_by_scram(
             step = login.receive_untrusted(bytes(data))
             await client.send(step.send)
     return client, step.outcome
+
+
+def stats(proxy: Proxy) -> Stats:
+    """Return what the worker has reported last."""
+    return proxy.reports[-1].stats
+
+
+async def switch(proxy: Proxy, term: int, server: LegServer | None) -> None:
+    """Return when the worker has heard of the new primary."""
+    proxy.route(term, server)
+    await eventually(lambda: any(("term", term) in event.fields for event in proxy.events))
+
+
+async def settled(proxy: Proxy) -> None:
+    """Return when it was reported that the one session has its server."""
+    await eventually(lambda: (stats(proxy).sessions, stats(proxy).waiting) == (1, 0))
+
+
+async def kept(proxy: Proxy, count: int = 1) -> None:
+    """Return when so many sessions have lost their server and go on."""
+    await eventually(
+        lambda: any(dict(event.fields).get("sessions_kept") == count for event in proxy.events)
+    )
+
+
+async def cancel(proxy: Proxy, process_id: int, secret_key: bytes) -> None:
+    """Ask for a cancellation; return when that was acted on."""
+    canceller = await proxy.connect()
+    await canceller.send(pg.cancel_packet(process_id, secret_key))
+    assert await canceller.at_end()

@@ -22,7 +22,6 @@ from metako.pgwire.login_client import Refusal, ServerReady, ServerRefused
 from metako.pgwire.login_server import RejectLogin, ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
 from metako.proxy import control, serverlogin, session
-from metako.proxy.serverlogin import LogIn
 
 KEYS, VERIFIER = keys_for(PASSWORD)
 ANNA = pg.startup_packet({"user": "anna", "database": "shop", "application_name": "till"})
@@ -377,27 +376,3 @@ async def test_passed_on_logins_are_what_they_were(tmp_path, nursery) -> None:
         assert [kind for kind, _ in told] == [b"R", b"S", b"K"]
         assert server.startups[0].packet == ANNA
         assert LOGIN.startswith(b"R")
-
-
-async def test_the_keys_of_a_login_are_wiped_with_its_session(
-    tmp_path, nursery, monkeypatch
-) -> None:
-    logins: list[LogIn] = []
-    converse = LogIn.converse
-
-    async def remember(self, server, where):
-        logins.append(self)
-        return await converse(self, server, where)
-
-    monkeypatch.setattr(LogIn, "converse", remember)
-    server = LegServer("a", credential=ScramLogin(VERIFIER))
-    await nursery.start(server.run)
-    async with proxy_running(tmp_path, credentials=anna_by_scram()) as proxy:
-        proxy.route(1, server)
-        client, _ = await log_in_by_scram(proxy, KEYS)
-        key = logins[0].keys.client_key
-        assert key == KEYS.client_key
-        await client.stream.aclose()
-        await eventually(lambda: server.ended == 1)
-        await eventually(lambda: key.reveal() == bytes(32))
-        assert KEYS.client_key.reveal() != bytes(32)

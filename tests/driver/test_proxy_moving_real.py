@@ -1,7 +1,6 @@
 """Real clients that are idle while their real server is replaced by another one.
 
-Two servers that have nothing in common but their roles and what is stored for them, as a primary
-and its standby have.
+Two servers that have nothing in common but their roles and what is stored for them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import asyncpg
 import psycopg
@@ -29,6 +28,7 @@ from metako.proxy.frames import Stats
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 TIMEOUT_S = 30.0
+WITH_PASSWORD = ("anna", "olga", "nobody")
 PASSED_ON = ("clara", "rita")  # whom the proxy cannot judge
 PORT = "select current_setting('port')"
 
@@ -81,7 +81,7 @@ class Source:
 async def between(
     tmp_path, first: RealServer, then: RealServer
 ) -> AsyncIterator[tuple[Proxy, Switch]]:
-    """Run a proxy that leads to `first`, and to `then` once the switch is called."""
+    """Run a proxy to `first`, and to `then` once the switch is called."""
     async with proxy_running(tmp_path, queue_timeout_s=20, credentials=Source(then)) as proxy:
         proxy.route(1, FakeServer("first", port=first.port))
 
@@ -90,22 +90,17 @@ async def between(
             await eventually(lambda: any(("term", 2) in event.fields for event in proxy.events))
 
         with trio.fail_after(TIMEOUT_S):
-            yield proxy, lambda: trio.from_thread.run(switch)
+            token = trio.lowlevel.current_trio_token()
+            yield proxy, lambda: trio.from_thread.run(switch, trio_token=token)
 
 
 def by_psycopg(port: int, role: str, **options: object) -> psycopg.Connection:
-    where = {"host": "127.0.0.1", "port": port, "user": role, "dbname": "postgres", **options}
-    return psycopg.connect(**where, password=PASSWORD, sslmode="disable")
+    where = {"host": "127.0.0.1", "port": port, "user": role, "dbname": "postgres"}
+    return psycopg.connect(**{**where, "password": PASSWORD, "sslmode": "disable", **options})
 
 
 def asked(connection: psycopg.Connection, sql: str = PORT) -> str:
     return str(connection.execute(sql.encode()).fetchone()[0])
-
-
-def in_a_loop(talk: Callable[[], Coroutine[object, object, list[str]]]) -> list[str]:
-    """Run a program of asyncio, whose own policy another test may have replaced by now."""
-    with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
-        return runner.run(talk())
 
 
 @BY_OURSELVES
@@ -139,12 +134,12 @@ async def test_an_idle_asyncpg_client_goes_on(tmp_path, old, new, role) -> None:
             )
             try:
                 before = await connection.fetchval(PORT)
-                switch()
+                await asyncio.to_thread(switch)
                 return [before, await connection.fetchval(PORT)]
             finally:
                 await connection.close()
 
-        found = await trio.to_thread.run_sync(in_a_loop, talk)
+        found = await trio.to_thread.run_sync(lambda: asyncio.run(talk()))
         assert found == [str(old.port), str(new.port)]
 
 
@@ -214,9 +209,8 @@ async def test_settings_and_prepared_statements_go_with_the_client(tmp_path, old
                 assert connection.info.parameter_status("TimeZone") == "Asia/Tokyo"
                 return [*map(str, sums), *found, asked(connection, "execute twice(21)")]
 
-        found = await trio.to_thread.run_sync(talk)
         sums = [str(old.port + 1), str(new.port + 1)]
-        assert found == [*sums, "Asia/Tokyo", "7MB", "0", "42"]
+        assert await trio.to_thread.run_sync(talk) == [*sums, "Asia/Tokyo", "7MB", "0", "42"]
 
 
 async def test_the_statement_cache_of_asyncpg_goes_with_the_client(tmp_path, old, new) -> None:
@@ -234,12 +228,12 @@ async def test_the_statement_cache_of_asyncpg_goes_with_the_client(tmp_path, old
             sums = "select $1::int + current_setting('port')::int"
             try:
                 before = [await connection.fetchval(sums, number) for number in (1, 2)]
-                switch()
+                await asyncio.to_thread(switch)
                 return [*before, await connection.fetchval(sums, 3)]
             finally:
                 await connection.close()
 
-        found = await trio.to_thread.run_sync(in_a_loop, talk)
+        found = await trio.to_thread.run_sync(lambda: asyncio.run(talk()))
         assert found == [old.port + 1, old.port + 2, new.port + 3]
 
 
@@ -364,37 +358,29 @@ async def test_an_administrator_ends_the_backend_and_not_an_idle_client(tmp_path
         assert gone == "[]"  # nobody comes back who was not asked for
 
 
-@pytest.mark.parametrize("role", ["anna", "olga", "nobody"])
-async def test_a_wrong_password_is_refused_as_the_server_does(tmp_path, old, new, role) -> None:
-    async with between(tmp_path, old, new) as (proxy, _):
-
-        def complaint(port: int) -> str:
-            with pytest.raises(psycopg.OperationalError) as raised:
-                psycopg.connect(
-                    f"host=127.0.0.1 port={port} user={role} dbname=postgres password=wrong "
-                    "sslmode=disable"
-                )
-            return str(raised.value).replace(str(port), "PORT")
-
-        ours = await trio.to_thread.run_sync(complaint, proxy.port)
-        theirs = await trio.to_thread.run_sync(complaint, old.port)
-        assert ours == theirs
-        assert "password authentication failed" in ours
-
-
-async def test_a_database_that_does_not_exist_is_told_in_the_servers_words(
-    tmp_path, old, new
+@pytest.mark.parametrize(
+    ("role", "options", "words"),
+    [
+        *(
+            (role, {"password": "wrong"}, "password authentication failed")
+            for role in WITH_PASSWORD
+        ),
+        ("anna", {"dbname": "nowhere"}, 'database "nowhere" does not exist'),
+    ],
+)
+async def test_a_refusal_is_told_in_the_servers_words(
+    tmp_path, old, new, role, options, words
 ) -> None:
     async with between(tmp_path, old, new) as (proxy, _):
 
         def complaint(port: int) -> str:
             with pytest.raises(psycopg.OperationalError) as raised:
-                by_psycopg(port, "anna", dbname="nowhere")
+                by_psycopg(port, role, **options)
             return str(raised.value).replace(str(port), "PORT")
 
         ours = await trio.to_thread.run_sync(complaint, proxy.port)
         assert ours == await trio.to_thread.run_sync(complaint, old.port)
-        assert 'database "nowhere" does not exist' in ours
+        assert words in ours
 
 
 async def test_a_statement_is_cancelled_after_a_move(tmp_path, old, new) -> None:

@@ -1,0 +1,24 @@
+"""Two servers for the tests of clients that are moved from one to the other."""
+
+from __future__ import annotations
+
+import pytest
+from legs_kit import LegServer
+
+from metako.pgwire.messages import BackendKey
+
+
+@pytest.fixture
+async def old(nursery) -> LegServer:
+    """The first primary."""
+    server = LegServer("old")
+    await nursery.start(server.run)
+    return server
+
+
+@pytest.fixture
+async def new(nursery) -> LegServer:
+    """The next one."""
+    server = LegServer("new", key=BackendKey(8, b"\0\0\0d"))
+    await nursery.start(server.run)
+    return server
