@@ -113,8 +113,9 @@ class CancelKeys:
         if len(tag) != TAG_BYTES:
             raise ValueError(f"a tag has {TAG_BYTES} bytes")
         process_id = place.node << 24 | place.worker << 18 | place.session
-        secret_key = tag + self._long_mac(process_id, tag)
-        return BackendKey(process_id, secret_key if long_keys else self._short_mac(process_id))
+        if long_keys:
+            return BackendKey(process_id, tag + self._long_mac(process_id, tag))
+        return BackendKey(process_id, self._short_mac(process_id))
 
     def read_untrusted(self, request: CancelRequest) -> OwnCancel | None:
         """Return what a request is about, or None if its key was not issued by the cluster.

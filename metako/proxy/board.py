@@ -169,6 +169,7 @@ class Board:
     def handshake_began(self, session: Attached) -> None:
         self.total += 1
         self._handshakes[session] = None
+        self.links.reactor.attend()  # whoever comes has a few words to say, one after the other
         if len(self._handshakes) > HANDSHAKES_MAX:
             oldest, _ = self._handshakes.popitem(last=False)
             self.malformed += 1

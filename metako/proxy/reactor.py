@@ -14,7 +14,7 @@ Fairness: a descriptor is served once a pass. After `SLICE_S` at the latest ther
 so that nothing in the worker waits longer for its turn than that and one pass. Between passes the
 task stays in its own epoll set for up to `LINGER_S` instead of going back to trio, because under
 load the next event comes before the trip through the scheduler would have ended; except while
-`attentive` says that somebody is on a slow path, or after `hurry`.
+`attentive` says that somebody is on a slow path, for a moment after `attend`, or after `hurry`.
 
 Invariant: once a descriptor is forgotten, its callback is not called again, not even for an event
 of the pass that is under way; nor is that event taken for one of another socket that has got the
@@ -39,6 +39,7 @@ BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported
 
 SLICE_S = 0.002
 LINGER_S = 0.001  # epoll counts in milliseconds
+ATTENTION_S = 0.02  # after `attend`
 EVENTS_MAX = 64  # of one pass
 
 Callback = Callable[[int], None]  # gets the events of epoll
@@ -58,6 +59,7 @@ class Reactor:
         self._fresh: set[int] = set()  # registered during the present pass
         self._attentive = 0  # how many are on a slow path
         self._hurried = False  # a callback has woken a task
+        self._attend_until_s = 0.0  # by `time.monotonic`
 
     def watch(self, descriptor: int, events: int, callback: Callback) -> None:
         """Call `callback` whenever one of `events` holds for `descriptor`, from now on.
@@ -80,6 +82,10 @@ class Reactor:
     def hurry(self) -> None:
         """Let the tasks that a callback has woken run at once."""
         self._hurried = True
+
+    def attend(self) -> None:
+        """Keep tasks waiting for nobody's sake for a moment: some are about to have much to do."""
+        self._attend_until_s = time.monotonic() + ATTENTION_S
 
     @contextlib.contextmanager
     def attentive(self) -> Iterator[None]:
@@ -108,9 +114,11 @@ class Reactor:
         """Serve what is ready; return whether there may be more."""
         poll = self._epoll.poll
         self._hurried = False
-        end_s = time.monotonic() + SLICE_S
+        begin_s = time.monotonic()
+        end_s = begin_s + SLICE_S
+        attends = self._attentive or begin_s < self._attend_until_s
         while True:
-            may_wait = not (self._attentive or self._hurried)
+            may_wait = not (attends or self._hurried)
             ready = poll(LINGER_S if may_wait else 0, EVENTS_MAX)
             if not ready:
                 return False

@@ -20,6 +20,7 @@ Deliberately unknown here: SQL, and how a client has logged in.
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable
 
@@ -57,6 +58,7 @@ from metako.proxy.routes import Route
 from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
+GREETINGS_MAX = 64  # kept, of a few hundred bytes each
 _STATUSES = {status.value[0]: status for status in TransactionStatus}
 _CHANGED = "the primary changed"
 _CLOSED = "the server closed the connection"
@@ -220,7 +222,7 @@ class Relay:
 
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
-        parts = [self._granted, *(parameter_status(*pair) for pair in ready.parameters.items())]
+        parts = [self._granted, _settings(tuple(ready.parameters.items()))]
         self._granted = b""
         if self._tracked is not None:
             self._tracked.moved((), ready.parameters)
@@ -333,6 +335,12 @@ class Relay:
             if error is not None and link.at_boundary:
                 return pg.error_response(error.sqlstate, str(error))
         return b""
+
+
+@functools.lru_cache(maxsize=GREETINGS_MAX)
+def _settings(settings: tuple[tuple[str, str], ...]) -> bytes:
+    """Return the settings of a session as they are reported; those of most sessions are alike."""
+    return b"".join(parameter_status(*pair) for pair in settings)
 
 
 def _moment(link: Link, tracked: Tracked) -> Moment:

@@ -174,6 +174,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             listeners.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            tune(sock)  # those that are accepted inherit all of it but that they do not block
             sock.bind((target[0], port, *target[2:]))
             sock.listen(LISTEN_BACKLOG)
             port = sock.getsockname()[1]

@@ -246,7 +246,7 @@ def _take_waiting(listener: socket.socket, board: Board, sessions: trio.Nursery)
                 raise
             continue  # this client is gone already
         try:
-            sockets.tune(client)
+            client.setblocking(False)  # all else is inherited; see `sockets.listen`
         except OSError:
             client.close()
             continue
