@@ -120,9 +120,12 @@ class Router:
             term = document.timelines[-1].term if document and document.timelines else Term(0)
             replicas = self._without(primary, self._replicas.among(standing))
             peers = _peers(standing, core.node)
+            wish = document.switchover if document is not None else None
+            hold = wish.order_id if wish is not None and target is not None else ""
         else:
-            term, target, replicas, _, peers = known
-        table = RoutingTable(term, target, replicas, until if target is not None else 0, peers)
+            term, target, replicas, _, peers, hold = known
+        until = until if target is not None else 0
+        table = RoutingTable(term, target, replicas, until, peers, hold)
         if table != known:
             self._table = table
         return self._table

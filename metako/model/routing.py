@@ -36,3 +36,4 @@ class RoutingTable(NamedTuple):
     replicas: tuple[RouteTarget, ...]
     valid_until_boot_ns: int  # CLOCK_BOOTTIME
     peers: tuple[Peer, ...] = ()  # all that have a proxy and are not known to be dead
+    hold: str = ""  # the switchover by which the primary is about to hand over; "" for none

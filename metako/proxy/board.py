@@ -19,6 +19,7 @@ from metako.model.routing import Peer, RoutingTable
 from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
+from metako.proxy.holding import SWEEP_INTERVAL_S, Holding
 from metako.proxy.legs import Legs
 from metako.proxy.limits import Limits
 from metako.proxy.loginframes import Welcome
@@ -63,6 +64,9 @@ class Attached(Protocol):
     def evict(self) -> None:
         """Close the client's connection without a word."""
 
+    def hold(self) -> None:
+        """Begin no other transaction for now, if the client is between two."""
+
 
 class Board:
     """See the module's docstring. All methods but the `wait_` ones are synchronous."""
@@ -86,6 +90,7 @@ class Board:
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
         self.legs = Legs(self, limits, boot_ns)
+        self.holding = Holding()
         self.cancels = cancels
         self.peers: tuple[Peer, ...] = ()  # the proxies of other nodes, as last heard
         self.waiting = 0
@@ -120,10 +125,32 @@ class Board:
             counts = (("sessions_cut", cut), ("sessions_kept", kept))
             change = (("term", table.term), ("primary", node), *counts)
             self.report(WorkerEvent("INFO", "the primary of the proxy changed", change))
+        self._hold(table)
         # A mere renewal wakes nobody: those who pause after a failure would try again at once.
         if self.current() != named:
             self._changed.set()
             self._changed = trio.Event()
+
+    def _hold(self, table: RoutingTable) -> None:
+        """Hold transactions while the primary is about to hand over."""
+        if not table.hold or table.primary is None:
+            self.holding.end()
+        elif self.holding.begin(table.hold):
+            self.report(WorkerEvent("INFO", "transactions are held for a switchover"))
+            self.hold_sessions()
+
+    def hold_sessions(self) -> None:
+        """Hold those who are between two transactions, of all who may begin none."""
+        for session in list(self._sessions):
+            session.hold()
+
+    async def run_holding(self) -> None:
+        """Hold each who comes to the end of a transaction while that is wanted."""
+        while True:
+            await self.holding.wait_active()
+            while self.holding.active:
+                self.hold_sessions()
+                await trio.sleep(SWEEP_INTERVAL_S)
 
     def _cut_deposed(self) -> tuple[int, int]:
         """Return how many sessions ended, and how many lost their server and were kept."""

@@ -154,6 +154,7 @@ def _table_to_json(table: RoutingTable) -> dict[str, object]:
             {"node": peer.node, "host": peer.address.host, "port": peer.address.port}
             for peer in table.peers[:PEERS_MAX]
         ],
+        "hold": table.hold,
     }
 
 
@@ -170,6 +171,7 @@ def _table_from_json(body: Mapping[str, object]) -> RoutingTable:
         replicas=tuple(_target_from_json(mapping(replica)) for replica in replicas),
         valid_until_boot_ns=integer(body.get("valid_until_boot_ns")),
         peers=tuple(_peer_from_json(mapping(peer)) for peer in peers),
+        hold=string(body.get("hold", "")),
     )
 
 

@@ -23,6 +23,7 @@ from metako.proxy.routes import Route
 
 if TYPE_CHECKING:
     from metako.proxy.board import Board
+    from metako.proxy.legs import Leg
 
 
 class Turn:
@@ -30,13 +31,16 @@ class Turn:
 
     Args:
         lost: the server that it had; None before the first.
+        held: the connection that it still has, and goes on with if nothing happens to that.
     """
 
-    __slots__ = ("_board", "_placed", "_until_asked", "lost", "patience")
+    __slots__ = ("_board", "_placed", "_until_asked", "held", "held_for", "lost", "patience")
 
-    def __init__(self, board: Board, lost: Route | None) -> None:
+    def __init__(self, board: Board, lost: Route | None, *, held: Leg | None = None) -> None:
         self.lost = lost
+        self.held = held
         self.patience = trio.CancelScope()  # ends when it has waited for too long
+        self.held_for = trio.CancelScope()  # the same, while no transaction may begin
         self._board = board
         self._until_asked = trio.CancelScope()
         self._placed = False  # has a place among those that are moved unasked
@@ -44,14 +48,20 @@ class Turn:
     def ask(self) -> None:
         """Note that the client waits from now on. Synchronous, for the reactor."""
         self.patience.deadline = trio.current_time() + self._board.queue_timeout_s
+        self.held_for.deadline = self.patience.deadline
         self._until_asked.cancel()
+
+    def lose(self) -> None:
+        """Note that the connection which was held is gone."""
+        if self.held is not None:
+            self.lost, self.held = self.held.route, None
 
     def again(self) -> Turn:
         """Return the wait of the same client for another server, as the one that it got is gone."""
         turn = Turn(self._board, self.lost)
         if self.patience.deadline != math.inf:
             turn.ask()
-            turn.patience.deadline = self.patience.deadline
+            turn.patience.deadline = turn.held_for.deadline = self.patience.deadline
         return turn
 
     async def wait(self) -> None:

@@ -2,7 +2,8 @@
 
     finding ──▶ relaying ──▶ over
        ▲           │
-       └── kept ───┘
+       ├── kept ───┤  the server is gone
+       └── held ───┘  the server is there, and nobody may begin a transaction
 
 *Finding* waits for the client's turn (`moving`) and opens a leg. *Relaying* leaves the passing of
 bytes to a `Link`, which needs no task, and waits for its end. When the server goes, because its
@@ -20,7 +21,6 @@ Deliberately unknown here: SQL, and how a client has logged in.
 
 from __future__ import annotations
 
-import functools
 import socket
 from collections.abc import Callable
 
@@ -28,28 +28,23 @@ import trio
 
 from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady
-from metako.pgwire.messages import (
-    TransactionStatus,
-    backend_key_data,
-    parameter_status,
-    ready_for_query,
-)
 from metako.pgwire.startup import SqlState
 from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
 from metako.proxy.frames import WorkerEvent
+from metako.proxy.greeting import greeting
 from metako.proxy.legs import Failure, Leg, Opening, Refused
 from metako.proxy.link import Link
 from metako.proxy.loss import (
     PASSED_ON,
     UNKNOWN,
     Keep,
-    Moment,
     Outcome,
     Retry,
     Tell,
     outcome_of_loss,
 )
+from metako.proxy.moment import moment_of
 from metako.proxy.moving import Turn
 from metako.proxy.pool import Key
 from metako.proxy.rebuilding import Rebuilt
@@ -58,8 +53,6 @@ from metako.proxy.routes import Route
 from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
-GREETINGS_MAX = 64  # kept, of a few hundred bytes each
-_STATUSES = {status.value[0]: status for status in TransactionStatus}
 _CHANGED = "the primary changed"
 _CLOSED = "the server closed the connection"
 
@@ -68,6 +61,7 @@ class Relay:
     """See the module's docstring. `run` is for the session's task.
 
     Args:
+        database: that the client is connected to.
         movable: whether the opening can be repeated at another server.
         pool_key: whose legs it may have; None: only one that is opened for it.
         granted: what ends the client's login with us, and was not sent yet.
@@ -76,7 +70,17 @@ class Relay:
     """
 
     __slots__ = (
-        *("_again", "_board", "_client", "_granted", "_issued", "_leg", "_link", "_long_keys"),
+        *(
+            "_again",
+            "_board",
+            "_client",
+            "_database",
+            "_granted",
+            "_issued",
+            "_leg",
+            "_link",
+            "_long_keys",
+        ),
         *("_on_key_refused", "_opening", "_pool_key", "_tracked", "_turn"),
     )
 
@@ -86,6 +90,7 @@ class Relay:
         client: socket.socket,
         opening: Opening,
         *,
+        database: str,
         movable: bool,
         pool_key: Key | None = None,
         granted: bytes = b"",
@@ -95,6 +100,7 @@ class Relay:
         self._board = board
         self._client = client
         self._opening = opening
+        self._database = database
         self._pool_key = pool_key
         self._granted = granted  # empty once it was sent
         self._long_keys = long_keys
@@ -137,7 +143,7 @@ class Relay:
             while link.ended is None and (turn := self._turn) is not None:
                 found = await self._find_leg(turn)
                 if isinstance(found, Leg):
-                    if self._join(found, moved=turn.lost is not None):
+                    if self._join(found, turn):
                         await link.wait_detached()
                     else:
                         self._turn = turn.again()
@@ -159,6 +165,16 @@ class Relay:
         """End the session at once, and tell the client why if it can be told."""
         self._end(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
 
+    def hold(self) -> None:
+        """Begin no other transaction for now, if the client is between two."""
+        leg, link = self._leg, self._link
+        if leg is None or self._turn is not None or not link.at_rest:
+            return
+        if link.ended is None and self._board.holding.holds(self._database):
+            self._turn = Turn(self._board, None, held=leg)
+            leg.on_cut = self._cut_held
+            link.detach_server()
+
     def _end(self, error: bytes) -> None:
         self._board.cut += 1
         self._link.detach_server()
@@ -173,23 +189,29 @@ class Relay:
 
     def _join_used(self) -> bool:
         """Join a used leg if there is one, which most of those who come and go can have."""
-        leg = None if self._pool_key is None else self._board.legs.take(self._pool_key)
-        self._leg = leg
-        return leg is not None and self._join(leg, moved=False)
+        board, key = self._board, self._pool_key
+        if key is None or board.holding.holds(self._database):
+            return False
+        self._leg = leg = board.legs.take(key)
+        return leg is not None and self._join(leg, self._turn)
 
     async def _find_leg(self, turn: Turn) -> Leg | Refused | Failure | None:
         """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
         found: Leg | Refused | Failure | None = None
-        board, opening = self._board, self._opening
-        moves = turn.lost is not None
-        if moves and self._tracked is not None:
-            opening = Rebuilt(opening, self._tracked)
+        board = self._board
         board.waiting += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
-                await turn.wait()
-                found = await board.legs.open(opening, self._pool_key, turn.patience, fresh=moves)
+                with turn.held_for:
+                    await board.holding.wait(self._database)
+                if turn.held_for.cancelled_caught:
+                    found = _held_too_long(board.queue_timeout_s)
+                elif turn.held is not None:
+                    found = turn.held
+                else:
+                    await turn.wait()
+                    found = await self._open(turn)
                 if isinstance(found, Leg):
                     self._leg = found
                 nursery.cancel_scope.cancel()
@@ -198,40 +220,48 @@ class Relay:
             turn.end()
         return found
 
+    async def _open(self, turn: Turn) -> Leg | Refused | Failure:
+        opening, moves = self._opening, turn.lost is not None
+        if moves and self._tracked is not None:
+            opening = Rebuilt(opening, self._tracked)
+        legs = self._board.legs
+        return await legs.open(opening, self._pool_key, turn.patience, fresh=moves)
+
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when the client hangs up: those who left must not keep a place."""
         await self._link.wait_end()
         scope.cancel()
 
-    def _join(self, leg: Leg, *, moved: bool) -> bool:
+    def _join(self, leg: Leg, turn: Turn | None) -> bool:
         """Let the client talk to the server; False if either is gone by now."""
-        if leg.closed or self._link.ended is not None:
+        link = self._link
+        if leg.closed or link.ended is not None:
             return False
         leg.on_cut = self._cut
         self._turn = None
+        if turn is not None and turn.held is leg:
+            link.attach(leg.sock)
+            return True
+        moved = turn is not None and turn.lost is not None
         self._board.moved += moved
         opened = leg.take_opened()
         if opened.ready is None or moved:
             again, self._again = self._again, b""
-            self._link.attach(leg.sock, opened.said, again=again, logging_in=not moved)
+            link.attach(leg.sock, opened.said, again=again, logging_in=not moved)
         else:
             # What the client is told of its login is ours, and known: nobody has to read it again.
-            greeting = self._greeting(opened.ready)
-            self._link.attach(leg.sock, opened.said, greeting=greeting)
+            link.attach(leg.sock, opened.said, greeting=self._greeting(opened.ready))
         return True
 
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
-        parts = [self._granted, _settings(tuple(ready.parameters.items()))]
-        self._granted = b""
+        granted, self._granted = self._granted, b""
         if self._tracked is not None:
             self._tracked.moved((), ready.parameters)
-        # Ours, not the server's. The client keeps it wherever its session goes.
+        # The key is ours, not the server's. The client keeps it wherever its session goes.
         issued = self._board.cancels.issue(self._locate, long_keys=self._long_keys)
         self._issued = issued
-        parts.append(backend_key_data(issued.key))
-        parts += (pg.error_of_fields(fields, kind=b"N") for fields in ready.notices)
-        return b"".join(parts) + ready_for_query(TransactionStatus.IDLE)
+        return granted + greeting(ready.parameters, issued.key, ready.notices)
 
     def _locate(self) -> CancelTarget | None:
         leg = self._leg
@@ -257,6 +287,19 @@ class Relay:
             self._link.detach_server()
             self._keep(self._leg.route, found)
 
+    def _cut_held(self) -> None:
+        """The same, while the client is held."""
+        leg, turn = self._leg, self._turn
+        if leg is None or turn is None or self._link.ended is not None:
+            return
+        found = self._outcome()
+        if isinstance(found, Tell):
+            self._end(found.message(_CHANGED))
+        else:
+            self._leg = None
+            self._board.kept += 1
+            turn.lose()
+
     def _lose(self, words: bytes) -> bytes | None:
         """The server has ended by itself. Return None if the client is kept, or what it is told."""
         assert self._leg is not None
@@ -272,7 +315,7 @@ class Relay:
         """Return what becomes of the client, whose server is lost."""
         if self._tracked is None:
             return PASSED_ON
-        return outcome_of_loss(_moment(self._link, self._tracked))
+        return outcome_of_loss(moment_of(self._link, self._tracked))
 
     def _keep(self, lost: Route, found: Keep | Retry) -> None:
         self._leg = None
@@ -337,24 +380,12 @@ class Relay:
         return b""
 
 
-@functools.lru_cache(maxsize=GREETINGS_MAX)
-def _settings(settings: tuple[tuple[str, str], ...]) -> bytes:
-    """Return the settings of a session as they are reported; those of most sessions are alike."""
-    return b"".join(parameter_status(*pair) for pair in settings)
-
-
-def _moment(link: Link, tracked: Tracked) -> Moment:
-    """Return what is known of a session in the moment of a loss."""
-    standing = link.standing
-    return Moment(
-        # A status that does not exist is no reason to believe that nothing is lost.
-        status=_STATUSES.get(standing.status, TransactionStatus.IN_TRANSACTION),
-        owed=standing.owed,
-        unfinished=standing.half or standing.open or standing.copying_in,
-        requests=link.sent or b"",
-        whole=link.sent_whole,
-        delivered=standing.delivered,
-        copying_in=standing.copying_in,
-        obstacle=tracked.obstacle,
-        statements=tracked.statements,
+def _held_too_long(timeout_s: float) -> Failure:
+    reason = "The database is paused, or its primary is about to hand over."
+    error = pg.error_response(
+        SqlState.CANNOT_CONNECT_NOW,
+        f"no transaction was let begin within {timeout_s:g} s",
+        detail=reason,
+        hint="Connect again; RESUME in the proxy's console ends a pause.",
     )
+    return Failure(reason, error)

@@ -67,6 +67,10 @@ class Session:
             self._client.send(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
         self.evict()
 
+    def hold(self) -> None:
+        if self._relay is not None:
+            self._relay.hold()
+
     def evict(self) -> None:
         sockets.close(self._client)
 
@@ -152,7 +156,9 @@ class Session:
             asking = asking_of(first, client)
             credential = None if source is None else await source.credential(asking)
             if source is None or credential is None:
-                self._relay = Relay(board, client, PassOn(first), movable=False)
+                self._relay = Relay(
+                    board, client, PassOn(first), database=asking.database, movable=False
+                )
                 return b""
             spoken = negotiate(first)
             said, outcome = await log_client_in(client, asking.user, credential, spoken)
@@ -168,6 +174,7 @@ class Session:
                 board,
                 client,
                 self._login,
+                database=asking.database,
                 movable=not replicates(first),
                 pool_key=None
                 if replicates(first)

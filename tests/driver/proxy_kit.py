@@ -228,10 +228,11 @@ class Proxy:
         *,
         valid_s: float = 60.0,
         peers: tuple[Peer, ...] = (),
+        hold: str = "",
     ) -> None:
         until = boot_ns() + round(valid_s * 1e9)
         target = None if server is None else server.target()
-        self.feed.publish(RoutingTable(Term(term), target, (), until, peers))
+        self.feed.publish(RoutingTable(Term(term), target, (), until, peers, hold))
 
     async def connect(self) -> Client:
         """Return a client that has said nothing yet; it is closed with the proxy."""

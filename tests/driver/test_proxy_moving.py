@@ -190,11 +190,11 @@ async def test_a_leg_that_is_cut_before_it_is_joined_is_replaced(
 ) -> None:
     join, cut = Relay._join, []
 
-    def cut_and_join(self, leg, *, moved) -> bool:
-        if not cut and (first or moved):
+    def cut_and_join(self, leg, turn) -> bool:
+        if not cut and (first or turn.lost is not None):
             cut.append(leg)
             leg.cut()
-        return join(self, leg, moved=moved)
+        return join(self, leg, turn)
 
     monkeypatch.setattr(Relay, "_join", cut_and_join)
     async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:

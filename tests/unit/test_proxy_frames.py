@@ -29,6 +29,7 @@ TABLES = st.builds(
     replicas=st.lists(TARGETS, max_size=4).map(tuple),
     valid_until_boot_ns=NAT,
     peers=st.lists(st.builds(Peer, NAMES, ADDRESSES), max_size=4).map(tuple),
+    hold=st.text(max_size=20),
 )
 
 
