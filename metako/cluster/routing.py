@@ -121,7 +121,7 @@ class Router:
             replicas = self._without(primary, self._replicas.among(standing))
             peers = _peers(standing, core.node)
             wish = document.switchover if document is not None else None
-            hold = wish.order_id if wish is not None and target is not None else ""
+            hold = wish.order_id if wish is not None else ""
         else:
             term, target, replicas, _, peers, hold = known
         until = until if target is not None else 0

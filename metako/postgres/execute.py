@@ -23,6 +23,7 @@ from metako.model.ids import NodeId, Term, TimelineId
 from metako.model.lsn import parse_lsn
 from metako.postgres import sql
 from metako.postgres.children import sender_processes
+from metako.postgres.drain import wait_short_transactions
 from metako.postgres.facts import Facts
 from metako.postgres.files import ServerFiles
 from metako.postgres.history import may_have_gone_over, missing_histories
@@ -202,12 +203,15 @@ class Executor:
 
         Args:
             fast: with a shutdown checkpoint, which every connected standby has to confirm.
-            successor: whose confirmation alone is waited for after a moment; None for everybody's.
+            successor: whose confirmation alone is waited for after a moment, and for whose sake
+                short transactions may end before; None for everybody's confirmation.
             restart: the order for a restart that is done by it.
         """
         # First of all: no look is to take what follows for a crash. What ended by itself stays one.
         if self._guard.status.postmaster_pid is not None:
             self._facts.stopping()
+        if fast and successor is not None and self._facts.was_up:
+            await wait_short_transactions(self.sessions.any)
         if fast and not self._guard.status.gone:
             with contextlib.suppress(GuardRefusedError, ServerNotGoneError):
                 await self._guard.signal(signal.SIGINT)

@@ -19,7 +19,7 @@ from metako.model.routing import Peer, RoutingTable
 from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
-from metako.proxy.holding import SWEEP_INTERVAL_S, Holding
+from metako.proxy.holding import Holding
 from metako.proxy.legs import Legs
 from metako.proxy.limits import Limits
 from metako.proxy.loginframes import Welcome
@@ -65,7 +65,7 @@ class Attached(Protocol):
         """Close the client's connection without a word."""
 
     def hold(self) -> None:
-        """Begin no other transaction for now, if the client is between two."""
+        """Begin no other transaction for now."""
 
 
 class Board:
@@ -125,32 +125,26 @@ class Board:
             counts = (("sessions_cut", cut), ("sessions_kept", kept))
             change = (("term", table.term), ("primary", node), *counts)
             self.report(WorkerEvent("INFO", "the primary of the proxy changed", change))
-        self._hold(table)
+        self._hold(table, moved=primary != known)
         # A mere renewal wakes nobody: those who pause after a failure would try again at once.
         if self.current() != named:
             self._changed.set()
             self._changed = trio.Event()
 
-    def _hold(self, table: RoutingTable) -> None:
+    def _hold(self, table: RoutingTable, *, moved: bool) -> None:
         """Hold transactions while the primary is about to hand over."""
-        if not table.hold or table.primary is None:
+        if table.primary is None:
+            return  # it is being shut down: whoever is held would go on at the old server
+        if not table.hold or moved:
             self.holding.end()
         elif self.holding.begin(table.hold):
             self.report(WorkerEvent("INFO", "transactions are held for a switchover"))
             self.hold_sessions()
 
     def hold_sessions(self) -> None:
-        """Hold those who are between two transactions, of all who may begin none."""
+        """Hold all who may begin no transaction, once they are between two."""
         for session in list(self._sessions):
             session.hold()
-
-    async def run_holding(self) -> None:
-        """Hold each who comes to the end of a transaction while that is wanted."""
-        while True:
-            await self.holding.wait_active()
-            while self.holding.active:
-                self.hold_sessions()
-                await trio.sleep(SWEEP_INTERVAL_S)
 
     def _cut_deposed(self) -> tuple[int, int]:
         """Return how many sessions ended, and how many lost their server and were kept."""

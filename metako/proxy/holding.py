@@ -21,8 +21,6 @@ import math
 import trio
 
 SWITCHOVER_HOLD_S = 2.0
-# How often it is looked whether somebody has come to the end of a transaction meanwhile.
-SWEEP_INTERVAL_S = 0.005
 
 
 class Holding:
@@ -88,11 +86,6 @@ class Holding:
         """Return once a database is not held. The caller sets the deadline."""
         while self.holds(database):
             await self._wait_change()
-
-    async def wait_active(self) -> None:
-        """Return once anybody is held."""
-        while not self.active:
-            await self._changed.wait()
 
     async def _wait_change(self) -> None:
         until = self._until if self._until > trio.current_time() else math.inf

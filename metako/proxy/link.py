@@ -184,6 +184,23 @@ class Link(Pump):
         self._wake()
         return server
 
+    def hold_back(self, hold: Callable[[], bool]) -> None:
+        """Have `hold` decide whenever the client, at rest, begins to say something.
+
+        It returns whether it is still wanted, and detaches the server if the client is to wait.
+        Until then the client's bytes stay in its socket. Costs nothing while it is not wanted.
+        """
+        receive = self._client.recv_into
+
+        def receive_unless_held(buffer: memoryview) -> int:
+            if self._server is not None and self.at_rest and not hold():
+                self._client_recv = receive
+            if self._server is None:
+                raise BlockingIOError
+            return receive(buffer)
+
+        self._client_recv = receive_unless_held
+
     def inject(self, message: bytes) -> bool:
         """Send a message of our own to the client; False if it cannot be put there or is lost."""
         if self.ended is not None or not self.at_boundary:

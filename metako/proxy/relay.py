@@ -166,14 +166,20 @@ class Relay:
         self._end(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
 
     def hold(self) -> None:
-        """Begin no other transaction for now, if the client is between two."""
+        """Begin no other transaction for now: at once, or when the present one is over."""
+        if self._hold_now() and self._turn is None:
+            self._link.hold_back(self._hold_now)
+
+    def _hold_now(self) -> bool:
+        """Hold the client if it is between two transactions; return whether that is wanted."""
         leg, link = self._leg, self._link
-        if leg is None or self._turn is not None or not link.at_rest:
-            return
-        if link.ended is None and self._board.holding.holds(self._database):
+        if not self._board.holding.holds(self._database) or link.ended is not None:
+            return False
+        if leg is not None and self._turn is None and link.at_rest:
             self._turn = Turn(self._board, None, held=leg)
             leg.on_cut = self._cut_held
             link.detach_server()
+        return True
 
     def _end(self, error: bytes) -> None:
         self._board.cut += 1

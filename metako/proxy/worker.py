@@ -153,7 +153,6 @@ async def serve(
             outer.start_soon(board.links.reactor.run)
             outer.start_soon(_keep_door, config, board)
             outer.start_soon(board.legs.run)
-            outer.start_soon(board.run_holding)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
