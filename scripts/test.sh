@@ -122,7 +122,10 @@ other_versions() {
 }
 
 install_project embedded,dev
-if [ "$mode" != fast ]; then install_chaos; fi
+if [ "$mode" != fast ]; then
+    install_chaos
+    install_java
+fi
 if [ "$mode" = full ]; then export METAKO_TEST_FULL=1; fi
 cd -- "$ROOT"
 
