@@ -206,13 +206,18 @@ class WalReader:
         end = await trio.to_thread.run_sync(self._segments_end, tli, start, segment_size)
         if end <= start:
             return [], f"there is no segment of timeline {tli} at {format_lsn(start)}"
-        options = (*options, "-e", format_lsn(end))
         argv = [str(self._installation.program("pg_waldump")), "-p", str(self._files.wal)]
         argv += ["-t", str(tli), "-s", format_lsn(start), *options]
+        # It learns the size of segments from the first that is named. Without a name, from any in
+        # the directory, and gives up if that is one that was made in advance and is all zeros.
+        for number in (start // segment_size, end // segment_size - 1):
+            argv.append(segment_name(tli, number, segment_size))
         result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S, reads_only=True)
         if result.returncode not in (0, 1):  # 1: it met the end, which is how it always ends
             detail = " ".join(result.stderr.split())[:300]
             raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")
+        if "could not open file" in result.stderr:  # removed since: that is not the end
+            raise PositionError(" ".join(result.stderr.split())[:300])
         return ends_of(result.stdout.splitlines()), result.stderr
 
     def _segments_end(self, tli: TimelineId, start: Lsn, segment_size: int) -> Lsn:
