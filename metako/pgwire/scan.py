@@ -11,8 +11,9 @@ as attributes, and `notes`, the messages that were kept.
 Invariants: cutting a stream elsewhere changes neither state nor notes. What is remembered between
 two pieces is bounded by `HEADER_BYTES` and the limits in `CLIENT_LIMITS` and `SERVER_LIMITS`.
 
-`ClientScanner.owed` counts the ReadyForQuery that the server still has to send: one for each
-Query, Sync and FunctionCall. Two things make PostgreSQL swallow a request. In the middle of COPY
+`ClientScanner.owed` is the number of ReadyForQuery that the server still has to send: one for each
+Query, Sync and FunctionCall. It is the difference of two counters, of which `answers` only grows:
+while that stays the same and something is owed, the server is busy with the same request. Two things make PostgreSQL swallow a request. In the middle of COPY
 FROM STDIN it ignores a Sync; that is accounted for, because every client that copies in the
 extended protocol sends one. After an error in the extended protocol it skips *all* messages until
 a Sync, also a Query. No driver sends a Query without a Sync before it, unless it has waited for
@@ -87,16 +88,30 @@ class ClientScanner(Scanner):
         keeps: whether `notes` are wanted.
     """
 
-    __slots__ = ("_actions", "_copy_end_early", "_copy_end_stray", "_usual", "owed", "tail")
+    __slots__ = (
+        *("_actions", "_copy_end_early", "_copy_end_stray", "_usual"),
+        *("answers", "asked", "tail"),
+    )
 
     def __init__(self, layouts: Layouts, *, keeps: bool = True) -> None:
         super().__init__(layouts, keeps=keeps)
-        self.owed = 0  # ReadyForQuery that the server still has to send
+        self.asked = 0  # ReadyForQuery that the server has to send for what it was sent so far
+        self.answers = 0  # those of them that it has sent
         # What to do by type: `_usual`, or CLIENT_COPY_IN.
         self._actions = self._usual = CLIENT
         self.tail = SYNC_KIND  # the type of the last message that is not data
         self._copy_end_early = False  # a CopyDone came before the server's CopyInResponse
         self._copy_end_stray = False  # COPY failed, and the client did not know it yet
+
+    @property
+    def owed(self) -> int:
+        """How many ReadyForQuery the server still has to send."""
+        return self.asked - self.answers
+
+    @owed.setter
+    def owed(self, count: int) -> None:
+        # What is owed for other reasons than a request, as at the end of a login, is not counted.
+        self.answers = self.asked - count
 
     @property
     def extended_open(self) -> bool:
@@ -126,7 +141,7 @@ class ClientScanner(Scanner):
             return self._resume(buffer, size)
         layout = self.known.get(size)
         if layout is not None and layout[0](buffer) == layout[1]:
-            self.owed += 1
+            self.asked += 1
             self.tail = SYNC_KIND
             return size
         position = begin = self._skip
@@ -141,7 +156,7 @@ class ClientScanner(Scanner):
             action = actions[kind]
             if action:
                 if action == SYNC:
-                    self.owed += 1
+                    self.asked += 1
                 elif action >= REQUEST:
                     if action >= TERMINATE:
                         break
@@ -151,7 +166,7 @@ class ClientScanner(Scanner):
                         position += length + 1
                         continue
                     if action == REQUEST:
-                        self.owed += 1
+                        self.asked += 1
                     if self._keeps:
                         self._keep_message(kind, buffer, position, size, length)
                         actions = self._actions
@@ -215,7 +230,7 @@ class ClientScanner(Scanner):
             return
         if self.tail == SYNC_KIND:
             # The Sync went out with the Execute of this COPY: the server swallows it.
-            self.owed -= 1
+            self.asked -= 1
             self.tail = _EXECUTE
         self._set_copying_in(True)
 
@@ -227,8 +242,8 @@ class ClientScanner(Scanner):
 
     def answered(self) -> None:
         """Note a ReadyForQuery. After the last one that is owed no COPY can be under way."""
-        self.owed -= 1
-        if not self.owed:
+        self.answers += 1
+        if self.asked == self.answers:
             self._copy_end_early = self._copy_end_stray = False
 
     def _set_copying_in(self, copying: bool) -> None:
@@ -282,7 +297,7 @@ class ServerScanner(Scanner):
         layout = self.known.get(size)
         if layout is not None and layout[0](buffer) == layout[1]:
             self.status = buffer[size - 1]
-            self._client.owed -= 1
+            self._client.answers += 1
             return size
         position = begin = self._skip
         actions = self._actions

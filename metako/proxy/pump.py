@@ -96,21 +96,25 @@ class Pump:
                 self._end(Ended.CLIENT)
                 return
             up = self._up
-            if self.sent is not None:
-                if up.owed or size > SENT_BYTES_MAX or not up.known or up.tail in EXTENDED_KINDS:
-                    self._remember(size)
-                else:
-                    self.sent, self.sent_whole = bytes(self._view[:size]), True
             layout = up.known.get(size)
             if layout is not None and layout[0](self._buffer) == layout[1]:
-                up.owed += 1
+                asked = up.asked
+                if self.sent is not None:
+                    if asked != up.answers or size > SENT_BYTES_MAX or up.tail in EXTENDED_KINDS:
+                        self._remember(size)
+                    else:
+                        self.sent, self.sent_whole = bytes(self._view[:size]), True
+                up.asked = asked + 1
                 up.tail = SYNC_KIND
             elif not size:
                 self._client_closed()
                 return
-            elif up.scan(self._buffer, size) != size:
-                self._take_goodbye(size)
-                return
+            else:
+                if self.sent is not None:
+                    self._remember(size)
+                if up.scan(self._buffer, size) != size:
+                    self._take_goodbye(size)
+                    return
             try:
                 sent = send(self._view[:size])
             except OSError as error:
@@ -142,7 +146,7 @@ class Pump:
             layout = down.known.get(size)
             if layout is not None and layout[0](self._buffer) == layout[1]:
                 down.status = self._buffer[size - 1]
-                self._up.owed -= 1
+                self._up.answers += 1
             elif size and self._up.owed and not self._may_end(size):
                 down.scan(self._buffer, size)
             else:
