@@ -80,6 +80,10 @@ PURE_MODULES = (
     "metako.proxy.rebuild",
     "metako.proxy.inflight",
     "metako.proxy.loss",
+    "metako.proxy.limits",
+    "metako.proxy.overdue",
+    "metako.proxy.who",
+    "metako.proxy.console",
     "metako.api.view",
     "metako.api.health",
 )

@@ -68,6 +68,11 @@ class Scanner:
         """Whether the last piece ended where a message ends."""
         return not self._skip and not self._head
 
+    @property
+    def unread_body(self) -> int | None:
+        """How many bytes of the present body have not come; None in the middle of a header."""
+        return None if self._head else self._skip
+
     def _set_open(self, layouts: Mapping[int, Layout]) -> None:
         self._open = layouts
         self.known = layouts if self.at_boundary else NO_LAYOUTS

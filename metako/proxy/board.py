@@ -10,8 +10,8 @@ Deliberately unknown here: how tables arrive, and what anybody does with a socke
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -21,11 +21,15 @@ from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.holding import Holding
 from metako.proxy.legs import Legs
-from metako.proxy.limits import Limits
+from metako.proxy.limits import NO_TIMEOUTS, Limits, Timeouts, Tuning
 from metako.proxy.loginframes import Welcome
 from metako.proxy.reactor import Reactor
 from metako.proxy.routes import Route, Routes
 from metako.proxy.transport import LinkContext
+from metako.proxy.who import Who
+
+if TYPE_CHECKING:
+    from metako.proxy.relay import Relay
 
 # Servers are asked for at most so many new connections at once: after a failover every client
 # comes back in the same instant, and forking backends is slow.
@@ -58,6 +62,18 @@ class Attached(Protocol):
     def at_rest(self) -> bool:
         """Whether it is between two transactions, so that an end loses nothing."""
 
+    @property
+    def answers(self) -> int:
+        """How many of its requests were answered so far."""
+
+    @property
+    def relay(self) -> Relay | None:
+        """What joins its client to servers; None before the login is over."""
+
+    @property
+    def who(self) -> Who | None:
+        """Who its client is; None before that has said it."""
+
     def end(self, message: str) -> None:
         """Take the server away at once, and tell the client why if it can be told."""
 
@@ -80,12 +96,16 @@ class Board:
         report: Callable[[WorkerEvent], None],
         cancels: Cancels,
         limits: Limits,
+        timeouts: Timeouts = NO_TIMEOUTS,
+        admins: Collection[str] = (),
         credentials: CredentialSource | None = None,
     ) -> None:
         self.routes = Routes()
         self.credentials = credentials  # None: every login is passed on to the server
         self.queue_timeout_s = queue_timeout_s
         self.sessions_max = sessions_max
+        self.timeouts = timeouts
+        self.admins = frozenset(admins)  # who may use the console
         self.connecting = trio.Semaphore(CONNECTING_MAX)
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
@@ -94,18 +114,22 @@ class Board:
         self.cancels = cancels
         self.peers: tuple[Peer, ...] = ()  # the proxies of other nodes, as last heard
         self.waiting = 0
+        self.waits = 0  # times that a client has begun to wait
         self.total = 0
         self.refused = 0
         self.malformed = 0
         self.cut = 0
         self.kept = 0  # times that a client lost its server and kept its session
         self.moved = 0
+        self.timed_out = 0  # statements that were cancelled, and idle clients that were ended
         self.report = report
         self._boot_ns = boot_ns
         self._holders: dict[Holder, None] = {}
         self._sessions: dict[Attached, None] = {}
         self._handshakes: OrderedDict[Attached, None] = OrderedDict()
         self._changed = trio.Event()  # replaced whenever it is set
+        self._answers = 0  # of the sessions that have left
+        self._named = 0  # sessions that were given a number
 
     # -- routes -----------------------------------------------------------------------------
 
@@ -199,16 +223,39 @@ class Board:
     def handshake_ended(self, session: Attached) -> None:
         self._handshakes.pop(session, None)
 
-    def admit(self, session: Attached) -> bool:
-        """Count `session` in, or return False if there are as many as may be."""
-        if len(self._sessions) >= self.sessions_max:
+    def admit(self, session: Attached, *, beyond: int = 0) -> bool:
+        """Count `session` in, or return False if there are as many as may be, and `beyond`."""
+        if len(self._sessions) >= self.sessions_max + beyond:
             return False
         self._sessions[session] = None
         return True
 
     def leave(self, session: Attached) -> None:
         """Count `session` out; harmless if it never was in."""
-        self._sessions.pop(session, None)
+        if session in self._sessions:
+            del self._sessions[session]
+            self._answers += session.answers
+
+    def clients(self) -> list[Attached]:
+        """Return all that are counted in."""
+        return list(self._sessions)
+
+    def holders(self) -> list[Holder]:
+        """Return all that have a socket to a server, or are about to have one."""
+        return list(self._holders)
+
+    def next_number(self) -> int:
+        """Return the number of one more session. None comes twice."""
+        self._named += 1
+        return self._named
+
+    def tune(self, tuning: Tuning) -> None:
+        """Go by other limits from now on. Who is there already stays."""
+        self.sessions_max = tuning.sessions_max
+        self.queue_timeout_s = tuning.queue_timeout_s
+        self.timeouts = tuning.timeouts
+        self.admins = frozenset(tuning.admins)
+        self.legs.pool.set_limits(tuning.limits)
 
     @property
     def idle(self) -> bool:
@@ -229,6 +276,10 @@ class Board:
             malformed=self.malformed,
             cut=self.cut,
             moved=self.moved,
+            waits=self.waits,
+            timed_out=self.timed_out,
+            statements=self._answers + sum(session.answers for session in self._sessions),
+            failed=self.links.failed.count,
             bytes_up=self.links.up.count,
             bytes_down=self.links.down.count,
         )

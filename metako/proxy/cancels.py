@@ -162,8 +162,16 @@ async def forward_cancel(board: Board, request: CancelRequest) -> None:
         if issued is None:
             await _pass_on(board, cancel)
         elif (target := issued.locate()) is not None:
-            packet = cancel_packet(target.key.process_id, target.key.secret_key)
-            await _tell_server(board, target, packet)
+            await cancel_at_server(board, target)
+
+
+async def cancel_at_server(board: Board, target: CancelTarget) -> None:
+    """Have a server cancel what it does for a session; return when it has acted, or cannot.
+
+    The caller sets the deadline.
+    """
+    packet = cancel_packet(target.key.process_id, target.key.secret_key)
+    await _tell_server(board, target, packet)
 
 
 async def _tell_server(board: Board, target: CancelTarget, packet: bytes) -> None:

@@ -27,6 +27,7 @@ from metako.pgwire.login_server import (
 from metako.pgwire.negotiation import Negotiation
 from metako.proxy import sockets
 from metako.proxy.credentials import Asking
+from metako.proxy.who import Who
 
 NONCE_BYTES = 18  # as PostgreSQL draws
 _LENGTH_BYTES = 4  # a length counts itself
@@ -43,6 +44,21 @@ def asking_of(first: pg.Startup, client: socket.socket) -> Asking:
         address=_address(client),
         tls=False,
         replication=replicates(first) and first.parameter("replication") != "database",
+        port=client.getpeername()[1],
+    )
+
+
+def who_asks(first: pg.Startup, asking: Asking, number: int, now: float) -> Who:
+    """Return who the client of session `number` says it is."""
+    return Who(
+        number=number,
+        user=asking.user,
+        database=asking.database,
+        application=first.parameter("application_name") or "",
+        address=asking.address,
+        port=asking.port,
+        tls=asking.tls,
+        since=now,
     )
 
 

@@ -55,6 +55,7 @@ class Asking:
     address: str  # of the client, as numbers
     tls: bool
     replication: bool = False  # physical; `replication=database` is none
+    port: int = 0  # of the client
 
 
 class CredentialSource(Protocol):

@@ -59,6 +59,10 @@ class Stats:
     malformed: int = 0  # no legal startup packet, in time and in size
     cut: int = 0  # ended because the primary changed or the proxy stopped
     moved: int = 0  # times that a session went on with another server
+    waits: int = 0  # times that a client has begun to wait for a server
+    timed_out: int = 0  # statements that were cancelled, and idle clients that were ended
+    statements: int = 0  # requests that were answered: one for each ReadyForQuery
+    failed: int = 0  # errors that clients were told, but for those whose login was passed on
     bytes_up: int = 0  # client → server
     bytes_down: int = 0  # server → client
 

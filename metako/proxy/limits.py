@@ -1,6 +1,6 @@
-"""How many connections to servers a proxy may have, and for how long.
+"""What a proxy limits, and for how long: all that a running worker can be given anew.
 
-Apart from the pool that keeps to them: the agent, which only hands them on, need not load it.
+Apart from the parts that keep to them: the agent, which only hands them on, need not load those.
 """
 
 from __future__ import annotations
@@ -27,3 +27,33 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """In seconds; 0 says that there is none."""
+
+    read_s: float = 0.0  # a statement that certainly only reads, outside of a transaction
+    write_s: float = 0.0  # any other statement
+    idle_s: float = 0.0  # a client between two transactions
+    idle_in_transaction_s: float = 0.0  # a client within one
+    login_s: float = 60.0  # people type passwords after they connected
+
+
+NO_TIMEOUTS = Timeouts()
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a running worker can be given anew."""
+
+    sessions_max: int
+    queue_timeout_s: float
+    limits: Limits = NO_LIMITS
+    timeouts: Timeouts = NO_TIMEOUTS
+    admins: tuple[str, ...] = ()  # who may use the console
+
+    def shared_by(self, workers: int) -> Tuning:
+        """Return what each of so many workers is to keep to, of what is meant for their node."""
+        share = -(-self.sessions_max // workers)
+        return replace(self, sessions_max=share, limits=self.limits.shared_by(workers))

@@ -23,6 +23,7 @@ Deliberately unknown here: why a server is taken away, and what the client is to
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ class Link(Pump):
     All are called from within the reactor, so they must not wait.
     """
 
-    __slots__ = ("_event", "_on_data", "_on_lost", "over")
+    __slots__ = ("_errors", "_event", "_on_data", "_on_lost", "over")
 
     def __init__(
         self,
@@ -78,6 +79,7 @@ class Link(Pump):
     ) -> None:
         assert on_note is not None or on_lost is None, "errors are known by their notes"
         super().__init__(context, client, on_note)
+        self._errors = context.failed
         self.over = False  # the client was told that its session is over
         self._on_data = on_data
         self._on_lost = on_lost
@@ -111,6 +113,26 @@ class Link(Pump):
             open=up.extended_open,
             copying_in=up.copying_in,
         )
+
+    @property
+    def asked(self) -> int:
+        """How many requests the client has made so far, those of its login not counted."""
+        return self._up.asked
+
+    @property
+    def answers(self) -> int:
+        """How many of them were answered to their end."""
+        return self._up.answers
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the client does not take what the server has sent."""
+        return bool(self._pending_down)
+
+    @property
+    def status(self) -> int:
+        """The byte of the last ReadyForQuery, 0 before the first."""
+        return self._down.status
 
     async def wait_end(self) -> Ended:
         """Return why the link ended, once it has. Cancelling changes nothing.
@@ -201,6 +223,33 @@ class Link(Pump):
 
         self._client_recv = receive_unless_held
 
+    def hold(self, *, server: bool = False) -> None:
+        """Leave what the client sends in the kernel, and what the server sends too if asked.
+
+        Until `resume`, or until the server is let go of.
+        """
+        if self._server is not None:
+            self._client_held, self._server_held = True, server
+            self._watch()
+
+    def resume(self) -> None:
+        """Go on reading from both. Harmless if nothing is held."""
+        if self._client_held:
+            self._client_held = self._server_held = False
+            self._watch()
+
+    @property
+    def unread_body(self) -> int | None:
+        """How many bytes of the server's present message have not come; None inside a header."""
+        return self._down.unread_body
+
+    def peek_server(self, size: int) -> bytes:
+        """Return the first of what the server has sent and nobody has read; it stays there."""
+        try:
+            return b"" if self._server is None else self._server.recv(size, socket.MSG_PEEK)
+        except OSError:
+            return b""
+
     def inject(self, message: bytes) -> bool:
         """Send a message of our own to the client; False if it cannot be put there or is lost."""
         if self.ended is not None or not self.at_boundary:
@@ -275,6 +324,7 @@ class Link(Pump):
         return 0
 
     def _failed(self, error: Note) -> None:
+        self._errors.count += 1
         if is_fatal(error.body):
             self.over = True
             self._on_lost = None
@@ -324,6 +374,7 @@ class Link(Pump):
     def _let_go_of_server(self) -> Transport | None:
         self._torn = self._torn or bool(self._pending_down)
         self._pending_up = self._pending_down = b""
+        self._client_held = self._server_held = False
         server = self._server
         if server is not None:
             self._reactor.watch(server.fileno(), 0, self._server_ready)

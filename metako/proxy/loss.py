@@ -49,7 +49,7 @@ _HARMLESS = frozenset((Kind.READ, Kind.WRITE, Kind.BEGIN, Kind.SESSION))
 
 # The warning has no SQLSTATE of its own, its text is translated, and a function may raise any
 # warning; but the place in PostgreSQL's source is told with each, and cannot be chosen.
-_WAIT_ROUTINE = b"RSyncRepWaitForLSN"
+WAIT_ROUTINE = b"RSyncRepWaitForLSN"
 _WAIT_SQLSTATES = ("01000", "57P01")  # cancelled by a user; by the end of the server or backend
 
 
@@ -129,14 +129,11 @@ def outcome_of_loss(moment: Moment) -> Outcome:
     requests = read_requests(moment.requests, moment.statements)
     if moment.copying_in:
         return _loss_of_copy(requests, moment.status)
-    if not moment.whole:
+    answered = answered_of(moment, requests)
+    if answered is None:
         return UNKNOWN
-    complete = sum(request.complete for request in requests.found)
-    answered = 0 if requests.copies else complete - moment.owed
-    if answered < 0:
-        return UNKNOWN  # these are not all of the requests
     unanswered = requests.found[answered:]
-    if _may_have_changed(unanswered, moment.status):
+    if may_have_changed(unanswered, moment.status):
         return UNKNOWN
     if moment.status is not _IDLE:
         return ROLLED_BACK
@@ -145,6 +142,15 @@ def outcome_of_loss(moment: Moment) -> Outcome:
     if moment.obstacle is not None:
         return _immovable(moment.obstacle)
     return Retry(_behind(moment.requests, answered))
+
+
+def answered_of(moment: Moment, requests: Requests) -> int | None:
+    """Return how many of the requests were answered, the first ones; None if that is not known."""
+    if not moment.whole:
+        return None
+    complete = sum(request.complete for request in requests.found)
+    answered = 0 if requests.copies else complete - moment.owed
+    return answered if answered >= 0 else None  # below 0 these are not all of the requests
 
 
 def _loss_of_copy(requests: Requests, status: TransactionStatus) -> Outcome:
@@ -167,7 +173,7 @@ def _immovable(obstacle: Tie) -> Tell:
     )
 
 
-def _may_have_changed(requests: list[Request], status: TransactionStatus) -> bool:
+def may_have_changed(requests: list[Request], status: TransactionStatus) -> bool:
     """Return whether any of it may be durable, though nobody was told.
 
     Within a request without an error; after one the server does less. But the next request is
@@ -249,19 +255,19 @@ def wait_was_cancelled(note: Note) -> bool:
     return (
         note.kind == b"N"
         and note.sqlstate in _WAIT_SQLSTATES
-        and _WAIT_ROUTINE in note.body.split(b"\0")
+        and WAIT_ROUTINE in note.body.split(b"\0")
     )
 
 
-def unreplicated_error() -> bytes:
+def unreplicated_error(*, severity: str = "ERROR") -> bytes:
     """Build the error that the client is to get in place of a success that was not waited for.
 
-    It ends no connection: severity ERROR. The ReadyForQuery that follows is the server's own.
+    Of severity ERROR it ends no connection: the ReadyForQuery that follows is the server's own.
     """
     return error_response(
         SqlState.RESOLUTION_UNKNOWN,
         "the wait for synchronous replication was cancelled",
-        severity="ERROR",
+        severity=severity,
         detail="The transaction is committed on the present primary. If that is lost before its"
         " standbys have received the transaction, the transaction is lost with it.",
         hint="Find out whether its changes are there before repeating it.",

@@ -34,11 +34,15 @@ class Turn:
         held: the connection that it still has, and goes on with if nothing happens to that.
     """
 
-    __slots__ = ("_board", "_placed", "_until_asked", "held", "held_for", "lost", "patience")
+    __slots__ = (
+        *("_board", "_placed", "_until_asked", "asked_at", "held", "held_for"),
+        *("lost", "patience"),
+    )
 
     def __init__(self, board: Board, lost: Route | None, *, held: Leg | None = None) -> None:
         self.lost = lost
         self.held = held
+        self.asked_at: float | None = None  # since when the client waits; None if it does not
         self.patience = trio.CancelScope()  # ends when it has waited for too long
         self.held_for = trio.CancelScope()  # the same, while no transaction may begin
         self._board = board
@@ -47,7 +51,8 @@ class Turn:
 
     def ask(self) -> None:
         """Note that the client waits from now on. Synchronous, for the reactor."""
-        self.patience.deadline = trio.current_time() + self._board.queue_timeout_s
+        self.asked_at = trio.current_time()
+        self.patience.deadline = self.asked_at + self._board.queue_timeout_s
         self.held_for.deadline = self.patience.deadline
         self._until_asked.cancel()
 
@@ -61,6 +66,7 @@ class Turn:
         turn = Turn(self._board, self.lost)
         if self.patience.deadline != math.inf:
             turn.ask()
+            turn.asked_at = self.asked_at
             turn.patience.deadline = turn.held_for.deadline = self.patience.deadline
         return turn
 

@@ -36,9 +36,9 @@ class Pump:
 
     __slots__ = (
         *("_buffer", "_client", "_client_events", "_client_over", "_client_recv", "_client_send"),
-        *("_data_seen", "_down", "_down_meter", "_hangup_seen", "_on_note"),
+        *("_client_held", "_data_seen", "_down", "_down_meter", "_hangup_seen", "_on_note"),
         *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
-        *("_server_events", "_server_recv", "_server_send"),
+        *("_server_events", "_server_held", "_server_recv", "_server_send"),
         *("_torn", "_up", "_up_meter", "_view", "ended", "sent", "sent_whole", "violation"),
     )
 
@@ -56,6 +56,7 @@ class Pump:
         self._client_send = client.send
         self._client_events = 0  # asked of the reactor; 0 if not registered
         self._client_over = False  # nothing more will be read from the client
+        self._client_held = self._server_held = False  # not read for a while
         self._data_seen = False  # while detached: the client has sent something
         self._hangup_seen = False  # while detached: and said that it will send nothing more
         self._server: Transport | None = None  # None while detached and after the end
@@ -274,9 +275,9 @@ class Pump:
         """Ask the reactor for exactly what can be handled now, and for nothing after the end."""
         client = server = 0
         if self._server is not None:
-            if not self._client_over and not self._pending_up:
+            if not self._client_over and not self._pending_up and not self._client_held:
                 client = READ
-            if not self._pending_down:
+            if not self._pending_down and not self._server_held:
                 server = READ
             if self._pending_up:
                 server |= WRITE

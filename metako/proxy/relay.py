@@ -31,6 +31,7 @@ from metako.pgwire.login_client import Refusal, ServerReady
 from metako.pgwire.startup import SqlState
 from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
+from metako.proxy.excuses import excuse_of, held_too_long
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.greeting import greeting
 from metako.proxy.legs import Failure, Leg, Opening, Refused
@@ -39,6 +40,7 @@ from metako.proxy.loss import (
     PASSED_ON,
     UNKNOWN,
     Keep,
+    Moment,
     Outcome,
     Retry,
     Tell,
@@ -128,6 +130,27 @@ class Relay:
         """Whether the client has said goodbye, so that it waits for nothing."""
         return self._link.ended is Ended.GOODBYE
 
+    # -- for who looks on -------------------------------------------------------------------
+
+    @property
+    def link(self) -> Link:
+        return self._link
+
+    @property
+    def leg(self) -> Leg | None:
+        """The connection to the server; None while there is none."""
+        return self._leg
+
+    @property
+    def waits_since(self) -> float | None:
+        """Since when the client waits for a server; None if it does not wait."""
+        return None if self._turn is None else self._turn.asked_at
+
+    @property
+    def moment(self) -> Moment | None:
+        """What is known of the session; None if it is not followed."""
+        return None if self._tracked is None else moment_of(self._link, self._tracked)
+
     async def run(self) -> bytes:
         """Serve until the end; return the last message for the client, b"" if there is none.
 
@@ -181,6 +204,11 @@ class Relay:
             link.detach_server()
         return True
 
+    def end_with(self, error: bytes) -> None:
+        """End the session at once with this last message."""
+        if self._link.ended is None:
+            self._end(error)
+
     def _end(self, error: bytes) -> None:
         self._board.cut += 1
         self._link.detach_server()
@@ -206,13 +234,14 @@ class Relay:
         found: Leg | Refused | Failure | None = None
         board = self._board
         board.waiting += 1
+        board.waits += 1
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 with turn.held_for:
                     await board.holding.wait(self._database)
                 if turn.held_for.cancelled_caught:
-                    found = _held_too_long(board.queue_timeout_s)
+                    found = held_too_long(board.queue_timeout_s)
                 elif turn.held is not None:
                     found = turn.held
                 else:
@@ -265,11 +294,12 @@ class Relay:
         if self._tracked is not None:
             self._tracked.moved((), ready.parameters)
         # The key is ours, not the server's. The client keeps it wherever its session goes.
-        issued = self._board.cancels.issue(self._locate, long_keys=self._long_keys)
+        issued = self._board.cancels.issue(self.locate, long_keys=self._long_keys)
         self._issued = issued
         return granted + greeting(ready.parameters, issued.key, ready.notices)
 
-    def _locate(self) -> CancelTarget | None:
+    def locate(self) -> CancelTarget | None:
+        """Return what cancels the session's statements; None if nothing can."""
         leg = self._leg
         if leg is None or leg.closed or leg.cancel_key is None:
             return None
@@ -351,23 +381,7 @@ class Relay:
         """Return why there is no server for the client."""
         if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
             self._on_key_refused()
-        if isinstance(found, Failure):
-            if found.error:
-                return found.error
-            return pg.error_response(
-                SqlState.CANNOT_CONNECT_NOW if lost is None else SqlState.ADMIN_SHUTDOWN,
-                f"no primary within {self._board.queue_timeout_s:g} s",
-                detail=found.reason,
-                hint="Connect again; see `metako status` for the state of the cluster.",
-            )
-        if lost is None:
-            return found.error
-        # In the middle of a session, words about a login would puzzle whoever reads them.
-        return pg.error_response(
-            SqlState.ADMIN_SHUTDOWN,
-            "the session cannot go on after its server was lost; connect again",
-            detail=found.message,
-        )
+        return excuse_of(found, lost is not None, self._board.queue_timeout_s)
 
     def _last_word(self, ended: Ended) -> bytes:
         link, board = self._link, self._board
@@ -384,14 +398,3 @@ class Relay:
             if error is not None and link.at_boundary:
                 return pg.error_response(error.sqlstate, str(error))
         return b""
-
-
-def _held_too_long(timeout_s: float) -> Failure:
-    reason = "The database is paused, or its primary is about to hand over."
-    error = pg.error_response(
-        SqlState.CANNOT_CONNECT_NOW,
-        f"no transaction was let begin within {timeout_s:g} s",
-        detail=reason,
-        hint="Connect again; RESUME in the proxy's console ends a pause.",
-    )
-    return Failure(reason, error)

@@ -16,6 +16,7 @@ Deliberately unknown here: servers, SQL, and which roles exist.
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 
 import trio
@@ -27,14 +28,14 @@ from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.board import Board, session_failure
 from metako.proxy.cancels import forward_cancel
-from metako.proxy.clientlogin import asking_of, log_client_in, replicates
+from metako.proxy.clientlogin import asking_of, log_client_in, replicates, who_asks
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
 from metako.proxy.transport import shut
+from metako.proxy.who import Who
 
 HANDSHAKE_TIMEOUT_S = 10.0
-AUTHENTICATION_TIMEOUT_S = 60.0  # as PostgreSQL's: people type passwords after they connected
 FAREWELL_TIMEOUT_S = 0.25
 ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 
@@ -42,12 +43,13 @@ ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 class Session:
     """See the module's docstring. `run` is its task; `end` and `evict` are for the board."""
 
-    __slots__ = ("_board", "_client", "_login", "_relay")
+    __slots__ = ("_board", "_client", "_login", "_relay", "who")
 
     def __init__(self, board: Board, client: socket.socket) -> None:
         self._board = board
         self._client = client
         self._relay: Relay | None = None  # None before the login is over
+        self.who: Who | None = None  # None before the client has said it
         self._login: LogIn | None = None  # None if the client did not log in to us
 
     # -- for the board ----------------------------------------------------------------------
@@ -55,6 +57,14 @@ class Session:
     @property
     def at_rest(self) -> bool:
         return self._relay is not None and self._relay.at_rest
+
+    @property
+    def relay(self) -> Relay | None:
+        return self._relay
+
+    @property
+    def answers(self) -> int:
+        return 0 if self._relay is None else max(self._relay.link.answers, 0)
 
     def end(self, message: str) -> None:
         """End the session at once, and tell the client why if it can be told."""
@@ -152,8 +162,9 @@ class Session:
         """Set `_relay`, or return the last message for a client that cannot be served."""
         board, client = self._board, self._client
         source = board.credentials
-        with trio.move_on_after(AUTHENTICATION_TIMEOUT_S) as scope:
+        with trio.move_on_after(board.timeouts.login_s or math.inf) as scope:
             asking = asking_of(first, client)
+            self.who = who_asks(first, asking, board.next_number(), trio.current_time())
             credential = None if source is None else await source.credential(asking)
             if source is None or credential is None:
                 self._relay = Relay(

@@ -82,7 +82,7 @@ class Ended(enum.Enum):
 
 @dataclass(slots=True)
 class Meter:
-    """Bytes that were delivered in one direction, over all links of a worker."""
+    """What is counted over all links of a worker, such as bytes that were delivered."""
 
     count: int = 0
 
@@ -103,3 +103,4 @@ class LinkContext:
         self.followed_servers = following_server_layouts()
         self.up = Meter()  # from clients to servers
         self.down = Meter()
+        self.failed = Meter()  # errors of servers, of the sessions that are followed

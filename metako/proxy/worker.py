@@ -36,7 +36,7 @@ from metako.proxy.control import AgentLink
 from metako.proxy.credentials import Credentials, CredentialSource
 from metako.proxy.door import keep_door
 from metako.proxy.frames import Hello, WorkerEvent
-from metako.proxy.limits import NO_LIMITS, Limits
+from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.outside import (
     EXIT_CANNOT_LISTEN,
     EXIT_LOCKED,
@@ -46,6 +46,7 @@ from metako.proxy.outside import (
     lock_path,
 )
 from metako.proxy.session import Session
+from metako.proxy.sweep import Sweep
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
 ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
@@ -70,6 +71,8 @@ class WorkerConfig:
     queue_timeout_s: float
     sessions_max: int  # of this worker, not of the node
     limits: Limits = NO_LIMITS
+    timeouts: Timeouts = NO_TIMEOUTS
+    admins: tuple[str, ...] = ()  # who may use the console
     index: int = 1
     fingerprint: str = ""  # of the configuration; another one means: replace, do not adopt
     ready_fd: int | None = None  # told the port once there are listeners, then closed
@@ -142,9 +145,12 @@ async def serve(
         sessions_max=config.sessions_max,
         report=link.report,
         limits=config.limits,
+        timeouts=config.timeouts,
+        admins=config.admins,
         cancels=Cancels(config.node, config.index, config.control),
         credentials=credentials or Credentials(link),
     )
+    sweep = Sweep(board)
     link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
     drain = trio.Event()
     try:
@@ -153,6 +159,7 @@ async def serve(
             outer.start_soon(board.links.reactor.run)
             outer.start_soon(_keep_door, config, board)
             outer.start_soon(board.legs.run)
+            outer.start_soon(sweep.run)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:

@@ -22,7 +22,7 @@ from metako.proxy import sockets
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
-from metako.proxy.limits import NO_LIMITS, Limits
+from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure
@@ -278,6 +278,8 @@ async def proxy_running(
     node: str = "n1",
     index: int = 1,
     limits: Limits = NO_LIMITS,
+    timeouts: Timeouts = NO_TIMEOUTS,
+    admins: tuple[str, ...] = (),
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -288,6 +290,8 @@ async def proxy_running(
         node=NodeId(node),
         index=index,
         limits=limits,
+        timeouts=timeouts,
+        admins=admins,
         guard_pid=1,  # looked at by the process's main program only
         queue_timeout_s=queue_timeout_s,
         sessions_max=sessions_max,

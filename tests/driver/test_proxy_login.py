@@ -21,7 +21,8 @@ from metako.pgwire import startup as pg
 from metako.pgwire.login_client import Refusal, ServerReady, ServerRefused
 from metako.pgwire.login_server import RejectLogin, ScramLogin
 from metako.pgwire.messages import BackendKey, notice_response, parameter_status
-from metako.proxy import control, serverlogin, session
+from metako.proxy import control, serverlogin
+from metako.proxy.limits import Timeouts
 
 KEYS, VERIFIER = keys_for(PASSWORD)
 ANNA = pg.startup_packet({"user": "anna", "database": "shop", "application_name": "till"})
@@ -134,11 +135,11 @@ async def test_what_is_sent_behind_the_login_is_served(tmp_path, nursery) -> Non
 
 @pytest.mark.parametrize("step", [*STEPS[:3], "done"])
 async def test_a_login_that_is_not_finished_in_time_ends_without_a_word(
-    tmp_path, nursery, monkeypatch, step
+    tmp_path, nursery, step
 ) -> None:
-    monkeypatch.setattr(session, "AUTHENTICATION_TIMEOUT_S", 0.1)
+    timeouts = Timeouts(login_s=0.1)
     source = anna_by_scram()
-    async with proxy_running(tmp_path, credentials=source) as proxy:
+    async with proxy_running(tmp_path, credentials=source, timeouts=timeouts) as proxy:
         if step == "startup":
             source.hold = trio.Event()
         client = await proxy.log_in()
