@@ -108,9 +108,11 @@ def _run(ctx: typer.Context, config: Config = None) -> int:
     """Run the agent of one node until it is told to stop."""
     with everything_kept():
         from metako.config import check_runnable
+        from metako.runtime.tlsfiles import check_tls_files
 
         node = load_config(chosen(ctx, config))
         check_runnable(node)
+        check_tls_files(node)
         # Loaded last: a mistake in the file is told without waiting for drivers and cryptography.
         from metako.runtime.node import run_node
 
@@ -264,6 +266,7 @@ def _logs(
 def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> int:
     """Check a configuration file without starting anything."""
     from metako.config import check_runnable
+    from metako.runtime.tlsfiles import check_tls_files
     from metako.runtime.watchdog import check_watchdog_device
 
     node = load_config(chosen(ctx, config))
@@ -272,6 +275,7 @@ def _check(ctx: typer.Context, config: Config = None, as_json: Json = False) -> 
         for note in node.notes:
             write_line(f"note: {note}")
     check_runnable(node)
+    check_tls_files(node)
     seen = check_watchdog_device(node)
     if as_json:
         notes = [*node.notes, *([seen] if seen else [])]

@@ -58,9 +58,13 @@ def _file_problems(config: NodeConfig) -> Iterator[str]:
         for key, path in (
             ("cert_file", config.tls.cert_file),
             ("key_file", config.tls.key_file),
+            ("client_ca_file", config.tls.client_ca_file),
         ):
             if path is not None and (problem := _unreadable(path)):
                 yield f"TLS is enabled, but its {key} {path} {problem}"
+    ca_file = config.proxy.server_ca_file
+    if ca_file is not None and (problem := _unreadable(ca_file)):
+        yield f"proxy.server_ca_file: {ca_file} {problem}"
     for key, path in (
         ("node.state_dir", config.node.state_dir),
         ("postgresql.data_dir", config.postgresql.data_dir),

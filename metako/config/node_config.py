@@ -13,6 +13,7 @@ from pathlib import Path
 
 from metako.model.document import Durability, PairMode
 from metako.model.ids import Address, NodeId
+from metako.model.sslmode import SslMode
 
 
 class WatchdogMode(enum.StrEnum):
@@ -198,6 +199,8 @@ class ProxyConfig:
     read_timeout_ms: int | None  # None: no limit
     write_timeout_ms: int | None
     pool: PoolConfig
+    server_tls: SslMode
+    server_ca_file: Path | None  # of those who vouch for the servers' certificates
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +213,13 @@ class ApiConfig:
 
 @dataclass(frozen=True, slots=True)
 class TlsConfig:
-    """Certificate of API and proxy."""
+    """What clients of the proxy are offered."""
 
     enabled: bool
     cert_file: Path | None
     key_file: Path | None
+    required: bool  # of clients
+    client_ca_file: Path | None  # None: clients are not asked for certificates
 
 
 @dataclass(frozen=True, slots=True)

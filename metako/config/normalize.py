@@ -36,6 +36,10 @@ class Machine:
             return self.home / text[2:]
         return self.config_path.parent / text
 
+    def file(self, text: str | None) -> FilePath | None:
+        """Return the path of a file that need not be named."""
+        return None if text is None else self.path(text)
+
     @property
     def base_dir(self) -> FilePath:
         """Return where nodes live that name no directory."""
@@ -111,7 +115,7 @@ def normalize(
             data_dir_from_server=asks_server,
             parameters=parameters,
         ),
-        proxy=_proxy(schema, members),
+        proxy=_proxy(schema, machine, members),
         api=out.ApiConfig(
             Address(schema.api.host, schema.api.port),
             members.reachable(schema.api.host, schema.api.port, schema.api.advertise_host),
@@ -232,7 +236,7 @@ def _gossip(schema: FileSchema, members: Members, keys: Keys) -> out.GossipConfi
     )
 
 
-def _proxy(schema: FileSchema, members: Members) -> out.ProxyConfig:
+def _proxy(schema: FileSchema, machine: Machine, members: Members) -> out.ProxyConfig:
     section = schema.proxy
     return out.ProxyConfig(
         enabled=section.enabled,
@@ -253,6 +257,8 @@ def _proxy(schema: FileSchema, members: Members) -> out.ProxyConfig:
             idle_timeout_ms=section.pool.idle_timeout,
             lifetime_ms=section.pool.lifetime,
         ),
+        server_tls=section.server_tls,
+        server_ca_file=machine.file(section.server_ca_file),
     )
 
 
@@ -260,8 +266,10 @@ def _tls(schema: FileSchema, machine: Machine) -> out.TlsConfig:
     section = schema.tls
     return out.TlsConfig(
         section.enabled,
-        None if section.cert_file is None else machine.path(section.cert_file),
-        None if section.key_file is None else machine.path(section.key_file),
+        machine.file(section.cert_file),
+        machine.file(section.key_file),
+        section.required,
+        machine.file(section.client_ca_file),
     )
 
 
@@ -270,7 +278,7 @@ def _logging(schema: FileSchema, machine: Machine) -> out.LoggingConfig:
     return out.LoggingConfig(
         level=section.level,
         format=section.format,
-        file=None if section.file is None else machine.path(section.file),
+        file=machine.file(section.file),
         rotation_bytes=section.rotation,
         retention=section.retention,
         status_interval_ms=section.status_interval,
@@ -315,15 +323,31 @@ def _check_rest(schema: FileSchema) -> list[Problem]:
     if bootstrap.password is not None and bootstrap.username is None:
         path = ("postgresql", "bootstrap", "password")
         problems.append(Problem(path, "there is no username that it belongs to"))
+    problems += _check_tls(schema)
+    bindir = schema.postgresql.bindir or ""
+    kind, _, major = bindir.partition(":")
+    if kind == "embedded" and bindir != "embedded" and not major.isdigit():
+        text = f"{bindir!r} names no version"
+        problems.append(Problem(("postgresql", "bindir"), text, "write it like embedded:18"))
+    return problems
+
+
+def _check_tls(schema: FileSchema) -> list[Problem]:
+    problems = []
     if schema.tls.enabled:
         problems += [
             Problem(("tls", "enabled"), f"needs tls.{key}")
             for key in ("cert_file", "key_file")
             if getattr(schema.tls, key) is None
         ]
-    bindir = schema.postgresql.bindir or ""
-    kind, _, major = bindir.partition(":")
-    if kind == "embedded" and bindir != "embedded" and not major.isdigit():
-        text = f"{bindir!r} names no version"
-        problems.append(Problem(("postgresql", "bindir"), text, "write it like embedded:18"))
+    elif schema.tls.required:
+        text = "nobody could connect, because tls.enabled is not true"
+        problems.append(Problem(("tls", "required"), text))
+    mode, named = schema.proxy.server_tls, schema.proxy.server_ca_file is not None
+    if mode.verifies and not named:
+        problems.append(Problem(("proxy", "server_tls"), f"{mode} needs proxy.server_ca_file"))
+    elif named and not mode.verifies:
+        text = f"nothing is verified with server_tls: {mode}"
+        fix = "use verify-ca or verify-full"
+        problems.append(Problem(("proxy", "server_ca_file"), text, fix))
     return problems

@@ -27,7 +27,6 @@ NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("postgresql", "health", "interval"), _HEALTH),
     (("postgresql", "health", "timeout"), _HEALTH),
     (("postgresql", "health", "failure_threshold"), _HEALTH),
-    (("tls", "enabled"), "this version speaks PLAIN TCP on the ports of API and proxy"),
 )
 
 
@@ -39,9 +38,11 @@ def not_in_force(schema: FileSchema, origin_of: Callable[[Path], Path]) -> Itera
             section = getattr(section, name)
         if path[-1] not in section.model_fields_set:
             continue
-        if path == ("tls", "enabled") and not schema.tls.enabled:
-            continue
         yield f"{dotted(origin_of(path))}: has no effect yet: {remark}"
+    if schema.tls.enabled:
+        where = dotted(origin_of(("tls", "enabled")))
+        for_whom = "the clients of the proxy only" if schema.proxy.enabled else "nobody"
+        yield f"{where}: is for {for_whom}: this version's API speaks PLAIN HTTP"
     if schema.durability.mode is Durability.ASYNC:
         yield (
             f"{dotted(origin_of(('durability', 'mode')))}: async: commits wait for no standby, so "

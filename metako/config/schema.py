@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from metako.config.units import format_duration_ms, parse_duration_ms, parse_size_bytes
 from metako.model.document import Durability
+from metako.model.sslmode import SslMode
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MEMBERS_MAX = 64
@@ -236,6 +237,8 @@ class ProxySection(Section):
     read_timeout: LongMs | None = None
     write_timeout: LongMs | None = None
     pool: PoolSection = PoolSection()
+    server_tls: SslMode = SslMode.PREFER
+    server_ca_file: Text | None = None
 
 
 class ApiSection(Section):
@@ -248,6 +251,8 @@ class TlsSection(Section):
     enabled: bool = False
     cert_file: Text | None = None
     key_file: Text | None = None
+    required: bool = False
+    client_ca_file: Text | None = None
 
 
 class LoggingSection(Section):

@@ -34,6 +34,7 @@ PARAMETERS_MAX = 500  # far more than a packet of legal size holds in practice
 MESSAGE_HEADER_BYTES = 5
 FIRST_MESSAGE_BYTES_MAX = 65_536  # the first message of a server is an error or a short request
 
+ENCRYPTION_ACCEPTED = b"S"
 ENCRYPTION_REFUSED = b"N"
 TERMINATE = b"X\0\0\0\4"  # the whole message with which a client says goodbye
 TLS_HANDSHAKE_BYTE = 0x16  # the first byte of a TLS record of type handshake

@@ -13,6 +13,7 @@ import trio
 
 from metako.model.ids import NodeId
 from metako.proxy.limits import NO_LIMITS, Limits
+from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import WorkerConfig, descriptors_needed, run_worker
 
 GARBAGE_THRESHOLD = 20_000  # objects made and not yet freed, instead of 700
@@ -29,6 +30,7 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
     parser.add_argument("--queue-timeout-s", type=float, required=True)
     parser.add_argument("--max-connections", type=int, required=True)
     parser.add_argument("--limits", type=_limits, default=NO_LIMITS)
+    parser.add_argument("--tls", type=TlsOptions.from_text, default=NO_TLS)
     parser.add_argument("--index", type=int, default=1)
     parser.add_argument("--fingerprint", default="")
     parser.add_argument("--ready-fd", type=int, default=None)
@@ -42,6 +44,7 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
         queue_timeout_s=found.queue_timeout_s,
         sessions_max=found.max_connections,
         limits=found.limits,
+        tls=found.tls,
         index=found.index,
         fingerprint=found.fingerprint,
         ready_fd=found.ready_fd,

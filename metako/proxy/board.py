@@ -18,6 +18,7 @@ import trio
 from metako.model.routing import Peer, RoutingTable
 from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
+from metako.proxy.encryption import Encryption
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.holding import Holding
 from metako.proxy.legs import Legs
@@ -99,9 +100,11 @@ class Board:
         timeouts: Timeouts = NO_TIMEOUTS,
         admins: Collection[str] = (),
         credentials: CredentialSource | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         self.routes = Routes()
         self.credentials = credentials  # None: every login is passed on to the server
+        self.encryption = encryption or Encryption()
         self.queue_timeout_s = queue_timeout_s
         self.sessions_max = sessions_max
         self.timeouts = timeouts

@@ -45,6 +45,7 @@ from metako.pgwire.cancel import (
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import CancelRequest, cancel_packet
 from metako.proxy import sockets
+from metako.proxy.encryption import ServerTlsError
 from metako.proxy.outside import door_path
 from metako.proxy.routes import Route
 
@@ -175,14 +176,18 @@ async def cancel_at_server(board: Board, target: CancelTarget) -> None:
 
 
 async def _tell_server(board: Board, target: CancelTarget, packet: bytes) -> None:
-    with contextlib.suppress(*sockets.BROKEN):
-        server = await sockets.connect(target.route.address)
+    # In clear, as libpq did for long, unless that is forbidden.
+    insists = board.encryption.mode.insists
+    with contextlib.suppress(*sockets.BROKEN, ServerTlsError):
+        sock = await sockets.connect(target.route.address)
         try:
             if board.routes.keeps(target.route):
-                await sockets.send_all(server, packet)
-                await sockets.receive_some(server, 1)  # the end: the server has acted
+                server = await board.encryption.towards(sock, target.route, in_clear=not insists)
+                if board.routes.keeps(target.route):
+                    await sockets.send_all(server, packet)
+                    await sockets.receive_some(server, 1)  # the end: the server has acted
         finally:
-            sockets.abort(server)
+            sockets.abort(sock)
 
 
 async def _pass_on(board: Board, cancel: OwnCancel) -> None:

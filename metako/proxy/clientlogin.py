@@ -1,11 +1,11 @@
 """Let a client log in to us, as it would to a server.
 
-In: the client's socket and its startup packet, and what its role may log in with. Out: the keys
+In: the client's connection and its startup packet, and what its role may log in with. Out: the keys
 that its login yields, or the refusal that is to be its last message.
 
-Nothing is read beyond the client's last word of the login: what follows stays in the kernel for
-the relay. So a message is read in two parts, its header first, whose length `LoginServer` checks
-before any of the body is asked for.
+Nothing is read beyond the client's last word of the login: what follows stays in the kernel, or in
+what decrypts, for the relay. So a message is read in two parts, its header first, whose length
+`LoginServer` checks before any of the body is asked for.
 
 Deliberately unknown here: which roles exist, and servers.
 """
@@ -27,6 +27,7 @@ from metako.pgwire.login_server import (
 from metako.pgwire.negotiation import Negotiation
 from metako.proxy import sockets
 from metako.proxy.credentials import Asking
+from metako.proxy.tls import TlsTransport
 from metako.proxy.who import Who
 
 NONCE_BYTES = 18  # as PostgreSQL draws
@@ -35,16 +36,24 @@ _LENGTH_BYTES = 4  # a length counts itself
 _NO_REPLICATION = frozenset({"", "0", "off", "of", "no", "n", "false", "fals", "fal", "fa", "f"})
 
 
-def asking_of(first: pg.Startup, client: socket.socket) -> Asking:
-    """Return who asks for what, by PostgreSQL's rules for a startup packet."""
+def asking_of(first: pg.Startup, client: sockets.Connection, *, certifies: bool = False) -> Asking:
+    """Return who asks for what, by PostgreSQL's rules for a startup packet.
+
+    Args:
+        certifies: clients on TLS are asked for a certificate.
+    """
     user = first.parameter("user") or ""
+    tls = client if isinstance(client, TlsTransport) else None
     return Asking(
         user=user,
         database=first.parameter("database") or user,
-        address=_address(client),
-        tls=False,
+        address=_address(sockets.below(client)),
+        tls=tls is not None,
         replication=replicates(first) and first.parameter("replication") != "database",
-        port=client.getpeername()[1],
+        port=sockets.below(client).getpeername()[1],
+        certifies=certifies,
+        certified=tls is not None and tls.certified,
+        common_name=None if tls is None else tls.common_name(),
     )
 
 
@@ -75,7 +84,12 @@ def _address(client: socket.socket) -> str:
 
 
 async def log_client_in(
-    client: socket.socket, user: str, credential: Credential, spoken: Negotiation
+    client: sockets.Connection,
+    user: str,
+    credential: Credential,
+    spoken: Negotiation,
+    *,
+    binding: bytes | None = None,
 ) -> tuple[bytes, LoggedIn | LoginRefused | None]:
     """Return the verdict on a client, and what it is to be told with that.
 
@@ -83,8 +97,12 @@ async def log_client_in(
     go out with what follows. No verdict: it left before there was one. The caller sets the
     deadline. If cancelled, the client's connection is of no further use. Raises one of
     `sockets.BROKEN`.
+
+    Args:
+        binding: of the certificate that the client was shown; None: it cannot bind its login.
     """
-    inputs = LoginInputs(secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(MD5_SALT_BYTES))
+    nonce, salt = secrets.token_bytes(NONCE_BYTES), secrets.token_bytes(MD5_SALT_BYTES)
+    inputs = LoginInputs(nonce, salt, binding)
     login = LoginServer(user, credential, inputs)
     step = login.start()
     said = spoken.message + step.send

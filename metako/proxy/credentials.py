@@ -29,8 +29,19 @@ import trio
 from metako.model.rolelogin import RoleLogin
 from metako.pgwire.keys import Md5Hash
 from metako.pgwire.login_server import Credential, Md5Login, RejectLogin, ScramLogin, TrustLogin
+from metako.pgwire.startup import SqlState
 from metako.pgwire.verifier import ScramVerifier, mock_verifier, parse_verifier
-from metako.proxy.hba import Asks, Client, NoLine, Rules, Unjudged, judge, parse_hba
+from metako.proxy.hba import (
+    Asks,
+    Certificate,
+    Client,
+    NoLine,
+    Rules,
+    Unjudged,
+    certificate_wanted,
+    judge,
+    parse_hba,
+)
 from metako.proxy.loginframes import Welcome
 
 FRESH_S = 5.0  # what an agent has said is not asked again for so long
@@ -42,6 +53,7 @@ UNTOLD_S = 1.0  # after an agent could not tell, what is kept is used at once fo
 REREADS_MAX = 3  # of one role in a row, after failed proofs
 REREADS_PER_S = 0.5  # that it may have in the long run
 
+_METHODS = frozenset({"trust", "cert", "reject", "scram-sha-256", "md5"})  # judged here
 _NO_ENTRY = "no pg_hba.conf entry for"
 _NO_REPLICATION = "no pg_hba.conf entry for replication connection from"
 
@@ -56,6 +68,9 @@ class Asking:
     tls: bool
     replication: bool = False  # physical; `replication=database` is none
     port: int = 0  # of the client
+    certifies: bool = False  # clients on TLS are asked for a certificate
+    certified: bool = False  # this one has shown one that was verified
+    common_name: str | None = None  # of that certificate; None if there is none
 
 
 class CredentialSource(Protocol):
@@ -136,19 +151,22 @@ class Credentials:
                 return None
             case NoLine():
                 return RejectLogin(_refusal(asking, by_line=False))
-            case Asks(method, options):
-                # An option asks for more than the method does, as a client's certificate.
-                return None if options else await self._by_method(method, asking, welcome)
+            case Asks(method) as asks:
+                wanted = certificate_wanted(asks)
+                if wanted is None or method not in _METHODS:
+                    return None
+                if wanted is not Certificate.NONE and not asking.certifies:
+                    return None
+                rejected = _judge_certificate(asking, wanted, method)
+                return rejected or await self._by_method(method, asking, welcome)
             case unknown:
                 assert_never(unknown)
 
     async def _by_method(self, method: str, asking: Asking, welcome: Welcome) -> Credential | None:
-        if method == "trust":
+        if method in ("trust", "cert"):
             return TrustLogin()
         if method == "reject":
             return RejectLogin(_refusal(asking, by_line=True))
-        if method not in ("scram-sha-256", "md5"):
-            return None
         kept = await self._known(asking.user)
         if kept is None:
             return None
@@ -251,6 +269,22 @@ def _usable(stored: str | None) -> ScramVerifier | Md5Hash | None:
     if stored is None:
         return None
     return Md5Hash.parse(stored) or parse_verifier(stored)
+
+
+def _judge_certificate(asking: Asking, wanted: Certificate, method: str) -> RejectLogin | None:
+    """Return PostgreSQL's words for a client whose certificate is not as wanted."""
+    if wanted is Certificate.NONE:
+        return None
+    if not asking.certified:
+        return RejectLogin("connection requires a valid client certificate")
+    # Of one that is rejected in any case the server does not compare the name.
+    if wanted is Certificate.ANY or method == "reject" or asking.common_name == asking.user:
+        return None
+    # The server asks for a password before it compares the name, and says the same.
+    by_password = method in ("scram-sha-256", "md5")
+    code = SqlState.INVALID_PASSWORD if by_password else SqlState.INVALID_AUTHORIZATION
+    means = {"cert": "certificate", "trust": '"trust"'}.get(method, "password")
+    return RejectLogin(f'{means} authentication failed for user "{asking.user}"', code)
 
 
 def _refusal(asking: Asking, *, by_line: bool) -> str:

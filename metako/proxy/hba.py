@@ -27,6 +27,9 @@ from typing import assert_never
 NAME_BYTES_MAX = 63  # a server cuts longer names off; who sends one is not judged
 TOKEN_BYTES_MAX = 200  # PostgreSQL 15 takes 254, later ones any number
 
+_CLIENT_CERTIFICATE = "clientcert="
+_CLIENT_ANY = (f"{_CLIENT_CERTIFICATE}verify-ca",)
+_CLIENT_OWN = (f"{_CLIENT_CERTIFICATE}verify-full",)
 _BLANKS = " \t\r"
 _KINDS = frozenset({"host", "hostssl", "hostnossl", "hostgssenc", "hostnogssenc"})
 _METHODS = frozenset(
@@ -54,6 +57,14 @@ class Asks:
 
     method: str
     options: tuple[str, ...] = ()
+
+
+class Certificate(enum.Enum):
+    """What a line asks of the client's certificate."""
+
+    NONE = enum.auto()
+    ANY = enum.auto()  # that was verified
+    OWN = enum.auto()  # whose common name is the user's, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +215,8 @@ def _parse_line(fields: list[tuple[_Token, ...]]) -> Rule | Unreadable:
     options = tuple(token.text for option in rest[1:] for token in option)
     if any("=" not in option for option in options):
         return Unreadable("has an option without a value")
+    if kind != "hostssl" and any(option.startswith(_CLIENT_CERTIFICATE) for option in options):
+        return Unreadable("asks for a certificate without TLS")
     return Rule(kind, databases, users, where, Asks(method, options))
 
 
@@ -242,6 +255,17 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 # -- judging ----------------------------------------------------------------------------------
+
+
+def certificate_wanted(asks: Asks) -> Certificate | None:
+    """Return what is asked of the certificate, None if there is an option that is not known here.
+
+    The method `cert` asks for the client's own, and PostgreSQL takes no line that asks for less.
+    """
+    if asks.method == "cert":
+        return Certificate.OWN if asks.options in ((), _CLIENT_OWN) else None
+    wanted = {(): Certificate.NONE, _CLIENT_ANY: Certificate.ANY, _CLIENT_OWN: Certificate.OWN}
+    return wanted.get(asks.options)
 
 
 def judge(rules: Rules, client: Client) -> Verdict:

@@ -29,8 +29,9 @@ from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.limits import NO_LIMITS, Limits
-from metako.proxy.outside import EXIT_PORT_IN_USE
+from metako.proxy.outside import EXIT_CANNOT_ENCRYPT, EXIT_PORT_IN_USE
 from metako.proxy.process import WORKERS_MAX, WorkerProcess, find_running, lock_files
+from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 
 READY_TIMEOUT_S = 15.0  # to import, bind and listen, on a busy machine
 FIRST_ATTEMPTS_MAX = 3  # to start a worker before giving up; later there is no limit
@@ -59,6 +60,7 @@ class ProxyConfig:
     queue_timeout_s: float = 30.0  # how long a new session waits for a primary
     connections_max: int = 1000  # of the node; each worker serves its share, rounded up
     limits: Limits = NO_LIMITS  # of connections to servers, likewise
+    tls: TlsOptions = NO_TLS
 
     def __post_init__(self) -> None:
         assert 1 <= self.workers <= WORKERS_MAX, self.workers
@@ -76,6 +78,7 @@ class ProxyConfig:
             self.queue_timeout_s,
             self.connections_max,
             astuple(self.limits),
+            self.tls.to_text(),
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
@@ -228,7 +231,7 @@ class _Fleet:
             except _StartFailed as error:
                 if error.exit_code == EXIT_PORT_IN_USE:
                     raise self._port_in_use() from None
-                if attempt == FIRST_ATTEMPTS_MAX:
+                if attempt == FIRST_ATTEMPTS_MAX or error.exit_code == EXIT_CANNOT_ENCRYPT:
                     raise ProxyError(f"the proxy cannot be started: {error}") from None
                 await trio.sleep(RESTART_PAUSE_MIN_S)
         raise AssertionError("the last attempt returns or raises")
@@ -279,6 +282,7 @@ class _Fleet:
             "queue-timeout-s": config.queue_timeout_s,
             "max-connections": share,
             "limits": ",".join(map(str, astuple(limits))),
+            "tls": config.tls.to_text(),
             "index": index,
             "fingerprint": config.fingerprint,
             "ready-fd": ready_fd,
@@ -306,6 +310,8 @@ async def _wait_ready(worker: WorkerProcess, ready: trio.lowlevel.FdStream) -> i
         if line:
             return int(line)
         code = await worker.wait()
+        if code == EXIT_CANNOT_ENCRYPT:
+            raise _StartFailed(code, "its TLS files cannot be used; `metako check` tells why")
         raise _StartFailed(code, f"it exited with code {code}")
     raise _StartFailed(None, f"it did not listen within {READY_TIMEOUT_S:g} s")
 

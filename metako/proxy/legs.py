@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -38,10 +37,12 @@ from metako.pgwire.login_client import Refusal, ServerReady
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import TERMINATE, PgWireError, SqlState
 from metako.proxy import sockets
+from metako.proxy.encryption import ServerTlsError
 from metako.proxy.limits import Limits
 from metako.proxy.pool import Key, Place, Pool, QueueFullError
 from metako.proxy.reactor import PEER_CLOSED, READ
 from metako.proxy.routes import Route
+from metako.proxy.transport import held, speaks
 
 if TYPE_CHECKING:
     from metako.proxy.board import Board
@@ -60,6 +61,7 @@ class Failure:
 
     reason: str
     error: bytes = b""  # what the server said, if the client is to be told just that at last
+    in_clear: bool = False  # the next attempt is not to be encrypted, if that may be
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class Opened:
 class Opening(Protocol):
     """The first words on a new connection."""
 
-    async def converse(self, server: socket.socket, where: str) -> Opened | Refused | Failure:
+    async def converse(self, server: sockets.Connection, where: str) -> Opened | Refused | Failure:
         """Say and hear them. Sets its own deadlines; closes nothing. Raises `sockets.BROKEN`,
         `PgWireError` and `trio.TooSlowError`. If cancelled, the connection is of no use.
 
@@ -104,7 +106,7 @@ class Leg:
     """An open connection. Its socket is closed by `close`, `abort` and `cut` alone."""
 
     board: Board = field(repr=False)
-    sock: socket.socket = field(repr=False)
+    sock: sockets.Connection = field(repr=False)
     route: Route
     # None while it is used.
     opened: Opened | None = field(repr=False)
@@ -147,12 +149,16 @@ class Leg:
     def park(self, settings: Mapping[str, str]) -> None:
         """Give the leg back to the pool, as good as new; it is closed if it is not kept.
 
+        It is not given back, and not closed, if the server has said something by now.
+
         A server that says anything on a parked leg makes it useless: mostly it says that it ends.
 
         Args:
             settings: as the server has reported them last.
         """
         assert self.pool_key is not None
+        if held(self.sock):
+            return
         self.opened = Opened(b"", ServerReady(dict(settings), 0, b"", 0, ()))
         self.parked, self.on_cut = True, self._wither
         self.board.links.reactor.watch(self.sock.fileno(), READ | PEER_CLOSED, self._hear)
@@ -164,7 +170,8 @@ class Leg:
         self.parked, self.on_cut = False, None
 
     def _hear(self, _events: int) -> None:
-        self._wither()
+        if speaks(self.sock):
+            self._wither()
 
     def _wither(self) -> None:
         """Leave the pool, which closes this leg."""
@@ -184,11 +191,12 @@ class Leg:
 class _Dial:
     """One attempt to reach one server."""
 
-    def __init__(self, board: Board, route: Route) -> None:
+    def __init__(self, board: Board, route: Route, *, in_clear: bool) -> None:
         self.route = route
         self._board = board
+        self._in_clear = in_clear
         self._scope = trio.CancelScope()
-        self._sock: socket.socket | None = None  # None before it is connected and after a cut
+        self._sock: sockets.Connection | None = None  # None before it is connected and after a cut
 
     def cut(self) -> None:
         self._close()
@@ -224,7 +232,7 @@ class _Dial:
         where = f"{self.route.node} at {address}"
         try:
             with trio.fail_after(CONNECT_TIMEOUT_S):
-                self._sock = await sockets.connect(address)
+                self._sock = sock = await sockets.connect(address)
         except trio.TooSlowError:
             return Failure(f"{where} did not accept the connection in {CONNECT_TIMEOUT_S:g} s")
         except OSError as error:
@@ -232,8 +240,10 @@ class _Dial:
         if self._board.current() != self.route:
             return Failure(_CHANGED)
         try:
-            return await opening.converse(self._sock, where)
-        except PgWireError as error:
+            towards = self._board.encryption.towards
+            self._sock = server = await towards(sock, self.route, in_clear=self._in_clear)
+            return await opening.converse(server, where)
+        except (PgWireError, ServerTlsError) as error:
             return Failure(f"{where}: {error}")
         except sockets.BROKEN as error:
             return Failure(f"{where} closed the connection: {error}")
@@ -279,6 +289,7 @@ class Legs:
                 nobody waits for the leg, so it is not worth a word that there is none.
         """
         failure = Failure("no primary is known")
+        in_clear = False
         pause_s = RETRY_PAUSE_MIN_S
         board = self._board
         with patience:
@@ -299,10 +310,10 @@ class Legs:
                     if got is None:
                         continue
                     place = got
-                found = await self._dial(place, opening)
+                found = await self._dial(place, opening, in_clear=in_clear)
                 if not isinstance(found, Failure):
                     return found
-                failure = found
+                failure, in_clear = found, in_clear or found.in_clear
                 # Another route ends the pause: it deserves a prompt first try.
                 with trio.move_on_after(pause_s) as pause:
                     await board.wait_change()
@@ -330,14 +341,16 @@ class Legs:
         got.abort()
         return None
 
-    async def _dial(self, place: Place | None, opening: Opening) -> Leg | Refused | Failure:
+    async def _dial(
+        self, place: Place | None, opening: Opening, *, in_clear: bool
+    ) -> Leg | Refused | Failure:
         """Return a new leg in this place, which is given up if there is none."""
         leg: Leg | Refused | Failure = Failure(_CHANGED)
         try:
             # Not the route from before the place was waited for.
             route = self._board.current()
             if route is not None:
-                leg = await _Dial(self._board, route).run(opening)
+                leg = await _Dial(self._board, route, in_clear=in_clear).run(opening)
         finally:
             if place is not None:
                 if isinstance(leg, Leg):

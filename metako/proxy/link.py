@@ -35,7 +35,7 @@ from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
-from metako.proxy.transport import Ended, LinkContext, Transport, hung_up, leaving, shut
+from metako.proxy.transport import Ended, LinkContext, Transport, held, hung_up, leaving, shut
 
 QUERY_KIND = ord("Q")
 
@@ -194,6 +194,7 @@ class Link(Pump):
                 return
             self._send_down(first)
             self._tell(self._down.notes, from_client=False)
+        self._take_held()
 
     def detach_server(self) -> Transport | None:
         """Let go of the server and return it, None if there is none. Watch the client from now on.
@@ -266,6 +267,7 @@ class Link(Pump):
     def _client_event(self, events: int) -> None:
         if self._pending_down and events & (WRITE | BROKEN):
             self._send_down(self._pending_down)
+            self._take_held()
         elif self._server is not None:
             # Something is wrong with the connection; reading it tells what.
             if self._client_events & READ:
@@ -348,8 +350,19 @@ class Link(Pump):
     def _server_event(self, events: int) -> None:
         if self._pending_up and events & (WRITE | BROKEN):
             self._send_up(self._pending_up)
+            self._take_held()
         if self._server_events & READ:
             self._server_ready(READ)
+
+    def _take_held(self) -> None:
+        """Relay what was decrypted before it was for us, of which the kernel does not tell."""
+        for _ in range(2):  # bytes, and the end behind them
+            server = self._server
+            if server is not None and not self._pending_down and held(server):
+                self._server_ready(READ)
+            waits = self._server is None or self._pending_up or self._client_over
+            if not waits and held(self._client):
+                self._client_ready(READ)
 
     def _violated(self, error: PgWireError, why: Ended) -> None:
         self.violation = error

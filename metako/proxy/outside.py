@@ -11,6 +11,7 @@ from pathlib import Path
 EXIT_STOPPED = 0
 EXIT_CANNOT_LISTEN = 1
 EXIT_PORT_IN_USE = 4  # as model.errors.PortInUseError
+EXIT_CANNOT_ENCRYPT = 13  # the TLS files cannot be used; as launcher.ProxyError
 EXIT_LOCKED = 14  # another worker with this number runs
 EXIT_NO_GUARD = 15  # there was no guard to belong to
 

@@ -8,8 +8,6 @@ Deliberately unknown here: what is rebuilt and in which order (`rebuild`), and w
 
 from __future__ import annotations
 
-import socket
-
 import trio
 
 from metako.pgwire import startup as pg
@@ -35,7 +33,7 @@ class Rebuilt:
         # News of all attempts: `tracked` takes them for told, also if the attempt was in vain.
         self._news = b""
 
-    async def converse(self, server: socket.socket, where: str) -> Opened | Refused | Failure:
+    async def converse(self, server: sockets.Connection, where: str) -> Opened | Refused | Failure:
         """Log in and rebuild the session; see `Opening`."""
         opened = await self._login.converse(server, where)
         if not isinstance(opened, Opened):
@@ -56,7 +54,7 @@ class Rebuilt:
         return Opened(self._news + reader.take_rest(), opened.ready)
 
 
-async def _carry_out(server: socket.socket, rebuild: Rebuild, reader: MessageReader) -> str:
+async def _carry_out(server: sockets.Connection, rebuild: Rebuild, reader: MessageReader) -> str:
     """Return once `rebuild` has succeeded or failed; or why it is worth another attempt."""
     await sockets.send_all(server, rebuild.data)
     progress = rebuild.conclude()

@@ -21,7 +21,6 @@ Deliberately unknown here: SQL, and how a client has logged in.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 import trio
@@ -52,6 +51,7 @@ from metako.proxy.pool import Key
 from metako.proxy.rebuilding import Rebuilt
 from metako.proxy.recycle import renew
 from metako.proxy.routes import Route
+from metako.proxy.sockets import Connection
 from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
@@ -89,7 +89,7 @@ class Relay:
     def __init__(
         self,
         board: Board,
-        client: socket.socket,
+        client: Connection,
         opening: Opening,
         *,
         database: str,

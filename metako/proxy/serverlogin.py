@@ -9,7 +9,6 @@ Deliberately unknown here: which server, and when to try again.
 from __future__ import annotations
 
 import secrets
-import socket
 from dataclasses import dataclass, field
 
 import trio
@@ -23,6 +22,7 @@ from metako.proxy.clientlogin import NONCE_BYTES
 from metako.proxy.legs import Failure, Opened, Refused
 from metako.proxy.passing import FIRST_MESSAGE_TIMEOUT_S
 from metako.proxy.pool import Key
+from metako.proxy.tls import TlsTransport
 
 # The whole login. A backend may wait for locks on catalogues before it is ready, as a client that
 # connects without us would.
@@ -56,12 +56,13 @@ class LogIn:
         rest = tuple(sorted(pair for pair in self.parameters if pair[0] not in own))
         return Key(user, database, rest)
 
-    async def converse(self, server: socket.socket, where: str) -> Opened | Refused | Failure:
+    async def converse(self, server: sockets.Connection, where: str) -> Opened | Refused | Failure:
         """Log in; see `Opening`."""
         login = LoginClient(
             dict(self.parameters),
             self.keys,
             nonce=secrets.token_bytes(NONCE_BYTES),
+            binding=server.binding() if isinstance(server, TlsTransport) else None,
             minor=self.minor,
         )
         reason = f"{where} said nothing for {FIRST_MESSAGE_TIMEOUT_S:g} s"

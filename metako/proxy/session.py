@@ -2,13 +2,12 @@
 
 handshake → login → relay → farewell
 
-*Handshake* reads the startup packet and answers the questions before it. *Login* asks who may judge
+*Handshake* reads the startup packet and answers the questions before it; if one of them was for
+TLS, or the client began with it, all that follows is inside of that. *Login* asks who may judge
 the client: either we log it in ourselves, with what its role may log in with, or its login is
 passed on to the server. *Relay* finds a server and joins the two, again and again if the session
 can be kept (`relay`). *Farewell* gives the client time to read the last message before the
 connection goes.
-
-TLS towards clients is answered with "no" for now.
 
 Deliberately unknown here: servers, SQL, and which roles exist.
 """
@@ -32,22 +31,26 @@ from metako.proxy.clientlogin import asking_of, log_client_in, replicates, who_a
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
+from metako.proxy.tls import ServerTls, TlsError, shake_hands
 from metako.proxy.transport import shut
 from metako.proxy.who import Who
 
 HANDSHAKE_TIMEOUT_S = 10.0
 FAREWELL_TIMEOUT_S = 0.25
+_NO_TLS = "this proxy serves clients with TLS only"
 ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 
 
 class Session:
     """See the module's docstring. `run` is its task; `end` and `evict` are for the board."""
 
-    __slots__ = ("_board", "_client", "_login", "_relay", "who")
+    __slots__ = ("_board", "_client", "_login", "_relay", "_socket", "_tls", "who")
 
     def __init__(self, board: Board, client: socket.socket) -> None:
         self._board = board
-        self._client = client
+        self._socket = client
+        self._client: sockets.Connection = client  # encrypted after a handshake
+        self._tls: ServerTls | None = None  # that the client was shown; None in clear
         self._relay: Relay | None = None  # None before the login is over
         self.who: Who | None = None  # None before the client has said it
         self._login: LogIn | None = None  # None if the client did not log in to us
@@ -119,6 +122,10 @@ class Session:
                 return await self._read_first_packet()
             except PgWireError as wrong:
                 error = wrong
+            except TlsError:
+                # It was told by an alert, and would understand nothing else.
+                self._board.malformed += 1
+                return None
         if scope.cancelled_caught or error is not None:
             self._board.malformed += 1
         if error is not None and not isinstance(error, pg.DirectTlsError):
@@ -126,20 +133,43 @@ class Session:
         return None
 
     async def _read_first_packet(self) -> pg.Startup | pg.CancelRequest | None:
-        for _ in range(ENCRYPTION_REQUESTS_MAX + 1):
+        offered = self._board.encryption.offered
+        for requests in range(ENCRYPTION_REQUESTS_MAX + 1):
             header = await sockets.receive_exactly(self._client, 4)
             if not header:
                 return None  # a port check: connected, and gone without a word
+            if not requests and offered is not None and pg.begins_with_tls(header):
+                await self._encrypt(offered, begun=header)
+                continue
             length = pg.first_packet_length_untrusted(header)
             body = await sockets.receive_exactly(self._client, length - 4)
             packet = pg.parse_first_packet_untrusted(header + body)
             if isinstance(packet, pg.Startup | pg.CancelRequest):
                 return packet
-            await sockets.send_all(self._client, pg.ENCRYPTION_REFUSED)
+            if self._tls is not None:
+                raise PgWireError("a request for encryption inside TLS")
+            if offered is not None and isinstance(packet, pg.SslRequest):
+                await sockets.send_all(self._client, pg.ENCRYPTION_ACCEPTED)
+                await self._encrypt(offered)
+            else:
+                await sockets.send_all(self._client, pg.ENCRYPTION_REFUSED)
         raise PgWireError("too many requests for encryption")
+
+    async def _encrypt(self, offered: ServerTls, *, begun: bytes = b"") -> None:
+        """Do the handshake; `begun` is what was read of it already."""
+        self._client = await shake_hands(
+            self._socket, offered.context, server_side=True, direct=bool(begun), received=begun
+        )
+        self._tls = offered
 
     async def _serve(self, first: pg.Startup) -> None:
         board = self._board
+        if board.encryption.required and self._tls is None:
+            board.refused += 1
+            hint = "Connect with sslmode=require or a stronger one."
+            error = pg.error_response(SqlState.INVALID_AUTHORIZATION, _NO_TLS, hint=hint)
+            await self._say_farewell(error)
+            return
         if not board.admit(self):
             board.refused += 1
             await self._say_farewell(
@@ -163,16 +193,19 @@ class Session:
         board, client = self._board, self._client
         source = board.credentials
         with trio.move_on_after(board.timeouts.login_s or math.inf) as scope:
-            asking = asking_of(first, client)
+            asking = asking_of(first, client, certifies=board.encryption.certifies)
             self.who = who_asks(first, asking, board.next_number(), trio.current_time())
             credential = None if source is None else await source.credential(asking)
             if source is None or credential is None:
                 self._relay = Relay(
-                    board, client, PassOn(first), database=asking.database, movable=False
+                    board, client, self._pass_on(first), database=asking.database, movable=False
                 )
                 return b""
             spoken = negotiate(first)
-            said, outcome = await log_client_in(client, asking.user, credential, spoken)
+            binding = None if self._tls is None else self._tls.binding
+            said, outcome = await log_client_in(
+                client, asking.user, credential, spoken, binding=binding
+            )
             if outcome is None:
                 return b""
             if isinstance(outcome, LoginRefused):
@@ -197,6 +230,10 @@ class Session:
         # As PostgreSQL does, whoever takes too long is not told so.
         board.refused += scope.cancelled_caught
         return b""
+
+    def _pass_on(self, first: pg.Startup) -> PassOn:
+        may_be_clear = not self._board.encryption.mode.insists
+        return PassOn(first, binds=self._tls is not None, may_be_clear=may_be_clear)
 
     # -- the end ----------------------------------------------------------------------------
 

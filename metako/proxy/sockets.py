@@ -49,17 +49,28 @@ class Encrypted(Protocol):
     def fileno(self) -> int:
         """Return the descriptor of the connection below; -1 once it is closed."""
 
-    def recv(self, size: int, /) -> bytes:
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Return how many bytes have arrived, 0 at the end. Raises BlockingIOError, OSError."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
         """Return what has arrived, b"" at the end. Raises BlockingIOError, OSError."""
 
-    def send(self, data: memoryview, /) -> int:
+    def send(self, data: bytes | memoryview, /) -> int:
         """Return how much was taken. Raises BlockingIOError, OSError."""
+
+    def shutdown(self, how: int, /) -> None:
+        """Tell the peer that nothing more will be sent. Raises OSError."""
 
     def close(self) -> None:
         """Say goodbye if that can be done at once, and close the connection below."""
 
 
 Connection = socket.socket | Encrypted
+
+
+def below(sock: Connection) -> socket.socket:
+    """Return the TCP connection, be it encrypted or not."""
+    return sock if isinstance(sock, socket.socket) else sock.sock
 
 
 def tune(sock: socket.socket) -> None:
@@ -88,10 +99,10 @@ def close(sock: Connection) -> None:
 def abort(sock: Connection) -> None:
     """Close with a reset: unsent bytes are thrown away and a frozen peer cannot hold anything."""
     if sock.fileno() != -1:
-        below = sock if isinstance(sock, socket.socket) else sock.sock
+        plain = below(sock)
         with contextlib.suppress(OSError):
-            below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
-        close(below)  # encrypted or not, not even a goodbye leaves any more
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ABORT)
+        close(plain)  # encrypted or not, not even a goodbye leaves any more
 
 
 async def receive_some(sock: Connection, bytes_max: int = RECEIVE_BYTES_MAX) -> bytes:

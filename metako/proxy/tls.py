@@ -6,8 +6,9 @@ OpenSSL works on two buffers in memory, and the socket stays an ordinary non-blo
 `TlsTransport` takes the place of a socket in a `Link`. Two things follow from what a `Transport`
 promises:
 
-* Nothing that was decrypted is kept back, since the kernel tells of new bytes only. So no more is
-  read from the socket at a time than fits, decrypted, into the buffer of a link.
+* Nothing that was decrypted is kept back from a link, since the kernel tells of new bytes only. So
+  no more is read from the socket at a time than fits, decrypted, into the buffer of a link. Who
+  reads less, as a login does, or only looks, leaves the rest here; that it is there, `held` tells.
 * What was encrypted cannot be taken back, while a link offers again what was not taken. If the
   kernel does not take all of the ciphertext, the last byte is reported as not taken: the link then
   waits until the socket is writable and offers that byte again, and it is known to be done with.
@@ -115,7 +116,7 @@ class TlsTransport:
     the protocol of TLS.
     """
 
-    __slots__ = ("_again", "_incoming", "_outgoing", "_over", "_sock", "_tls", "_unsent")
+    __slots__ = ("_again", "_incoming", "_outgoing", "_over", "_peeked", "_sock", "_tls", "_unsent")
 
     def __init__(
         self, sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, out: ssl.MemoryBIO
@@ -127,6 +128,7 @@ class TlsTransport:
         self._unsent = memoryview(b"")  # ciphertext that the kernel has not taken
         self._again = False  # the next byte to be sent was encrypted before
         self._over = False  # the peer sends no more
+        self._peeked = b""  # decrypted, looked at, and not read yet
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -135,6 +137,17 @@ class TlsTransport:
     def sock(self) -> socket.socket:
         """The TCP connection below."""
         return self._sock
+
+    @property
+    def held(self) -> bool:
+        """Whether there is something to be read, or the end, that the kernel does not tell of."""
+        pending = self._tls.pending() or self._incoming.pending
+        return bool(self._peeked or pending) or self._over
+
+    @property
+    def certified(self) -> bool:
+        """Whether the peer has shown a certificate. Where it is asked for, it was verified."""
+        return self._tls.getpeercert(binary_form=True) is not None
 
     def binding(self) -> bytes | None:
         """Return the channel-binding data of the peer's certificate, if it has shown one."""
@@ -162,11 +175,13 @@ class TlsTransport:
             self._read_socket()
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        if flags & socket.MSG_PEEK:
-            # Of an encrypted byte nobody knows what it will be; that there is one tells enough.
-            return self._sock.recv(1, socket.MSG_PEEK)
+        if flags & socket.MSG_PEEK and len(self._peeked) >= size:
+            return self._peeked[:size]
         part = bytearray(size)
-        return bytes(part[: self.recv_into(memoryview(part))])
+        found = bytes(part[: self.recv_into(memoryview(part))])
+        if flags & socket.MSG_PEEK:
+            self._peeked = found
+        return found
 
     def send(self, data: bytes | memoryview, /) -> int:
         if self._unsent:
@@ -208,6 +223,10 @@ class TlsTransport:
     def _decrypt(self, buffer: memoryview) -> int:
         """Return how much of the buffer was filled with what is there."""
         count = 0
+        if self._peeked:
+            count = min(len(self._peeked), len(buffer))
+            buffer[:count] = self._peeked[:count]
+            self._peeked = self._peeked[count:]
         while count < len(buffer) and not self._over:
             part = 0
             try:
@@ -255,6 +274,7 @@ async def shake_hands(
     server_side: bool,
     name: str | None = None,
     direct: bool = False,
+    received: bytes = b"",
 ) -> TlsTransport:
     """Return the encrypted connection on `sock`. The caller sets the deadline, and closes.
 
@@ -263,13 +283,18 @@ async def shake_hands(
     Args:
         name: of the server, on the client's side.
         direct: TLS began without a request, so it has to be agreed that this is PostgreSQL.
+        received: what was read already.
 
     Raises:
         TlsError: the peers cannot agree, or one does not believe the other.
         OSError, trio.ClosedResourceError: the connection broke.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=name)
+    incoming.write(received)
+    try:
+        tls = context.wrap_bio(incoming, outgoing, server_side=server_side, server_hostname=name)
+    except ValueError as error:
+        raise TlsError(f"{name} is no name for a certificate: {error}") from error
     while True:
         failure: ssl.SSLError | None = None
         try:

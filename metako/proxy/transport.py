@@ -3,7 +3,7 @@
 This is where encryption goes: an object that decrypts in `recv_into` and encrypts in `send`, on the
 descriptor of the TCP connection below it, can take the place of a socket. One that keeps decrypted
 bytes back must hand them out in full whenever it is called, since the kernel tells of new bytes
-only.
+only. What it got before anybody listened is told by `held`.
 
 Deliberately unknown here: who talks to whom, and PostgreSQL.
 """
@@ -42,6 +42,25 @@ class Transport(Protocol):
 
     def shutdown(self, how: int, /) -> None:
         """Tell the peer that nothing more will be sent. Raises OSError."""
+
+
+def held(transport: Transport) -> bool:
+    """Return whether there is something to be read that the kernel does not tell of."""
+    return not isinstance(transport, socket.socket) and bool(getattr(transport, "held", False))
+
+
+def speaks(transport: Transport) -> bool:
+    """Return whether the peer has said something, or is gone. Nothing is read.
+
+    Of an encrypted connection the kernel tells also when there is nothing for us in it.
+    """
+    try:
+        transport.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def hung_up(transport: Transport) -> bool:

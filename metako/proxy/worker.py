@@ -35,9 +35,11 @@ from metako.proxy.cancels import Cancels
 from metako.proxy.control import AgentLink
 from metako.proxy.credentials import Credentials, CredentialSource
 from metako.proxy.door import keep_door
+from metako.proxy.encryption import Encryption
 from metako.proxy.frames import Hello, WorkerEvent
 from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.outside import (
+    EXIT_CANNOT_ENCRYPT,
     EXIT_CANNOT_LISTEN,
     EXIT_LOCKED,
     EXIT_NO_GUARD,
@@ -47,6 +49,8 @@ from metako.proxy.outside import (
 )
 from metako.proxy.session import Session
 from metako.proxy.sweep import Sweep
+from metako.proxy.tls import TlsError
+from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
 ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
@@ -73,6 +77,7 @@ class WorkerConfig:
     limits: Limits = NO_LIMITS
     timeouts: Timeouts = NO_TIMEOUTS
     admins: tuple[str, ...] = ()  # who may use the console
+    tls: TlsOptions = NO_TLS
     index: int = 1
     fingerprint: str = ""  # of the configuration; another one means: replace, do not adopt
     ready_fd: int | None = None  # told the port once there are listeners, then closed
@@ -102,6 +107,12 @@ async def run_worker(config: WorkerConfig) -> int:
             await nursery.start(_stop_on_signal, stop)
             nursery.start_soon(_stop_with_guard, guard, stop)
             try:
+                encryption = Encryption(config.tls)
+            except TlsError as error:
+                sys.stderr.write(f"metako.proxy: the TLS files cannot be used: {error}\n")
+                nursery.cancel_scope.cancel()
+                return EXIT_CANNOT_ENCRYPT
+            try:
                 listeners = sockets.listen(config.host, config.port)
             except OSError as error:
                 where = f"{config.host}:{config.port}"
@@ -110,7 +121,13 @@ async def run_worker(config: WorkerConfig) -> int:
                 return EXIT_PORT_IN_USE if error.errno == errno.EADDRINUSE else EXIT_CANNOT_LISTEN
             port = listeners[0].getsockname()[1]
             _announce(config, lock, port)
-            await serve(config, listeners, stop=stop, on_drained=lambda: _release(lock))
+            await serve(
+                config,
+                listeners,
+                stop=stop,
+                on_drained=lambda: _release(lock),
+                encryption=encryption,
+            )
             nursery.cancel_scope.cancel()
     finally:
         os.close(guard)
@@ -126,6 +143,7 @@ async def serve(
     on_drained: Callable[[], None] = lambda: None,
     clock: Callable[[], int] = boot_ns,
     credentials: CredentialSource | None = None,
+    encryption: Encryption | None = None,
 ) -> None:
     """Serve clients until `stop` is set, or until drained of them at the agent's request.
 
@@ -135,6 +153,10 @@ async def serve(
     Args:
         on_drained: called when no connection will be taken any more.
         credentials: what clients may log in to us with; None: what the agent says of roles.
+        encryption: with the files loaded; None: they are loaded now.
+
+    Raises:
+        TlsError: they cannot be used.
     """
     port = listeners[0].getsockname()[1]
     hello = Hello(os.getpid(), config.index, config.node, config.host, port)
@@ -149,6 +171,7 @@ async def serve(
         admins=config.admins,
         cancels=Cancels(config.node, config.index, config.control),
         credentials=credentials or Credentials(link),
+        encryption=encryption or Encryption(config.tls),
     )
     sweep = Sweep(board)
     link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
@@ -160,6 +183,7 @@ async def serve(
             outer.start_soon(_keep_door, config, board)
             outer.start_soon(board.legs.run)
             outer.start_soon(sweep.run)
+            outer.start_soon(board.encryption.run, link.report)
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:

@@ -24,6 +24,7 @@ from metako.proxy.launcher import ProxyConfig, run_workers
 from metako.proxy.limits import Limits
 from metako.runtime.paths import proxy_socket
 from metako.runtime.rolesecrets import RoleSecrets
+from metako.runtime.tlsfiles import tls_options
 
 
 class ProxyWorkers:
@@ -72,6 +73,7 @@ class ProxyWorkers:
                 queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
                 connections_max=config.proxy.max_connections,
                 limits=_limits(config.proxy.pool),
+                tls=tls_options(config),
             ),
             keep_running=self._keep_running,
             on_event=_log_worker_event,
