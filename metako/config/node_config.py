@@ -198,6 +198,10 @@ class ProxyConfig:
     local_preference: float  # 0..1
     read_timeout_ms: int | None  # None: no limit
     write_timeout_ms: int | None
+    idle_timeout_ms: int | None  # of a client between two transactions
+    idle_in_transaction_timeout_ms: int | None
+    login_timeout_ms: int
+    admin_users: tuple[str, ...]  # who may use the console
     pool: PoolConfig
     server_tls: SslMode
     server_ca_file: Path | None  # of those who vouch for the servers' certificates

@@ -249,6 +249,12 @@ def _proxy(schema: FileSchema, machine: Machine, members: Members) -> out.ProxyC
         local_preference=section.local_preference,
         read_timeout_ms=section.read_timeout,
         write_timeout_ms=section.write_timeout,
+        idle_timeout_ms=section.idle_timeout,
+        idle_in_transaction_timeout_ms=section.idle_in_transaction_timeout,
+        login_timeout_ms=section.login_timeout,
+        admin_users=(schema.postgresql.superuser,)
+        if section.admin_users is None
+        else section.admin_users,
         pool=out.PoolConfig(
             per_server=section.pool.per_server,
             per_user=section.pool.per_user,

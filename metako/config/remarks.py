@@ -22,8 +22,6 @@ _HEALTH = "this version looks at PostgreSQL at intervals of its own"
 NOT_IN_FORCE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("proxy", "balance"), _PROXY),
     (("proxy", "local_preference"), _PROXY),
-    (("proxy", "read_timeout"), "this version of the proxy sets no limit on statements"),
-    (("proxy", "write_timeout"), "this version of the proxy sets no limit on statements"),
     (("postgresql", "health", "interval"), _HEALTH),
     (("postgresql", "health", "timeout"), _HEALTH),
     (("postgresql", "health", "failure_threshold"), _HEALTH),

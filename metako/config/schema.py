@@ -22,6 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 MEMBERS_MAX = 64
 HBA_LINES_MAX = 200
 PARAMETERS_MAX = 400
+ADMINS_MAX = 100
 DAY_MS = 86_400_000
 
 
@@ -236,6 +237,10 @@ class ProxySection(Section):
     local_preference: Ratio = 0.0
     read_timeout: LongMs | None = None
     write_timeout: LongMs | None = None
+    idle_timeout: LongMs | None = None
+    idle_in_transaction_timeout: LongMs | None = None
+    login_timeout: Annotated[int, BeforeValidator(duration("1s", "10m"))] = 60_000
+    admin_users: Annotated[tuple[Text, ...], Field(max_length=ADMINS_MAX)] | None = None
     pool: PoolSection = PoolSection()
     server_tls: SslMode = SslMode.PREFER
     server_ca_file: Text | None = None

@@ -13,9 +13,10 @@ two pieces is bounded by `HEADER_BYTES` and the limits in `CLIENT_LIMITS` and `S
 
 `ClientScanner.owed` is the number of ReadyForQuery that the server still has to send: one for each
 Query, Sync and FunctionCall. It is the difference of two counters, of which `answers` only grows:
-while that stays the same and something is owed, the server is busy with the same request. Two
-things make PostgreSQL swallow a request. In the middle of COPY FROM STDIN it ignores a Sync; that
-is accounted for, because every client that copies in the extended protocol sends one. After an
+while that stays the same and something is owed, the server is busy with the same request.
+
+Two things make PostgreSQL swallow a request. In the middle of COPY FROM STDIN it ignores a Sync;
+that is accounted for, because every client that copies in the extended protocol sends one. After an
 error in the extended protocol it skips *all* messages until a Sync, also a Query. No driver sends a
 Query without a Sync before it, unless it has waited for the answer to all else; one that did would
 be counted as owed more than it is, hence never be taken to be at rest, which costs a little and

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
-import resource
+import json
 import sys
 from pathlib import Path
 
 import trio
 
 from metako.model.ids import NodeId
-from metako.proxy.limits import NO_LIMITS, Limits
+from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
-from metako.proxy.worker import WorkerConfig, descriptors_needed, run_worker
+from metako.proxy.worker import (
+    WorkerConfig,
+    descriptors_needed,
+    raise_descriptor_limit,
+    run_worker,
+)
 
 GARBAGE_THRESHOLD = 20_000  # objects made and not yet freed, instead of 700
 
@@ -31,6 +35,8 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
     parser.add_argument("--max-connections", type=int, required=True)
     parser.add_argument("--limits", type=_limits, default=NO_LIMITS)
     parser.add_argument("--tls", type=TlsOptions.from_text, default=NO_TLS)
+    parser.add_argument("--timeouts", type=_timeouts, default=NO_TIMEOUTS)
+    parser.add_argument("--admins", type=_names, default=())
     parser.add_argument("--index", type=int, default=1)
     parser.add_argument("--fingerprint", default="")
     parser.add_argument("--ready-fd", type=int, default=None)
@@ -45,6 +51,8 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
         sessions_max=found.max_connections,
         limits=found.limits,
         tls=found.tls,
+        timeouts=found.timeouts,
+        admins=found.admins,
         index=found.index,
         fingerprint=found.fingerprint,
         ready_fd=found.ready_fd,
@@ -56,13 +64,14 @@ def _limits(text: str) -> Limits:
     return Limits(*map(int, text.split(",")))
 
 
-def raise_descriptor_limit(wanted: int) -> None:
-    """Raise the soft limit as far as the hard one allows; short of that, accepting pauses."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+def _timeouts(text: str) -> Timeouts:
+    """Return what `launcher` has written."""
+    return Timeouts(*map(float, text.split(",")))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return what `launcher` has written."""
+    return tuple(map(str, json.loads(text)))
 
 
 def main(arguments: list[str]) -> int:

@@ -30,6 +30,7 @@ from metako.proxy.transport import LinkContext
 from metako.proxy.who import Who
 
 if TYPE_CHECKING:
+    from metako.proxy.office import Access
     from metako.proxy.relay import Relay
 
 # Servers are asked for at most so many new connections at once: after a failover every client
@@ -109,6 +110,7 @@ class Board:
         self.sessions_max = sessions_max
         self.timeouts = timeouts
         self.admins = frozenset(admins)  # who may use the console
+        self.console: Access | None = None  # None until the worker has one
         self.connecting = trio.Semaphore(CONNECTING_MAX)
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))

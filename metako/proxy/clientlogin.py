@@ -26,6 +26,7 @@ from metako.pgwire.login_server import (
 )
 from metako.pgwire.negotiation import Negotiation
 from metako.proxy import sockets
+from metako.proxy.console import DATABASE
 from metako.proxy.credentials import Asking
 from metako.proxy.tls import TlsTransport
 from metako.proxy.who import Who
@@ -69,6 +70,11 @@ def who_asks(first: pg.Startup, asking: Asking, number: int, now: float) -> Who:
         tls=asking.tls,
         since=now,
     )
+
+
+def wants_console(first: pg.Startup) -> bool:
+    """Return whether a client asks for the console in place of a server."""
+    return first.parameter("database") == DATABASE and not replicates(first)
 
 
 def replicates(first: pg.Startup) -> bool:

@@ -101,7 +101,7 @@ HELP = Table(
         ("SHOW VERSION", "the version of metako"),
         ("PAUSE [database]", "let no client begin a transaction; those that run go on"),
         ("RESUME [database]", "let them begin again"),
-        ("RELOAD", "read limits, timeouts and certificates again"),
+        ("RELOAD", "read limits, timeouts and admins from the configuration again"),
         ("KILL database", "end all clients of a database at once"),
         ("KILL CLIENT id", "end one client, named as in SHOW CLIENTS"),
     ),

@@ -12,9 +12,10 @@ Deliberately unknown here: what a table means, or what is known of a role.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, assert_never
@@ -25,8 +26,15 @@ from metako import unixsocket
 from metako.model.rolelogin import RoleLogin
 from metako.model.routing import RoutingTable
 from metako.proxy import frames, sockets
+from metako.proxy.console import Command
+from metako.proxy.consoleasks import ConsoleAsks, Office
+from metako.proxy.consoledesk import ConsoleDesk
+from metako.proxy.consoleframes import ConsoleAsked, ConsoleTold, Part, PartTold, PartWanted
+from metako.proxy.feed import RoutingFeed as RoutingFeed
+from metako.proxy.feed import WorkerReport as WorkerReport
 from metako.proxy.frames import Drain, Hello, Stats, WorkerEvent
 from metako.proxy.jsonline import FRAME_BYTES_MAX, FrameError
+from metako.proxy.limits import Tuning
 from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
 from metako.proxy.questions import QUESTIONS_MAX, Questions
 
@@ -45,48 +53,6 @@ Answer = Callable[[str], Awaitable[RoleLogin | None]]
 _CONNECTION_OVER = (*sockets.BROKEN, trio.TooSlowError, FrameError)
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerReport:
-    """What the agent knows of one worker."""
-
-    hello: Hello
-    stats: Stats
-    connected: bool  # False in the last report of a connection
-
-
-class RoutingFeed:
-    """The newest of what all workers are told. Only `publish`, `greet` and `drain` change it."""
-
-    def __init__(self) -> None:
-        self.latest: RoutingTable | None = None  # None before the first
-        self.welcome: Welcome | None = None  # None: questions about roles are not answered
-        self.draining: frozenset[int] = frozenset()  # pids of workers that are to go
-        self._changed = trio.Event()  # replaced at each change
-
-    def publish(self, table: RoutingTable) -> None:
-        """Replace the table; every connected worker is sent it at once."""
-        self.latest = table
-        self._announce()
-
-    def greet(self, welcome: Welcome) -> None:
-        """Replace the welcome; every worker that asks about roles is sent it at once."""
-        self.welcome = welcome
-        self._announce()
-
-    def drain(self, pids: Iterable[int]) -> None:
-        """Ask these workers to take no new connections and to exit after their last one."""
-        self.draining |= frozenset(pids)
-        self._announce()
-
-    async def wait_change(self) -> None:
-        """Return after the next change."""
-        await self._changed.wait()
-
-    def _announce(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-
 async def _tell_nothing(_user: str) -> RoleLogin | None:
     await trio.lowlevel.checkpoint()
     return None
@@ -100,6 +66,7 @@ class _Agent:
     on_report: Callable[[WorkerReport], None]
     on_event: Callable[[Hello, WorkerEvent], None]
     answer: Answer
+    desk: ConsoleDesk
 
 
 async def serve_control(
@@ -109,6 +76,7 @@ async def serve_control(
     *,
     on_event: Callable[[Hello, WorkerEvent], None] = lambda _hello, _event: None,
     answer: Answer = _tell_nothing,
+    desk: ConsoleDesk | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the workers of this node until cancelled.
@@ -120,7 +88,7 @@ async def serve_control(
     Raises:
         OSError: the socket cannot be made; nothing was started.
     """
-    agent = _Agent(feed, on_report, on_event, answer)
+    agent = _Agent(feed, on_report, on_event, answer, desk or ConsoleDesk())
     # Whoever waited for the listener has ended with the nursery when it is closed.
     with unixsocket.listening(path) as listener:
         async with trio.open_nursery() as nursery:
@@ -153,9 +121,21 @@ class _Connection:
         self.socket = connection
         self._sending = trio.Lock()
 
-    async def send(self, frame: frames.FromAgent) -> None:
+    async def send(self, *several: frames.FromAgent) -> None:
         async with self._sending:
-            await _send(self.socket, frame)
+            for frame in several:
+                await _send(self.socket, frame)
+
+
+class _Worker:
+    """A connected worker, for the desk: what is posted is sent by the connection's own tasks."""
+
+    def __init__(self, connection: _Connection, nursery: trio.Nursery) -> None:
+        self._connection = connection
+        self._nursery = nursery
+
+    def post(self, *several: frames.FromAgent) -> None:
+        self._nursery.start_soon(self._connection.send, *several)
 
 
 async def _serve_worker(connection: _Connection, slots: trio.Semaphore, agent: _Agent) -> None:
@@ -177,8 +157,11 @@ async def _hear_worker(connection: _Connection, lines: _Lines, hello: Hello, age
     agent.on_report(report)
     questions = trio.Semaphore(QUESTIONS_MAX)
     try:
-        async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery, contextlib.AsyncExitStack() as stack:
             nursery.start_soon(_send_tables, connection, agent.feed, hello)
+            worker = _Worker(connection, nursery)
+            stack.callback(agent.desk.leave, worker)
+            agent.desk.join(worker, hello)
             while True:
                 match frames.decode_from_worker(await lines.read()):
                     case Stats() as stats:
@@ -193,6 +176,10 @@ async def _hear_worker(connection: _Connection, lines: _Lines, hello: Hello, age
                             await connection.send(Verifier(wanted.id, None))
                         else:
                             nursery.start_soon(_answer, connection, wanted, agent.answer, questions)
+                    case ConsoleAsked() as asked:
+                        nursery.start_soon(agent.desk.answer, worker, asked)
+                    case PartTold() as told:
+                        agent.desk.receive(worker, told)
                     case Hello():
                         raise FrameError("a second hello")
                     case unknown:
@@ -216,7 +203,11 @@ async def _send_tables(connection: _Connection, feed: RoutingFeed, hello: Hello)
     """Send what is newest at once and after each change, until the connection breaks."""
     sent: RoutingTable | None = None
     greeted: Welcome | None = None
+    tuned: Tuning | None = None
     while True:
+        if hello.console and feed.tuning is not None and feed.tuning is not tuned:
+            tuned = feed.tuning
+            await connection.send(tuned)
         if hello.asks and feed.welcome is not None and feed.welcome is not greeted:
             greeted = feed.welcome
             await connection.send(greeted)
@@ -227,6 +218,7 @@ async def _send_tables(connection: _Connection, feed: RoutingFeed, hello: Hello)
             await connection.send(Drain())
             feed.draining -= {hello.pid}
         up_to_date = feed.latest is sent and (feed.welcome is greeted or not hello.asks)
+        up_to_date = up_to_date and (feed.tuning is tuned or not hello.console)
         if up_to_date and hello.pid not in feed.draining:
             await feed.wait_change()
 
@@ -286,8 +278,9 @@ class AgentLink:
 
     def __init__(self, path: Path, hello: Hello) -> None:
         self._path = path
-        self._hello = replace(hello, asks=True)
+        self._hello = replace(hello, asks=True, console=True)
         self._questions = Questions(self._wake)
+        self._consoles = ConsoleAsks(self._wake)
         # The newest ones are kept: they say what is going on now.
         self._events: deque[WorkerEvent] = deque(maxlen=EVENTS_MAX)
         self._event_came = trio.Event()  # replaced whenever it is set
@@ -314,6 +307,14 @@ class AgentLink:
     async def wait_welcome(self) -> Welcome | None:
         """Return the welcome, of which the first one is waited for; see `Questions`."""
         return await self._questions.wait_welcome()
+
+    async def ask_all(self, command: Command) -> Part | None:
+        """Have the agent ask all workers of the node; see `ConsoleAsks.ask`."""
+        return await self._consoles.ask(command)
+
+    def serve_consoles(self, office: Office) -> None:
+        """Let `office` do what the agent wants of this worker for somebody's console."""
+        self._consoles.office = office
 
     def _wake(self) -> None:
         self._event_came.set()
@@ -356,12 +357,15 @@ class AgentLink:
                             listener.receive_welcome(welcome)
                         case Verifier() as verifier:
                             self._questions.receive_answer(verifier)
+                        case Tuning() | PartWanted() | ConsoleTold() as frame:
+                            self._consoles.receive(frame)
                         case unknown:
                             assert_never(unknown)
         except* _CONNECTION_OVER:
             pass  # the agent ended or is frozen; the next one is connected to by the caller
         finally:
             self._questions.disconnected()
+            self._consoles.disconnected()
             sockets.close(connection)
 
     async def _send_news(self, connection: socket.socket, listener: AgentListener) -> None:
@@ -371,6 +375,8 @@ class AgentLink:
             self._event_came = trio.Event()
             while (wanted := self._questions.next_unsent()) is not None:
                 await _send(connection, wanted)  # a client waits for it
+            while (frame := self._consoles.next_unsent()) is not None:
+                await _send(connection, frame)
             while self._events:
                 # Removed first: a frame cut short by a dying agent is not worth a repeat.
                 await _send(connection, self._events.popleft())

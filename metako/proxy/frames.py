@@ -3,7 +3,7 @@
 Agent → worker: `{"table": {...}}` replaces the routing table, `{"drain": true}` asks the worker to
 take no new connections and to exit after the last one. Worker → agent: `{"hello": {...}}` first,
 then `{"stats": {...}}` and `{"event": {...}}`. How clients may log in is asked and told by the
-frames of `loginframes`.
+frames of `loginframes`, and what concerns consoles by those of `consoleframes`.
 
 In: bytes of one line. Out: frozen values. Invariant: a decoder raises `FrameError` and nothing
 else. Unknown keys are ignored, so that agent and worker of neighbouring versions understand each
@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, fields
 from metako.model.ids import Address, NodeId, Term
 from metako.model.lsn import Lsn
 from metako.model.routing import Peer, RouteTarget, RoutingTable
-from metako.proxy import loginframes
+from metako.proxy import consoleframes, loginframes
+from metako.proxy.consoleframes import ConsoleAsked, ConsoleTold, PartTold, PartWanted
 from metako.proxy.jsonline import (
     FrameError,
     from_line_untrusted,
@@ -29,6 +30,7 @@ from metako.proxy.jsonline import (
     string,
     to_line,
 )
+from metako.proxy.limits import Tuning
 from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
 
 REPLICAS_MAX = 256
@@ -46,6 +48,7 @@ class Hello:
     host: str
     port: int  # the one that is listened on, also when 0 was asked for
     asks: bool = False  # about roles, and may be sent the frames of `loginframes`
+    console: bool = False  # may be sent the frames of `consoleframes`
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,8 @@ class Drain:
     """Take no new connections; exit after the last one."""
 
 
-FromAgent = RoutingTable | Drain | Welcome | Verifier
-FromWorker = Hello | Stats | WorkerEvent | VerifierWanted
+FromAgent = RoutingTable | Drain | Welcome | Verifier | Tuning | ConsoleTold | PartWanted
+FromWorker = Hello | Stats | WorkerEvent | VerifierWanted | ConsoleAsked | PartTold
 
 
 def encode(frame: FromAgent | FromWorker) -> bytes:
@@ -106,6 +109,18 @@ def encode(frame: FromAgent | FromWorker) -> bytes:
             body = {"verifier_wanted": loginframes.wanted_to_json(frame)}
         case Verifier():
             body = {"verifier": loginframes.verifier_to_json(frame)}
+        case Tuning():
+            body = {"tuning": consoleframes.tuning_to_json(frame)}
+        case ConsoleAsked():
+            command = consoleframes.command_to_json(frame.command)
+            body = {"console_asked": {"id": frame.id, "command": command}}
+        case PartWanted():
+            command = consoleframes.command_to_json(frame.command)
+            body = {"part_wanted": {"id": frame.id, "command": command, "room": frame.room}}
+        case PartTold():
+            body = {"part": {"id": frame.id, **consoleframes.part_to_json(frame.part)}}
+        case ConsoleTold():
+            body = {"console_told": {"id": frame.id, **consoleframes.part_to_json(frame.part)}}
     return to_line(body)
 
 
@@ -120,6 +135,15 @@ def decode_from_agent(line: bytes) -> FromAgent:
         return loginframes.welcome_from_json(mapping(body["welcome"]))
     if "verifier" in body:
         return loginframes.verifier_from_json(mapping(body["verifier"]))
+    if "tuning" in body:
+        return consoleframes.tuning_from_json(mapping(body["tuning"]))
+    if "part_wanted" in body:
+        part = mapping(body["part_wanted"])
+        command = consoleframes.command_from_json(mapping(part.get("command")))
+        return PartWanted(integer(part.get("id")), command, integer(part.get("room")))
+    if "console_told" in body:
+        told = mapping(body["console_told"])
+        return ConsoleTold(integer(told.get("id")), consoleframes.part_from_json(told))
     raise FrameError("unknown frame of an agent")
 
 
@@ -135,6 +159,7 @@ def decode_from_worker(line: bytes) -> FromWorker:
             host=string(hello.get("host")),
             port=integer(hello.get("port")),
             asks=hello.get("asks") is True,
+            console=hello.get("console") is True,
         )
     if "stats" in body:
         stats = mapping(body["stats"])
@@ -145,6 +170,13 @@ def decode_from_worker(line: bytes) -> FromWorker:
         return WorkerEvent(string(event.get("level")), string(event.get("message")), found)
     if "verifier_wanted" in body:
         return loginframes.wanted_from_json(mapping(body["verifier_wanted"]))
+    if "console_asked" in body:
+        asked = mapping(body["console_asked"])
+        command = consoleframes.command_from_json(mapping(asked.get("command")))
+        return ConsoleAsked(integer(asked.get("id")), command)
+    if "part" in body:
+        part = mapping(body["part"])
+        return PartTold(integer(part.get("id")), consoleframes.part_from_json(part))
     raise FrameError("unknown frame of a worker")
 
 

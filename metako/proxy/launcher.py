@@ -28,7 +28,7 @@ from metako.model.errors import MetakoError, PortInUseError
 from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.frames import WorkerEvent
-from metako.proxy.limits import NO_LIMITS, Limits
+from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts, Tuning
 from metako.proxy.outside import EXIT_CANNOT_ENCRYPT, EXIT_PORT_IN_USE
 from metako.proxy.process import WORKERS_MAX, WorkerProcess, find_running, lock_files
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
@@ -61,13 +61,23 @@ class ProxyConfig:
     connections_max: int = 1000  # of the node; each worker serves its share, rounded up
     limits: Limits = NO_LIMITS  # of connections to servers, likewise
     tls: TlsOptions = NO_TLS
+    timeouts: Timeouts = NO_TIMEOUTS
+    admins: tuple[str, ...] = ()  # who may use the console
 
     def __post_init__(self) -> None:
         assert 1 <= self.workers <= WORKERS_MAX, self.workers
 
     @property
+    def share(self) -> Tuning:
+        """Return what each worker is to keep to."""
+        whole = Tuning(
+            self.connections_max, self.queue_timeout_s, self.limits, self.timeouts, self.admins
+        )
+        return whole.shared_by(self.workers)
+
+    @property
     def fingerprint(self) -> str:
-        """Return a digest of all that a running worker cannot change."""
+        """Return a digest of all that a running worker cannot change; see `limits.Tuning`."""
         parts = (
             metako.__version__,
             self.host,
@@ -75,9 +85,6 @@ class ProxyConfig:
             self.node,
             self.guard_pid,
             self.workers,
-            self.queue_timeout_s,
-            self.connections_max,
-            astuple(self.limits),
             self.tls.to_text(),
         )
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -271,17 +278,18 @@ class _Fleet:
 
     def _command(self, index: int, port: int, ready_fd: int) -> list[str]:
         config = self._config
-        share = -(-config.connections_max // config.workers)
-        limits = config.limits.shared_by(config.workers)
+        share = config.share
         options: dict[str, object] = {
             "control": config.control.absolute(),
             "host": config.host,
             "port": port,
             "node": config.node,
             "guard-pid": config.guard_pid,
-            "queue-timeout-s": config.queue_timeout_s,
-            "max-connections": share,
-            "limits": ",".join(map(str, astuple(limits))),
+            "queue-timeout-s": share.queue_timeout_s,
+            "max-connections": share.sessions_max,
+            "limits": ",".join(map(str, astuple(share.limits))),
+            "timeouts": ",".join(map(str, astuple(share.timeouts))),
+            "admins": json.dumps(share.admins),
             "tls": config.tls.to_text(),
             "index": index,
             "fingerprint": config.fingerprint,

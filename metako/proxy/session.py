@@ -27,7 +27,15 @@ from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.board import Board, session_failure
 from metako.proxy.cancels import forward_cancel
-from metako.proxy.clientlogin import asking_of, log_client_in, replicates, who_asks
+from metako.proxy.clientlogin import (
+    asking_of,
+    log_client_in,
+    replicates,
+    wants_console,
+    who_asks,
+)
+from metako.proxy.consolesession import CONSOLES_BEYOND, converse, log_admin_in
+from metako.proxy.credentials import Asking
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
@@ -44,7 +52,9 @@ ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 class Session:
     """See the module's docstring. `run` is its task; `end` and `evict` are for the board."""
 
-    __slots__ = ("_board", "_client", "_login", "_relay", "_socket", "_tls", "who")
+    __slots__ = (
+        *("_at_console", "_board", "_client", "_login", "_relay", "_socket", "_tls", "who"),
+    )
 
     def __init__(self, board: Board, client: socket.socket) -> None:
         self._board = board
@@ -52,6 +62,7 @@ class Session:
         self._client: sockets.Connection = client  # encrypted after a handshake
         self._tls: ServerTls | None = None  # that the client was shown; None in clear
         self._relay: Relay | None = None  # None before the login is over
+        self._at_console = False
         self.who: Who | None = None  # None before the client has said it
         self._login: LogIn | None = None  # None if the client did not log in to us
 
@@ -59,7 +70,7 @@ class Session:
 
     @property
     def at_rest(self) -> bool:
-        return self._relay is not None and self._relay.at_rest
+        return self._at_console or (self._relay is not None and self._relay.at_rest)
 
     @property
     def relay(self) -> Relay | None:
@@ -170,7 +181,8 @@ class Session:
             error = pg.error_response(SqlState.INVALID_AUTHORIZATION, _NO_TLS, hint=hint)
             await self._say_farewell(error)
             return
-        if not board.admit(self):
+        at_console = wants_console(first)
+        if not board.admit(self, beyond=CONSOLES_BEYOND if at_console else 0):
             board.refused += 1
             await self._say_farewell(
                 pg.error_response(
@@ -179,7 +191,7 @@ class Session:
                 )
             )
             return
-        last = await self._log_in(first)
+        last = await (self._serve_console(first) if at_console else self._log_in(first))
         if self._relay is not None:
             last = await self._relay.run()
         board.leave(self)
@@ -193,8 +205,7 @@ class Session:
         board, client = self._board, self._client
         source = board.credentials
         with trio.move_on_after(board.timeouts.login_s or math.inf) as scope:
-            asking = asking_of(first, client, certifies=board.encryption.certifies)
-            self.who = who_asks(first, asking, board.next_number(), trio.current_time())
+            asking = self._asking(first)
             credential = None if source is None else await source.credential(asking)
             if source is None or credential is None:
                 self._relay = Relay(
@@ -234,6 +245,27 @@ class Session:
     def _pass_on(self, first: pg.Startup) -> PassOn:
         may_be_clear = not self._board.encryption.mode.insists
         return PassOn(first, binds=self._tls is not None, may_be_clear=may_be_clear)
+
+    def _asking(self, first: pg.Startup) -> Asking:
+        asking = asking_of(first, self._client, certifies=self._board.encryption.certifies)
+        self.who = who_asks(first, asking, self._board.next_number(), trio.current_time())
+        return asking
+
+    async def _serve_console(self, first: pg.Startup) -> bytes:
+        """Let an admin talk to the console; return the last message."""
+        board, client = self._board, self._client
+        with trio.move_on_after(board.timeouts.login_s or math.inf):
+            binding = None if self._tls is None else self._tls.binding
+            said, admitted = await log_admin_in(
+                board, client, first, self._asking(first), binding=binding
+            )
+            if not admitted:
+                return said
+            self._at_console = True
+        if self._at_console:
+            return await converse(board, client, first, said)
+        board.refused += 1
+        return b""
 
     # -- the end ----------------------------------------------------------------------------
 

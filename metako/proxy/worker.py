@@ -18,12 +18,14 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import trio
@@ -37,7 +39,8 @@ from metako.proxy.credentials import Credentials, CredentialSource
 from metako.proxy.door import keep_door
 from metako.proxy.encryption import Encryption
 from metako.proxy.frames import Hello, WorkerEvent
-from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
+from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts, Tuning
+from metako.proxy.office import Access, WorkerOffice
 from metako.proxy.outside import (
     EXIT_CANNOT_ENCRYPT,
     EXIT_CANNOT_LISTEN,
@@ -51,6 +54,7 @@ from metako.proxy.session import Session
 from metako.proxy.sweep import Sweep
 from metako.proxy.tls import TlsError
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
+from metako.proxy.views import Views
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
 ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
@@ -174,6 +178,9 @@ async def serve(
         encryption=encryption or Encryption(config.tls),
     )
     sweep = Sweep(board)
+    office = WorkerOffice(board, _views(config, board, sweep, port, clock), config.index, _tuned)
+    board.console = Access(office, config.index, link.ask_all)
+    link.serve_consoles(office)
     link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
     drain = trio.Event()
     try:
@@ -190,11 +197,7 @@ async def serve(
                         accepting.start_soon(_accept, listener, board, sessions)
                     await _wait_first(stop, drain)
                     accepting.cancel_scope.cancel()
-                for listener in listeners:
-                    # Those in the backlog would be reset: they came before we stopped.
-                    with contextlib.suppress(OSError):
-                        _take_waiting(listener, board, sessions)
-                    sockets.close(listener)
+                _take_rest(listeners, board, sessions)
                 on_drained()
                 await _finish(board, stop)
                 sessions.cancel_scope.cancel()
@@ -203,6 +206,32 @@ async def serve(
         for listener in listeners:
             sockets.close(listener)
         board.links.reactor.close()
+
+
+def _take_rest(listeners: list[socket.socket], board: Board, sessions: trio.Nursery) -> None:
+    """Close the listeners, and serve those in the backlog, who came before we stopped."""
+    for listener in listeners:
+        with contextlib.suppress(OSError):
+            _take_waiting(listener, board, sessions)
+        sockets.close(listener)
+
+
+def _views(
+    config: WorkerConfig, board: Board, sweep: Sweep, port: int, clock: Callable[[], int]
+) -> Views:
+    return Views(
+        board,
+        config.index,
+        seen=sweep.seen,
+        now=trio.current_time,
+        now_ns=clock,
+        wall_clock=lambda: datetime.now(UTC),
+        port=port,
+    )
+
+
+def _tuned(tuning: Tuning) -> None:
+    raise_descriptor_limit(descriptors_needed(tuning.sessions_max))
 
 
 async def _keep_door(config: WorkerConfig, board: Board) -> None:
@@ -344,3 +373,12 @@ def _release(lock: int) -> None:
 def descriptors_needed(sessions_max: int) -> int:
     """Return how many descriptors a worker may have open at once."""
     return 2 * sessions_max + HANDSHAKES_MAX + 64
+
+
+def raise_descriptor_limit(wanted: int) -> None:
+    """Raise the soft limit as far as the hard one allows; short of that, accepting pauses."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

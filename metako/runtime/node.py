@@ -354,7 +354,7 @@ class Node:
             version=metako.__version__,
             events=self._counter,
             status=self.status(),
-            more=self._driver.counters.samples(),
+            more=(*self._driver.counters.samples(), *self._workers.samples()),
         )
 
     def history(self) -> Sequence[Mapping[str, object]]:

@@ -14,17 +14,17 @@ from collections.abc import Callable
 import trio
 
 from metako.config import NodeConfig
-from metako.config.node_config import PoolConfig
 from metako.model.events import Severity
-from metako.model.instant import NS_PER_MS
 from metako.observability.logs import log
+from metako.observability.metrics import Sample
+from metako.proxy.consoledesk import ConsoleDesk, Reloaded
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.frames import WorkerEvent
-from metako.proxy.launcher import ProxyConfig, run_workers
-from metako.proxy.limits import Limits
+from metako.proxy.launcher import run_workers
 from metako.runtime.paths import proxy_socket
+from metako.runtime.proxycounters import ProxyCounters
+from metako.runtime.proxytuning import proxy_config, reload
 from metako.runtime.rolesecrets import RoleSecrets
-from metako.runtime.tlsfiles import tls_options
 
 
 class ProxyWorkers:
@@ -39,6 +39,7 @@ class ProxyWorkers:
         self.feed = RoutingFeed()
         self._config = config
         self._secrets = RoleSecrets(config)
+        self._counters = ProxyCounters()
         self._keep_running = keep_running  # for the next agent, when this one ends
         self._on_sessions = on_sessions  # told how many sessions all workers have together
         self._sessions: dict[int, int] = {}  # sessions by worker pid
@@ -46,6 +47,7 @@ class ProxyWorkers:
     async def start(self, nursery: trio.Nursery, guard_pid: int) -> None:
         """Start the workers in `nursery`; return once they listen."""
         self.feed.greet(self._secrets.welcome)
+        self.feed.tune(proxy_config(self._config, guard_pid).share)
         nursery.start_soon(self._secrets.run)
         await nursery.start(self._serve)
         await nursery.start(self._work, guard_pid)
@@ -57,30 +59,33 @@ class ProxyWorkers:
             self._hear,
             on_event=lambda _hello, fact: _log_worker_event(fact),
             answer=self._secrets.answer,
+            desk=ConsoleDesk(self._reload),
             task_status=task_status,
         )
 
     async def _work(self, guard_pid: int, *, task_status: trio.TaskStatus[int]) -> None:
-        config = self._config
         await run_workers(
-            ProxyConfig(
-                control=proxy_socket(config),
-                host=config.proxy.listen.host,
-                port=config.proxy.listen.port,
-                node=config.node.name,
-                guard_pid=guard_pid,
-                workers=config.proxy.workers,
-                queue_timeout_s=config.proxy.queue_timeout_ms / 1000,
-                connections_max=config.proxy.max_connections,
-                limits=_limits(config.proxy.pool),
-                tls=tls_options(config),
-            ),
+            proxy_config(self._config, guard_pid),
             keep_running=self._keep_running,
             on_event=_log_worker_event,
             task_status=task_status,
         )
 
+    async def _reload(self) -> Reloaded:
+        found = await reload(self._config)
+        if found.tuning is None:
+            log(Severity.WARNING, "the configuration was not read anew", problem=found.error)
+        else:
+            self.feed.tune(found.tuning)
+            log(Severity.INFO, "the proxy goes by its configuration as it is now")
+        return found
+
+    def samples(self) -> list[Sample]:
+        """Return what the workers have counted."""
+        return self._counters.samples()
+
     def _hear(self, report: WorkerReport) -> None:
+        self._counters.hear(report)
         if report.connected:
             self._sessions[report.hello.pid] = report.stats.sessions
         else:
@@ -92,14 +97,3 @@ def _log_worker_event(fact: WorkerEvent) -> None:
     fields = dict(fact.fields)
     fields.pop("error", None)
     log(Severity(fact.level), fact.message, error=None, **fields)
-
-
-def _limits(pool: PoolConfig) -> Limits:
-    return Limits(
-        server=pool.per_server,
-        user=pool.per_user,
-        database=pool.per_database,
-        key=pool.size,
-        idle_ns=pool.idle_timeout_ms * NS_PER_MS,
-        life_ns=pool.lifetime_ms * NS_PER_MS,
-    )

@@ -147,12 +147,12 @@ class LegServer(FakeServer):
 
 
 async def log_in_by_scram(
-    proxy: Proxy, keys: ScramKeys, *, minor: int = 0, user: str = "anna"
+    proxy: Proxy, keys: ScramKeys, *, minor: int = 0, user: str = "anna", database: str = "shop"
 ) -> tuple[Client, ServerReady | ServerRefused]:
     """Return a client, and what came of its login."""
     client = await proxy.connect()
     login = LoginClient(
-        {"user": user, "database": "shop"}, keys, nonce=b"c" * 18, binding=None, minor=minor
+        {"user": user, "database": database}, keys, nonce=b"c" * 18, binding=None, minor=minor
     )
     await client.send(login.start())
     step = ConnectStep(b"")

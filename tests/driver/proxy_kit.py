@@ -19,6 +19,7 @@ from metako.model.ids import Address, NodeId, Term
 from metako.model.routing import Peer, RouteTarget, RoutingTable
 from metako.pgwire import startup as pg
 from metako.proxy import sockets
+from metako.proxy.consoledesk import ConsoleDesk
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
@@ -219,6 +220,7 @@ class Proxy:
     control: Path
     stop: trio.Event
     agent: trio.CancelScope
+    desk: ConsoleDesk = field(default_factory=ConsoleDesk)
     clients: list[Client] = field(default_factory=list)
 
     def route(
@@ -263,7 +265,13 @@ class Proxy:
             self.events.append(event)
 
         with scope:
-            await serve_control(self.control, self.feed, self.reports.append, on_event=on_event)
+            await serve_control(
+                self.control,
+                self.feed,
+                self.reports.append,
+                on_event=on_event,
+                desk=self.desk,
+            )
 
 
 @contextlib.asynccontextmanager
@@ -280,6 +288,7 @@ async def proxy_running(
     limits: Limits = NO_LIMITS,
     timeouts: Timeouts = NO_TIMEOUTS,
     admins: tuple[str, ...] = (),
+    with_agent: bool = True,
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -305,7 +314,8 @@ async def proxy_running(
 
     async with trio.open_nursery() as nursery:
         proxy = Proxy(port, RoutingFeed(), [], [], nursery, control, stop, agent=trio.CancelScope())
-        proxy.start_agent()
+        if with_agent:
+            proxy.start_agent()
         nursery.start_soon(run)
         try:
             yield proxy

@@ -19,8 +19,10 @@ from metako.model.errors import PortInUseError
 from metako.model.ids import NodeId, Term
 from metako.model.routing import RoutingTable
 from metako.proxy import launcher
+from metako.proxy.__main__ import parse_arguments
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.launcher import ProxyConfig, ProxyError, run_workers
+from metako.proxy.limits import Limits, Timeouts
 from metako.proxy.outside import EXIT_NO_GUARD
 from metako.proxy.worker import boot_ns
 
@@ -253,7 +255,7 @@ async def test_worker_of_another_configuration_is_replaced(tmp_path, guard, nurs
     async with other_agent(tmp_path, guard, server) as (agent, _):
         agent.kill()
         await agent.wait()
-        config = config_for(tmp_path, guard, queue_timeout_s=6.0)
+        config = config_for(tmp_path, guard, node=NodeId("n2"))
         async with node_running(config) as node:
             assert node.messages == [
                 "an outdated proxy worker is ended",
@@ -301,6 +303,23 @@ def test_share_of_the_connections_is_rounded_up(tmp_path, guard) -> None:
 def test_fingerprint_changes_with_the_guard(tmp_path, guard) -> None:
     one, other = config_for(tmp_path, guard), config_for(tmp_path, guard, guard_pid=1)
     assert one.fingerprint == config_for(tmp_path, guard).fingerprint != other.fingerprint
+
+
+def test_what_a_worker_can_be_given_anew_is_no_part_of_its_fingerprint(tmp_path, guard) -> None:
+    config = config_for(tmp_path, guard)
+    changes: dict[str, object] = {
+        "queue_timeout_s": 6.0,
+        "connections_max": 7,
+        "limits": Limits(user=1),
+        "timeouts": Timeouts(read_s=1.5),
+        "admins": ("a, b", 'c"'),
+    }
+    changed = config_for(tmp_path, guard, **changes)
+    assert changed.fingerprint == config.fingerprint
+    command = launcher._Fleet(changed, lambda: False, lambda _event: None)._command(1, 0, 9)
+    found = parse_arguments(command[4:])
+    assert (found.timeouts, found.admins) == (changes["timeouts"], changes["admins"])
+    assert (found.limits, found.sessions_max, found.queue_timeout_s) == (Limits(user=1), 7, 6.0)
 
 
 def test_command_line_errors_are_reported_with_a_usage_line(tmp_path) -> None:

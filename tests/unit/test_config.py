@@ -521,7 +521,7 @@ def test_keys_without_effect_are_named_at_start(write):
     ("section", "named"),
     [
         ("durability: {mode: async}", "durability.mode: async"),
-        ("proxy: {write_timeout: 2s}", "proxy.write_timeout"),
+        ("proxy: {balance: least_connected}", "proxy.balance"),
         ("postgresql: {health: {interval: 3s}}", "postgresql.health.interval"),
     ],
 )
@@ -532,3 +532,16 @@ def test_what_this_version_does_not_do_is_told(tmp_path: Path, section: str, nam
     assert not any(named in note for note in load(path, environ={}).notes)
     path.write_text(base + section + "\n")
     assert any(named in note for note in load(path, environ={}).notes)
+
+
+def test_the_console_is_the_superusers_unless_somebody_else_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "node.yaml"
+    base = "node: {name: n1}\ncluster: {name: main, bootstrap_node: n1}\n"
+    base += "postgresql: {superuser: root}\n"
+    for section, admins in (
+        ("", ("root",)),
+        ("proxy: {admin_users: [anna, 'b, c']}\n", ("anna", "b, c")),
+        ("proxy: {admin_users: []}\n", ()),
+    ):
+        path.write_text(base + section)
+        assert load(path, environ={}).proxy.admin_users == admins
