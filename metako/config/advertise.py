@@ -38,7 +38,7 @@ def resolve_advertised(config: NodeConfig) -> NodeConfig:
             f"{config.path}: gossip.advertise_host: this host has no route to any member; "
             "write the address at which the other nodes reach it"
         )
-    return _with_host(config, host)
+    return with_advertised_host(config, host)
 
 
 def _facing(to: Address) -> str | None:
@@ -59,7 +59,9 @@ def _facing(to: Address) -> str | None:
     return None
 
 
-def _with_host(config: NodeConfig, host: str) -> NodeConfig:
+def with_advertised_host(config: NodeConfig, host: str) -> NodeConfig:
+    """Return the configuration with `host` in place of every wildcard that is advertised."""
+
     def fill(address: Address) -> Address:
         return Address(host, address.port) if address.host in WILDCARDS else address
 

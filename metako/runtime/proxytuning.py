@@ -12,6 +12,8 @@ from dataclasses import fields, replace
 import trio
 
 from metako.config import NodeConfig
+from metako.config.advertise import with_advertised_host
+from metako.config.hosts import WILDCARDS
 from metako.config.load import load
 from metako.config.node_config import PoolConfig
 from metako.config.node_config import ProxyConfig as ProxySection
@@ -24,13 +26,13 @@ from metako.runtime.paths import proxy_socket
 from metako.runtime.tlsfiles import tls_options
 
 MS_PER_S = 1000
-# Of the section `proxy`, what running workers can be given anew; and what has no effect anyway.
+# Of the section `proxy`, what running workers can be given anew.
 RELOADED = (
     *("queue_timeout_ms", "max_connections", "read_timeout_ms", "write_timeout_ms"),
     *("idle_timeout_ms", "idle_in_transaction_timeout_ms", "login_timeout_ms", "admin_users"),
     "pool",
 )
-_NOT_COMPARED = ("path", "notes", "proxy")  # of a node's configuration, as sections
+_NOT_COMPARED = ("path", "notes")  # of a configuration; all else are sections
 
 
 def proxy_config(config: NodeConfig, guard_pid: int) -> ProxyConfig:
@@ -67,19 +69,17 @@ async def reload(running: NodeConfig) -> Reloaded:
 
 
 def changed_sections(running: NodeConfig, found: NodeConfig) -> list[str]:
-    """Return what differs and cannot be given to a node that runs."""
-    same = {name: getattr(running.proxy, name) for name in RELOADED}
-    proxy = [
-        f"proxy.{one.name}"
-        for one in fields(ProxySection)
-        if getattr(replace(found.proxy, **same), one.name) != getattr(running.proxy, one.name)
-    ]
-    others = [
+    """Return the sections in which something differs that a node that runs cannot be given."""
+    if found.gossip.advertise.host in WILDCARDS:
+        # What stands for it was found out when the node started.
+        found = with_advertised_host(found, running.gossip.advertise.host)
+    given = {name: getattr(running.proxy, name) for name in RELOADED}
+    found = replace(found, proxy=replace(found.proxy, **given))
+    return [
         one.name
         for one in fields(NodeConfig)
         if one.name not in _NOT_COMPARED and getattr(found, one.name) != getattr(running, one.name)
     ]
-    return [*proxy, *others]
 
 
 def _timeouts(proxy: ProxySection) -> Timeouts:

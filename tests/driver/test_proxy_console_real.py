@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import psycopg
 import pytest
@@ -180,3 +181,46 @@ async def test_a_client_that_leaves_its_transaction_open_is_ended(
 
     with trio.fail_after(TOOL_S):
         assert await trio.to_thread.run_sync(leave_open, abandon_on_cancel=True) == "25P03"
+
+
+@contextlib.contextmanager
+def no_standby(server: RealServer) -> Iterator[Callable[[], None]]:
+    """Have commits wait for a standby that does not exist, until the end or until called."""
+
+    def name(standby: str) -> None:
+        server.run(f"alter system set synchronous_standby_names to '{standby}'")
+        server.run("select pg_reload_conf()")
+
+    name("nobody")
+    try:
+        yield lambda: name("")
+    finally:
+        name("")
+
+
+async def test_a_write_whose_commit_waits_for_standbys_is_not_called_a_success(
+    server: RealServer, proxy: Proxy
+) -> None:
+    with no_standby(server):
+        # The setting has to have reached the checkpointer, which has commits wait.
+        await trio.sleep(0.5)
+        found = await psql(server, proxy, "insert into noted values (7)")
+    assert found.stdout == b""
+    assert b"FATAL:  08007: the wait for synchronous replication was cancelled" in found.stderr
+    assert server.run("select n from noted where n = 7") == [(7,)]
+    server.run("delete from noted")
+
+
+async def test_a_commit_is_never_cancelled(server: RealServer, proxy: Proxy) -> None:
+    async def relent(stop: Callable[[], None]) -> None:
+        await trio.sleep(2 * TIMEOUTS.write_s + 0.5)
+        await trio.to_thread.run_sync(stop)
+
+    with no_standby(server) as stop:
+        await trio.sleep(0.5)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(relent, stop)
+            found = await psql(server, proxy, "begin", "insert into noted values (8)", "commit")
+    assert found.stdout.decode().split("\n") == ["BEGIN", "INSERT 0 1", "COMMIT", ""]
+    assert found.stderr == b""
+    server.run("delete from noted")
