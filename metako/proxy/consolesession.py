@@ -24,9 +24,10 @@ from metako.pgwire.startup import PgWireError, SqlState
 from metako.proxy import console, sockets
 from metako.proxy.board import Board
 from metako.proxy.clientlogin import log_client_in
-from metako.proxy.console import Console, Failed
+from metako.proxy.console import Console, Failed, Verb
 from metako.proxy.consoleframes import Part
 from metako.proxy.credentials import Asking, CredentialSource
+from metako.proxy.frames import WorkerEvent
 
 CONSOLES_BEYOND = 8  # connections that are admitted beyond the limit, so that a full proxy has one
 # What drivers look at before they send anything.
@@ -113,7 +114,7 @@ async def converse(
                 return b""
             said = talk.receive_untrusted(data)
             while talk.pending:
-                said += await _answer(board, talk)
+                said += await _answer(board, talk, first.parameter("user") or "")
     except PgWireError as error:
         board.malformed += 1
         return pg.error_response(error.sqlstate, str(error))
@@ -121,10 +122,16 @@ async def converse(
         board.cancels.take_back(issued)
 
 
-async def _answer(board: Board, talk: Console) -> bytes:
+async def _answer(board: Board, talk: Console, user: str) -> bytes:
+    command = talk.pending[0]
+    if command.verb is not Verb.SHOW:
+        given = (("user", user), ("command", command.verb.value))
+        aim = (("database", command.database), ("client", command.client))
+        detail = (*given, *(pair for pair in aim if pair[1] is not None))
+        board.report(WorkerEvent("INFO", "a command was given at the console", detail))
     if board.console is None:
         part = Part(Failed("this proxy has no console"))
     else:
-        part = await board.console.do(talk.pending[0])
+        part = await board.console.do(command)
     notices = b"".join(notice_response("00000", text) for text in part.notices)
     return notices + talk.answer(part.outcome)

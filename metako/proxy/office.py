@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from metako.proxy.board import Board
+from metako.proxy.board import Board, session_failure
 from metako.proxy.console import Command, Done, Failed, Shown, Verb
 from metako.proxy.consoleframes import ROOM_BYTES, Part, fitting, merged, no_such_client
 from metako.proxy.limits import Tuning
@@ -38,6 +38,13 @@ class WorkerOffice:
 
     def do(self, command: Command, room: int) -> Part:
         """Return what came of a command; its rows take no more than `room` bytes."""
+        try:
+            return self._do(command, room)
+        except Exception as error:  # noqa: BLE001 - no bug of the console may end the clients
+            self._board.report(session_failure(error))
+            return Part(Failed("the command has failed unexpectedly", hint="See the agent's log."))
+
+    def _do(self, command: Command, room: int) -> Part:
         match command.verb:
             case Verb.SHOW:
                 assert command.shown is not None

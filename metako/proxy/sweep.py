@@ -32,6 +32,7 @@ from metako.pgwire import startup as pg
 from metako.pgwire.messages import notice_response
 from metako.pgwire.scan import STATUS_IDLE
 from metako.pgwire.startup import SqlState
+from metako.proxy.board import Attached, Board, session_failure
 from metako.proxy.cancels import cancel_at_server
 from metako.proxy.limits import Timeouts
 from metako.proxy.loss import UNKNOWN, unreplicated_error
@@ -39,7 +40,6 @@ from metako.proxy.overdue import Busy, Verdict, busy_with, judge_answer
 from metako.proxy.transport import SCRATCH_BYTES
 
 if TYPE_CHECKING:
-    from metako.proxy.board import Attached, Board
     from metako.proxy.relay import Relay
 
 INTERVAL_MIN_S = 0.05
@@ -134,7 +134,10 @@ class Sweep:
         for index, session in enumerate(sessions):
             if index % LOOKS_IN_A_ROW == LOOKS_IN_A_ROW - 1:
                 await trio.lowlevel.checkpoint()
-            self._look_at(session, trio.current_time(), nursery)
+            try:
+                self._look_at(session, trio.current_time(), nursery)
+            except Exception as error:  # noqa: BLE001 - one session's bug must not end the others
+                self._board.report(session_failure(error))
 
     def _look_at(self, session: Attached, now: float, nursery: trio.Nursery) -> None:
         relay = session.relay
@@ -167,14 +170,13 @@ class Sweep:
         if not any(0 < limit_s <= spent_s for limit_s in (read_s, write_s)):
             return
         link = relay.link
-        if (
-            seen.busy is None
-            or seen.judged[0] is not link.sent
-            or seen.judged[1] != link.sent_whole
-        ):
+        sent, whole = seen.judged
+        if seen.busy is None or sent is not link.sent or whole != link.sent_whole:
+            # Noted first: what cannot be judged is neither cancelled nor looked at again.
+            seen.busy, seen.judged = Busy.COMMIT, (link.sent, link.sent_whole)
             moment = relay.moment
-            seen.busy = Busy.COMMIT if moment is None else busy_with(moment)
-            seen.judged = link.sent, link.sent_whole
+            if moment is not None:
+                seen.busy = busy_with(moment)
         if seen.busy is Busy.COMMIT:
             return
         reads = seen.busy is Busy.READ
@@ -208,7 +210,11 @@ class Sweep:
                         return
                     await trio.sleep(CANCEL_POLL_S)
             if link.ended is None and relay.leg is leg:
+                # Also if it was answered since: nobody knows what the cancel will hit.
                 self._give_up(relay, seen, reason)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._board.report(session_failure(error))
+            relay.end("terminating connection: its proxy has failed")
         finally:
             link.resume()
             self._cancels -= 1

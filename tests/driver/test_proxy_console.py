@@ -18,6 +18,7 @@ from metako.proxy import consoledesk, control
 from metako.proxy.consoleasks import ConsoleAsks
 from metako.proxy.consoledesk import ConsoleDesk, Reloaded
 from metako.proxy.limits import Limits, Timeouts, Tuning
+from metako.proxy.views import Views
 
 TUNING = Tuning(sessions_max=50, queue_timeout_s=2.0, admins=("boss",))
 Rows = list[dict[str, str]]
@@ -259,6 +260,22 @@ async def test_kill_ends_one_client_or_those_of_a_database_at_once(tmp_path, nur
             assert (await client.error())["C"] == "57P01"
         await console.ask("kill nowhere")
         assert console.notices == ["0 clients were ended"]
+        given = [dict(event.fields) for event in one.events if "console" in event.message]
+        assert given[0] == {"user": "boss", "command": "KILL", "client": "2.1"}
+
+
+async def test_a_bug_of_the_console_ends_nobody(tmp_path, nursery, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with node(tmp_path, nursery) as (one, two, _):
+        clients = [await one.session(), await two.session()]
+        console = await at_console(one)
+        monkeypatch.setattr(Views, "_pools", fail)
+        assert "failed unexpectedly" in (await console.fails("show pools"))["M"]
+        assert len(await console.ask("show clients")) == 3
+        for client in clients:
+            assert await client.query("select 1") == "a"
 
 
 async def test_a_worker_that_does_not_answer_is_named(tmp_path, nursery, monkeypatch) -> None:

@@ -210,3 +210,19 @@ async def test_who_sends_data_of_a_copy_is_not_limited(tmp_path, nursery) -> Non
         assert await client.message() == (b"G", b"\0\0\0")
         await trio.sleep(0.4)
         assert server.cancels == []
+
+
+async def test_a_bug_in_looking_at_one_session_ends_no_other(
+    tmp_path, nursery, monkeypatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("metako.proxy.sweep.busy_with", fail)
+    async with mute(tmp_path, nursery, read_s=0.1, idle_s=0.4) as (proxy, _):
+        await ask(proxy, READ)
+        other = await proxy.session()
+        assert (await other.error())["C"] == "57P05"
+        assert [event.message for event in proxy.events if "failed" in event.message] == [
+            "a session failed unexpectedly"
+        ]
