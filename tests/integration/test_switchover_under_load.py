@@ -3,7 +3,8 @@
 Each run says how many transactions there were, for how long none ended, and how many clients lost
 their connection, told by which SQLSTATE; `pytest -s` shows it. What is claimed:
 
-- who only reads notices nothing but a pause;
+- who only reads notices a pause. A server that is stopped in the middle of an answer sends the
+  part that it has, and says that it ends: such a client is lost, seldom, and told 57P01;
 - who is between two transactions keeps the connection: nobody loses it at a BEGIN;
 - who loses it is told what that means, and that is true: a transaction whose client was told 57P01
   is not there, one whose end was answered is, and only after 08007 it may be or not.
@@ -41,6 +42,7 @@ SCHEMA = "under_load"
 SCALE = 2
 HEALTHY_TIMEOUT_S = 60.0
 GAP_MAX_S = 10.0
+READERS_LOST_MAX = 2  # of CLIENTS
 
 PACED = r"""
 \set aid random(1, 200000)
@@ -123,14 +125,15 @@ async def switched_over_under(
 
 
 @pytest.mark.parametrize("name", READS)
-async def test_readers_notice_nothing(
+async def test_readers_notice_a_pause(
     name: str, cluster: LocalCluster, proxies: Proxies, pgbench: Path
 ) -> None:
     for _ in range(SWITCHOVERS):
         heard, story = await switched_over_under(
             cluster, proxies, pgbench, name, READS[name].options
         )
-        assert not heard.lost, story
+        assert {lost.told for lost in heard.lost} <= {ROLLED_BACK}, story
+        assert len(heard.lost) <= READERS_LOST_MAX, story
         assert heard.gap_s < GAP_MAX_S, story
 
 
