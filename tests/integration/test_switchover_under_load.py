@@ -42,7 +42,7 @@ SCHEMA = "under_load"
 SCALE = 2
 HEALTHY_TIMEOUT_S = 60.0
 GAP_MAX_S = 10.0
-READERS_LOST_MAX = 2  # of CLIENTS
+READERS_LOST_MAX = 3  # of CLIENTS
 
 PACED = r"""
 \set aid random(1, 200000)
