@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from metako.pgwire.scan import READY_KIND
 from metako.pgwire.startup import PgWireError, SqlState, parse_error_untrusted
 
 HEADER_BYTES = 5
@@ -52,6 +53,20 @@ def find_last_words(buffer: bytes | bytearray, size: int) -> Unasked:
             break  # no message of PostgreSQL: the scanner says so
         position = end
     return Unasked(size, b"")
+
+
+def whole_answers(buffer: bytes | bytearray, size: int) -> int:
+    """Return how many of the first `size` bytes, whole messages, end with a ReadyForQuery.
+
+    What follows is a part of an answer that the server broke off.
+    """
+    position = answered = 0
+    while position < size:
+        kind, length = _header(buffer, position)
+        position += 1 + length
+        if kind == READY_KIND:
+            answered = position
+    return answered
 
 
 def is_fatal(body: bytes) -> bool:

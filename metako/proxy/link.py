@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import trio
 
-from metako.pgwire.lastwords import find_last_words, is_fatal
+from metako.pgwire.lastwords import find_last_words, is_fatal, whole_answers
 from metako.pgwire.scan import READY_KIND, STATUS_IDLE
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
@@ -315,6 +315,12 @@ class Link(Pump):
                 self._end(Ended.SERVER)
             return size
         before, words = find_last_words(self._buffer, size)
+        part = b""
+        if words and waits:
+            # The part of an answer that the server broke off: who has seen nothing of it can be
+            # given the whole of another.
+            whole = whole_answers(self._buffer, before)
+            part, before = bytes(self._view[whole:before]), whole
         if before:
             self._down.scan(self._buffer, before)
             if not words:
@@ -322,7 +328,7 @@ class Link(Pump):
             self._send_down(bytes(self._view[:before]))
             self._tell(self._down.notes, from_client=False)
         if self.ended is None and self._server is not None:
-            self._lose_server(words)
+            self._lose_server(part, words)
         return 0
 
     def _failed(self, error: Note) -> None:
@@ -331,12 +337,17 @@ class Link(Pump):
             self.over = True
             self._on_lost = None
 
-    def _lose_server(self, words: bytes) -> None:
-        """Keep the client if its session can go on elsewhere, or tell it why it ends."""
+    def _lose_server(self, part: bytes, words: bytes) -> None:
+        """Keep the client if its session can go on elsewhere, or tell it why it ends.
+
+        Args:
+            part: of an answer, that has not been delivered; thrown away if the client is kept.
+            words: the server's last.
+        """
         if self._pending_down:
             # The client does not take what came before: it can follow neither gap nor move.
             self._on_lost = None
-            self._pending_down += words
+            self._pending_down += part + words
             return
         on_lost = self._on_lost
         self.detach_server()
@@ -344,7 +355,7 @@ class Link(Pump):
         if told is not None:
             self.over = True
             if told:
-                self._send_down(told)
+                self._send_down(part + told)
             self._end(Ended.SERVER)
 
     def _server_event(self, events: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from link_kit import ANSWER, EXTENDED, QUERY, rig
+from link_kit import ANSWER, EXTENDED, QUERY, READY, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
 
@@ -17,6 +17,7 @@ TIMED_OUT = error_response("57P05", "terminating connection due to idle-session 
 NOTICE = message("N", b"SNOTICE\0C01000\0Mwait\0\0")
 SETTING = message("S", b"TimeZone\0UTC\0")
 CHANNEL = message("A", b"\0\0\0\1news\0\0")
+PART = ANSWER[: ANSWER.rindex(READY)]  # its whole messages, without the last
 IN_TRANSACTION = message("C", b"BEGIN\0") + message("Z", b"T")
 
 
@@ -149,6 +150,38 @@ async def test_last_words_behind_an_answer_are_kept_from_a_client_that_goes_on()
         await wait_all_tasks_blocked(0.01)
         assert (made.lost, joined.link.ended) == (1, None)
         assert joined.client.silent()
+
+
+@pytest.mark.parametrize("answered", [b"", ANSWER])
+async def test_a_part_of_an_answer_in_one_piece_with_the_last_words_is_not_given(answered) -> None:
+    async with rig(keeps=True) as made:
+        joined = await made.relaying()
+        for request in (QUERY, QUERY) if answered else (QUERY,):
+            await joined.client.send(request)
+            await joined.server.receive(request)
+        await joined.server.send(answered + PART + SHUTDOWN)
+        if answered:
+            await joined.client.receive(answered)
+        await wait_all_tasks_blocked(0.01)
+        assert (made.lost, joined.link.ended) == (1, None)
+        assert (joined.link.standing.owed, joined.link.standing.delivered) == (1, False)
+        assert joined.client.silent()
+        near, server = made.pair()
+        joined.link.attach(near, again=QUERY)
+        await server.receive(QUERY)
+        await server.send(ANSWER)
+        await joined.client.receive(ANSWER)
+        assert joined.link.at_rest
+
+
+async def test_a_client_that_is_not_kept_is_given_the_part_before_the_last_words() -> None:
+    async with rig(keeps=False) as made:
+        joined = await made.relaying()
+        await joined.client.send(QUERY)
+        await joined.server.receive(QUERY)
+        await joined.server.send(PART + SHUTDOWN)
+        await joined.client.receive(PART + SHUTDOWN)
+        assert await joined.link.wait_end() is Ended.SERVER
 
 
 async def test_a_part_of_an_answer_that_was_given_is_known() -> None:
