@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -27,6 +28,7 @@ from drivers_kit import Proxies
 from metako.demo.cluster import LocalCluster
 from metako.proxy import loss
 
+LASTS_S = 300  # at most
 ENDS_TIMEOUT_S = 60.0
 ROLLED_BACK, IN_DOUBT = "57P01", "08007"
 DETAILS = {
@@ -62,6 +64,7 @@ class Heard:
     processed: int = 0  # transactions of which the end was answered
     said: list[Said] = field(default_factory=list)
     ended_s: list[float] = field(default_factory=list)  # when each transaction ended
+    running: list[trio.Process] = field(default_factory=list)
 
     @property
     def lost(self) -> list[Lost]:
@@ -96,15 +99,19 @@ class Heard:
 async def pgbench_load(
     pgbench: Path, proxies: Proxies, schema: str, options: Sequence[object], *, clients: int
 ) -> AsyncIterator[Heard]:
-    """Run `clients` clients, spread over the proxies; they have ended when this is left."""
+    """Run `clients` clients, spread over the proxies, until this is left."""
     heard = Heard()
     async with trio.open_nursery() as nursery:
         for index, port in enumerate(proxies.ports):
             share = len(range(index, clients, len(proxies.ports)))
             argv = [pgbench, "-n", "-c", share, "--verbose-errors", "--failures-detailed"]
+            argv += ["-T", LASTS_S]
             environment = {**proxies.environment(port), "PGOPTIONS": f"-c search_path={schema}"}
             nursery.start_soon(_run, [*argv, *options], environment, port, heard)
         yield heard
+        for process in heard.running:
+            if process.returncode is None:
+                process.send_signal(signal.SIGALRM)  # its time is up: the end of its own alarm
         nursery.cancel_scope.deadline = trio.current_time() + ENDS_TIMEOUT_S
     assert not nursery.cancel_scope.cancelled_caught, "pgbench does not end"
 
@@ -119,6 +126,7 @@ async def _run(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
+    heard.running.append(process)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_hear, process.stderr, port, heard)

@@ -3,8 +3,7 @@
 Each run says how many transactions there were, for how long none ended, and how many clients lost
 their connection, told by which SQLSTATE; `pytest -s` shows it. What is claimed:
 
-- who only reads notices a pause. A server that is stopped in the middle of an answer sends the
-  part that it has, and says that it ends: such a client is lost, seldom, and told 57P01;
+- who only reads, and little at a time, notices nothing but a pause;
 - who is between two transactions keeps the connection: nobody loses it at a BEGIN;
 - who loses it is told what that means, and that is true: a transaction whose client was told 57P01
   is not there, one whose end was answered is, and only after 08007 it may be or not.
@@ -36,13 +35,11 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 FULL = os.environ.get("METAKO_TEST_FULL", "") not in ("", "0")
 SWITCHOVERS = 10 if FULL else 1  # of each load
 CLIENTS = 8
-SECONDS = 4  # of each run; the switchover is over in two
-RAMP_S = 0.5
+RAMP_S, TAIL_S = 0.5, 1.0  # before and after the switchover
 SCHEMA = "under_load"
 SCALE = 2
 HEALTHY_TIMEOUT_S = 60.0
 GAP_MAX_S = 10.0
-READERS_LOST_MAX = 3  # of CLIENTS
 
 PACED = r"""
 \set aid random(1, 200000)
@@ -109,13 +106,13 @@ async def switched_over_under(
 ) -> tuple[Heard, str]:
     """Switch over once; return what the clients were told, and the story of it."""
     await cluster.wait_healthy(timeout_s=HEALTHY_TIMEOUT_S)
-    options = (*options, "-T", str(SECONDS))
     async with pgbench_load(pgbench, proxies, SCHEMA, options, clients=CLIENTS) as heard:
         await trio.sleep(RAMP_S)
         since_s, node = time.time(), cluster.nodes[0]
         order = ("switchover", "-c", str(node.config_path), "--json")
         result = await run_metako(*order, cwd=node.directory)
         assert result.returncode == 0, result.stderr
+        await trio.sleep(TAIL_S)
     story = timeline(cluster, heard, since_s)
     sys.stdout.write(
         f"{name}: {heard.processed} transactions, none for {heard.gap_s:.2f} s,"
@@ -125,15 +122,14 @@ async def switched_over_under(
 
 
 @pytest.mark.parametrize("name", READS)
-async def test_readers_notice_a_pause(
+async def test_readers_notice_nothing_but_a_pause(
     name: str, cluster: LocalCluster, proxies: Proxies, pgbench: Path
 ) -> None:
     for _ in range(SWITCHOVERS):
         heard, story = await switched_over_under(
             cluster, proxies, pgbench, name, READS[name].options
         )
-        assert {lost.told for lost in heard.lost} <= {ROLLED_BACK}, story
-        assert len(heard.lost) <= READERS_LOST_MAX, story
+        assert not heard.lost, story
         assert heard.gap_s < GAP_MAX_S, story
 
 
