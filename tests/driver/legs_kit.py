@@ -86,6 +86,7 @@ class LegServer(FakeServer):
     credential: Credential = field(default_factory=TrustLogin)
     settings: dict[str, str] = field(default_factory=lambda: {"TimeZone": "UTC"})
     key: BackendKey = field(default_factory=lambda: BackendKey(7, b"\0\0\0c"))
+    binding: bytes | None = None  # that a login may be bound to
     notices: bytes = b""  # said before the end of a login
     stop_at: str = ""  # one of STEPS: the login goes no further
     stopped: int = 0  # logins that were stopped
@@ -108,7 +109,7 @@ class LegServer(FakeServer):
         await self._stop("startup", stream)
         spoken = negotiate(first)
         user = first.parameter("user") or ""
-        login = LoginServer(user, self.credential, LoginInputs(b"n" * 18, b"salt"))
+        login = LoginServer(user, self.credential, LoginInputs(b"n" * 18, b"salt", self.binding))
         step = login.start()
         await stream.send_all(spoken.message + step.send)
         for name in ("request", "challenge"):

@@ -24,6 +24,7 @@ from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
 from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
+from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure
@@ -289,6 +290,7 @@ async def proxy_running(
     timeouts: Timeouts = NO_TIMEOUTS,
     admins: tuple[str, ...] = (),
     with_agent: bool = True,
+    tls: TlsOptions = NO_TLS,
 ) -> AsyncIterator[Proxy]:
     """Run a worker in this process on a free port; its agent is started too."""
     control = directory / "proxy.sock"
@@ -301,6 +303,7 @@ async def proxy_running(
         limits=limits,
         timeouts=timeouts,
         admins=admins,
+        tls=tls,
         guard_pid=1,  # looked at by the process's main program only
         queue_timeout_s=queue_timeout_s,
         sessions_max=sessions_max,
