@@ -12,18 +12,22 @@ from pathlib import Path
 
 import pytest
 import trio
-from proxy_kit import DEADLINE_S, FakeServer, eventually, free_port, raw_session
+from proxy_kit import DEADLINE_S, Client, FakeServer, eventually, free_port, raw_session
+from tls_kit import ANNA, as_client, encrypt, papers_in
 
 import metako
 from metako.model.errors import PortInUseError
 from metako.model.ids import NodeId, Term
 from metako.model.routing import RoutingTable
+from metako.model.sslmode import SslMode
+from metako.pgwire.startup import startup_packet
 from metako.proxy import launcher
 from metako.proxy.__main__ import parse_arguments
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.launcher import ProxyConfig, ProxyError, run_workers
 from metako.proxy.limits import Limits, Timeouts
 from metako.proxy.outside import EXIT_NO_GUARD
+from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import boot_ns
 
 pytestmark = pytest.mark.slow  # starting an interpreter takes a quarter of a second
@@ -176,6 +180,34 @@ async def test_host_that_is_not_ours_is_refused(tmp_path, guard) -> None:
     node = Node(config_for(tmp_path, guard, host="192.0.2.1", port=free_port()))
     with pytest.raises(ProxyError, match=r"192\.0\.2\.1"):
         await _run_workers(node, trio.TASK_STATUS_IGNORED)
+
+
+async def test_workers_have_the_certificates_of_the_node(tmp_path, guard, nursery) -> None:
+    papers = papers_in(tmp_path)
+    server = FakeServer("a")
+    await nursery.start(server.run)
+    config = config_for(tmp_path, guard, tls=papers.offered(required=True))
+    async with node_running(config) as node:
+        node.route(1, server)
+        client = Client(await trio.open_tcp_stream("127.0.0.1", node.port))
+        client = await encrypt(client, as_client(papers))
+        await client.send(startup_packet(ANNA))
+        await client.until_ready()
+        assert await client.query("select 1") == "a"
+        await trio.aclose_forcefully(client.stream)
+    assert config.fingerprint != config_for(tmp_path, guard, tls=papers.offered()).fingerprint
+
+
+async def test_certificates_that_cannot_be_used_are_refused_in_words(tmp_path, guard) -> None:
+    missing = tmp_path / "none"
+    tls = TlsOptions(cert_file=missing, key_file=missing)
+    with pytest.raises(ProxyError, match="its TLS files cannot be used; `metako check` tells why"):
+        await _run_workers(Node(config_for(tmp_path, guard, tls=tls)), trio.TASK_STATUS_IGNORED)
+
+
+def test_what_a_worker_is_told_of_tls_arrives_as_it_was() -> None:
+    for options in (NO_TLS, TlsOptions(Path("/a b"), Path("/'"), None, True, SslMode.REQUIRE)):
+        assert TlsOptions.from_text(options.to_text()) == options
 
 
 AGENT = """

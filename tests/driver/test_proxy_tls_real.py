@@ -1,8 +1,7 @@
 """Real clients and real servers, with TLS on one hop or both.
 
 psycopg may have been built with libpq 17 or later, which begins with TLS if it is told to, and
-encrypts its requests to cancel. The server and its psql may be older, so Python's own TLS plays such
-a client as well.
+encrypts its requests to cancel. It may be older as well, so Python's own TLS plays such a client.
 """
 
 from __future__ import annotations

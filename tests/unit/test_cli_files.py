@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from certificates import write_certificate
 from metako.cli.app import build_app
 from metako.cli.target import DEFAULT_API, api_url, connectable, load_config, psql_url
 from metako.model.errors import PortInUseError, UsageError
@@ -124,6 +125,18 @@ def test_check_refuses_what_cannot_run(directory):
     result = invoke("check", "-c", write(no_bootstrap, text))
     assert result.exit_code == 3
     assert "nonexistent.crt" in result.stderr
+
+
+def test_check_reads_certificates(directory):
+    certificate = directory / "a.crt"
+    key = write_certificate(certificate)
+    other = write_certificate(directory / "b.crt")
+    for used, exit_code in ((other, 3), (key, 0)):
+        tls = f"tls: {{enabled: true, cert_file: {certificate}, key_file: {used}}}\n"
+        result = invoke("check", "-c", write(directory / "tls.yaml", f"{FILE}{tls}"))
+        assert result.exit_code == exit_code
+        told = f"cannot use its TLS files: {certificate} with {used}: key values mismatch"
+        assert (told in result.stderr) == (exit_code != 0)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.name)

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 
 from metako.config import check_runnable, generate_key, load, profiles, resolve_advertised
+from metako.config.node_config import TlsConfig
 from metako.config.parameters import check_parameters
 from metako.election.settings import CLOCK_RATE_ERROR, ElectionSettings
 from metako.model.document import Durability
 from metako.model.errors import ConfigError
 from metako.model.ids import Address
+from metako.model.sslmode import SslMode
 from metako.postgres import settings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -208,6 +210,10 @@ def test_broken_timing_relations_are_refused(errors, timing, words):
         (f"node: {{name: n1}}\ngossip: {{key: {KEY}, key_file: f}}", "gossip.key_file is set"),
         ("node: {name: n1}\ngossip: {probe_timeout: 400ms}", "no time would be left"),
         ("node: {name: n1}\ntls: {enabled: true}", "tls.enabled: needs tls.cert_file"),
+        ("node: {name: n1}\ntls: {required: true}", "because tls.enabled is not true"),
+        ("node: {name: n1}\nproxy: {server_tls: on}", "F:2: proxy.server_tls: "),
+        ("node: {name: n1}\nproxy: {server_tls: verify-ca}", "verify-ca needs proxy.server_ca"),
+        ("node: {name: n1}\nproxy: {server_ca_file: f}", "nothing is verified with server_tls"),
         ("node: {name: n1}\npostgresql: {bindir: 'embedded:x'}", "write it like embedded:18"),
         ("node: {name: n1}\npostgresql: {bootstrap: {password: p}}", "there is no username"),
     ],
@@ -454,6 +460,29 @@ def test_missing_bootstrap_node_and_certificates_do_not_run(write):
     assert len(lines) == 4
     assert sum("does not exist" in line for line in lines) == 2
     assert any("cluster.bootstrap_node: is missing" in line for line in lines)
+
+
+def test_tls_of_both_hops_is_read_and_the_api_said_to_do_without(write):
+    text = (
+        "tls: {enabled: true, required: true, cert_file: c, key_file: /k, client_ca_file: ca}\n"
+        "proxy: {server_tls: verify-full, server_ca_file: s}\n"
+    )
+    path = write(f"node: {{name: n1}}\n{text}")
+    config = loaded(path)
+    here = path.parent
+    assert config.tls == TlsConfig(
+        enabled=True,
+        cert_file=here / "c",
+        key_file=Path("/k"),
+        required=True,
+        client_ca_file=here / "ca",
+    )
+    assert config.proxy.server_tls is SslMode.VERIFY_FULL
+    assert config.proxy.server_ca_file == here / "s"
+    assert any("API speaks PLAIN HTTP" in note for note in config.notes)
+    plain = loaded(write("node: {name: n1}\ntls: {enabled: false}\n"))
+    assert plain.proxy.server_tls is SslMode.PREFER
+    assert not any("tls" in note for note in plain.notes)
 
 
 class _Socket:
