@@ -23,6 +23,7 @@ Deliberately unknown here: TLS, time and retries. Who drives this sets a deadlin
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -241,7 +242,8 @@ class LoginClient:
         match message.kind:
             case b"S":
                 name, value = messages.parse_parameter_status_untrusted(message.body)
-                self._parameters[name] = value
+                # Most sessions of a server are told the same, and keep it for long.
+                self._parameters[sys.intern(name)] = sys.intern(value)
                 return ConnectStep(b"")
             case b"K":
                 long_keys = self._minor >= MINOR_LONG_KEYS

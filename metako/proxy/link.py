@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import NamedTuple
 
 import trio
 
@@ -35,20 +34,10 @@ from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
+from metako.proxy.standing import Standing
 from metako.proxy.transport import Ended, LinkContext, Transport, held, hung_up, leaving, shut
 
 QUERY_KIND = ord("Q")
-
-
-class Standing(NamedTuple):
-    """What of a conversation is under way; of those that are at rest, nothing is."""
-
-    status: int  # the byte of the last ReadyForQuery, 0 before the first
-    owed: int  # requests that were read in full, and not answered to their end
-    delivered: bool  # the client may have been given a part of the next answer
-    half: bool  # a request was read in part, or has not been taken by the server
-    open: bool  # messages of the extended protocol lack their Sync
-    copying_in: bool  # the server waits for data
 
 
 class Link(Pump):
