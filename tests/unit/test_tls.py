@@ -7,6 +7,7 @@ import random
 import socket
 import ssl
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ from metako.proxy.tls import (
     server_tls,
     shake_hands,
 )
-from metako.proxy.transport import SCRATCH_BYTES, Ended
+from metako.proxy.transport import SCRATCH_BYTES, Ended, speaks
 
 DEADLINE_S = 5.0
 
@@ -176,7 +177,80 @@ async def test_garbage_breaks_the_connection_as_an_os_error(files) -> None:
             await sockets.receive_some(server)
 
 
+async def test_what_is_looked_at_or_left_is_held_until_it_is_read(files) -> None:
+    async with joined(files) as (server, client):
+        assert not client.held
+        await sockets.send_all(server, b"abcdef")
+        assert await sockets.receive_exactly(client, 2) == b"ab"
+        assert client.held  # and the kernel has nothing to tell
+        with pytest.raises(BlockingIOError):
+            client.sock.recv(1, socket.MSG_PEEK)
+        for size in (1, 3, 1):
+            assert client.recv(size, socket.MSG_PEEK) == b"cdef"[:size]
+        buffer = bytearray(3)
+        assert client.recv_into(memoryview(buffer)) == 3
+        assert buffer == b"cde"
+        assert client.held
+        assert client.recv(9) == b"f"
+        assert not client.held
+        with pytest.raises(BlockingIOError):
+            client.recv(1, socket.MSG_PEEK)
+        server.shutdown(socket.SHUT_WR)
+        await trio.lowlevel.wait_readable(client.sock)
+        assert client.recv(1, socket.MSG_PEEK) == b""
+        assert client.held  # the end, of which the kernel may not tell again
+
+
+async def test_what_is_no_data_is_nothing_that_was_said(files) -> None:
+    near, far = tcp_pair()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)  # with tickets
+    near.setblocking(True)
+    try:
+        async with trio.open_nursery() as nursery:
+            wrap = partial(context.wrap_socket, near, server_side=True)
+            tls: list[ssl.SSLSocket] = []
+
+            async def accept() -> None:
+                tls.append(await trio.to_thread.run_sync(wrap))
+
+            nursery.start_soon(accept)
+            own = client_context(None, verify_name=False)
+            client = await shake_hands(far, own, server_side=False, name="localhost")
+        await trio.lowlevel.wait_readable(far)
+        assert not speaks(client)
+        with pytest.raises(BlockingIOError):
+            far.recv(1, socket.MSG_PEEK)
+        tls[0].send(b"x")
+        await trio.lowlevel.wait_readable(far)
+        assert speaks(client)
+        assert client.recv(1) == b"x"
+        tls[0].close()
+        await trio.lowlevel.wait_readable(far)
+        assert speaks(client)
+    finally:
+        sockets.close(near)
+        sockets.close(far)
+
+
 # ------------------------------------------------------------------- in a link
+
+
+async def test_what_a_login_left_is_relayed_and_so_is_the_end_behind_it(files) -> None:
+    async with rig() as made, joined(files) as (near_client, client), joined(files) as servers:
+        server, near_server = servers
+        await sockets.send_all(client, b"login" + QUERY)
+        await sockets.send_all(server, b"granted" + LOGIN)
+        assert await sockets.receive_exactly(near_client, 5) == b"login"
+        assert await sockets.receive_exactly(near_server, 7) == b"granted"
+        client.shutdown(socket.SHUT_WR)
+        await trio.lowlevel.wait_readable(near_client.sock)
+        assert near_client.recv(99, socket.MSG_PEEK) == QUERY  # the end was decrypted, too
+        link = Link(made.context, near_client)
+        link.attach(near_server, logging_in=True)
+        assert await sockets.receive_exactly(client, len(LOGIN)) == LOGIN
+        assert await sockets.receive_exactly(server, len(QUERY)) == QUERY
+        assert await sockets.receive_some(server) == b""
 
 
 async def test_a_link_relays_from_an_encrypted_client_to_an_encrypted_server(files) -> None:
