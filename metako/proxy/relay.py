@@ -369,7 +369,7 @@ class Relay:
         if leg is None:
             return
         try:
-            if leg.pool_key is not None and tracked is not None:
+            if leg.pool_key is not None and tracked is not None and self._link.at_rest:
                 settings = await renew(leg, tracked.reported, dirty=tracked.dirty)
                 if settings is not None and not leg.closed:
                     leg.park(settings)

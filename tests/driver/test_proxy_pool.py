@@ -70,7 +70,9 @@ async def test_it_is_not_for_others(tmp_path, nursery, other) -> None:
         assert server.attempts == 2
 
 
-@pytest.mark.parametrize("end", ["abort", "eof", "open request", "half a message"])
+@pytest.mark.parametrize(
+    "end", ["abort", "eof", "open request", "half a message", "open transaction"]
+)
 async def test_what_was_not_left_in_order_is_not_used_again(tmp_path, nursery, end) -> None:
     server = LegServer("a")
     await nursery.start(server.run)
@@ -82,6 +84,10 @@ async def test_what_was_not_left_in_order_is_not_used_again(tmp_path, nursery, e
                 await client.stream.send_eof()
             case "open request":
                 await client.send(message(b"P", b"\0select 1\0\0\0") + TERMINATE)
+            case "open transaction":
+                await client.send(message(b"Q", b"begin\0"))
+                await client.until_ready()
+                await client.send(TERMINATE)
             case "half a message":
                 await client.send(message(b"Q", b"select 1\0")[:-3])
                 await client.stream.send_eof()
