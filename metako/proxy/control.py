@@ -96,22 +96,8 @@ async def serve_control(
             slots = trio.Semaphore(CONNECTIONS_MAX)
             while True:
                 await slots.acquire()
-                connection = await _accept(listener)
+                connection = await sockets.accept(listener)
                 nursery.start_soon(_serve_worker, _Connection(connection), slots, agent)
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listener)
-        except OSError:
-            # Out of descriptors or memory: the backlog keeps the worker until it passes.
-            await trio.sleep(RECONNECT_MAX_S)
-        else:
-            connection.setblocking(False)
-            return connection
 
 
 class _Connection:

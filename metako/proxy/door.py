@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 KNOCKS_MAX = 64  # connections at a time; others wait in the kernel
 KNOCK_TIMEOUT_S = 1.0  # for the request to be said
-PAUSE_S = 0.1  # after running out of descriptors
 
 
 async def keep_door(
@@ -47,20 +46,7 @@ async def keep_door(
             task_status.started()
             while True:
                 await slots.acquire()
-                nursery.start_soon(_hear, await _accept(listener), slots, board)
-
-
-async def _accept(listener: socket.socket) -> socket.socket:
-    while True:
-        try:
-            sibling, _ = listener.accept()
-        except BlockingIOError:
-            await trio.lowlevel.wait_readable(listener)
-        except OSError:
-            await trio.sleep(PAUSE_S)
-        else:
-            sibling.setblocking(False)
-            return sibling
+                nursery.start_soon(_hear, await sockets.accept(listener), slots, board)
 
 
 async def _hear(sibling: socket.socket, slots: trio.Semaphore, board: Board) -> None:

@@ -28,6 +28,7 @@ import trio
 
 from metako.model.ids import Address
 
+ACCEPT_PAUSE_S = 0.25
 LISTEN_BACKLOG = 1024  # the kernel takes the lesser of this and net.core.somaxconn
 KEEPALIVE_IDLE_S = 30
 KEEPALIVE_INTERVAL_S = 10
@@ -194,6 +195,21 @@ def listen(host: str, port: int) -> list[socket.socket]:
             close(sock)
         raise
     return listeners
+
+
+async def accept(listener: socket.socket) -> socket.socket:
+    """Return the next connection; for listeners to which few and known ones connect."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except BlockingIOError:
+            await trio.lowlevel.wait_readable(listener)
+        except OSError:
+            # Out of descriptors or memory: the backlog keeps the peer until it passes.
+            await trio.sleep(ACCEPT_PAUSE_S)
+        else:
+            connection.setblocking(False)
+            return connection
 
 
 def probe_port_free(host: str, port: int) -> None:
