@@ -1,9 +1,10 @@
-"""Two servers for the tests of clients that are moved from one to the other."""
+"""Two servers for the tests of clients that are moved, and certificates for those with TLS."""
 
 from __future__ import annotations
 
 import pytest
 from legs_kit import LegServer
+from tls_kit import Papers, papers_in
 
 from metako.pgwire.messages import BackendKey
 
@@ -22,3 +23,8 @@ async def new(nursery) -> LegServer:
     server = LegServer("new", key=BackendKey(8, b"\0\0\0d"))
     await nursery.start(server.run)
     return server
+
+
+@pytest.fixture(scope="session")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
+    return papers_in(tmp_path_factory.mktemp("papers"))

@@ -155,6 +155,11 @@ async def log_in_by_scram(
     login = LoginClient(
         {"user": user, "database": database}, keys, nonce=b"c" * 18, binding=None, minor=minor
     )
+    return client, await conclude(client, login)
+
+
+async def conclude(client: Client, login: LoginClient) -> ServerReady | ServerRefused:
+    """Return what came of a login."""
     await client.send(login.start())
     step = ConnectStep(b"")
     with trio.fail_after(DEADLINE_S):
@@ -163,7 +168,7 @@ async def log_in_by_scram(
             assert data, "the connection ended"
             step = login.receive_untrusted(bytes(data))
             await client.send(step.send)
-    return client, step.outcome
+    return step.outcome
 
 
 def stats(proxy: Proxy) -> Stats:

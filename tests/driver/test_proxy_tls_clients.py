@@ -8,7 +8,7 @@ import pytest
 import trio
 from legs_kit import PASSWORD, LegServer, anna_by_scram, anna_by_trust, kept, keys_for, stats
 from proxy_kit import FakeServer, eventually, message, proxy_running
-from tls_kit import ANNA, as_client, binding_of, bound_login, encrypt, on_tls, papers_in
+from tls_kit import ANNA, as_client, binding_of, bound_login, encrypt, on_tls
 
 from metako.pgwire import startup as pg
 from metako.pgwire.login_client import ServerReady, ServerRefused
@@ -24,11 +24,6 @@ QUERY = message(b"Q", b"select 1\0")
 @pytest.fixture(autouse=True)
 def _frequent_stats(monkeypatch):
     monkeypatch.setattr(control, "STATS_INTERVAL_S", 0.02)
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory):
-    return papers_in(tmp_path_factory.mktemp("papers"))
 
 
 @pytest.fixture

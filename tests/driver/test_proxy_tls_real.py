@@ -19,7 +19,7 @@ import pytest
 import trio
 from proxy_kit import FakeServer, Proxy, eventually, free_port, proxy_running
 from test_proxy_moving_real import PORT, TIMEOUT_S, Source, twin
-from tls_kit import Papers, as_client, on_tls, papers_in
+from tls_kit import Papers, as_client, on_tls
 
 from integration.login_kit import PASSWORD, RealServer, real_server
 from metako.model.sslmode import SslMode
@@ -49,11 +49,6 @@ def new(test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]
 def old(new: RealServer, test_bindir: str | None, keep_directories: bool) -> Iterator[RealServer]:
     with twin(new, test_bindir, keep=keep_directories) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory) -> Papers:
-    return papers_in(tmp_path_factory.mktemp("papers"))
 
 
 def options(papers: Papers, hops: str) -> TlsOptions:

@@ -26,7 +26,6 @@ from tls_kit import (
     binding_of,
     bound_login,
     on_tls,
-    papers_in,
 )
 
 from metako.model.ids import Address, NodeId, Term
@@ -48,11 +47,6 @@ PREFER, REQUIRE = SslMode.PREFER, SslMode.REQUIRE
 @pytest.fixture(autouse=True)
 def _frequent_stats(monkeypatch):
     monkeypatch.setattr(control, "STATS_INTERVAL_S", 0.02)
-
-
-@pytest.fixture(scope="module")
-def papers(tmp_path_factory):
-    return papers_in(tmp_path_factory.mktemp("papers"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from legs_kit import LegServer
+from legs_kit import LegServer, conclude
 from proxy_kit import DEADLINE_S, Client, Proxy
 
 from certificates import Authority
@@ -15,7 +15,7 @@ from metako.model.sslmode import SslMode
 from metako.pgwire import startup as pg
 from metako.pgwire.binding import channel_binding_data
 from metako.pgwire.keys import ScramKeys
-from metako.pgwire.login_client import ConnectStep, LoginClient, ServerReady, ServerRefused
+from metako.pgwire.login_client import LoginClient, ServerReady, ServerRefused
 from metako.proxy.tlsoptions import TlsOptions
 
 ANNA = {"user": "anna", "database": "shop"}
@@ -85,15 +85,7 @@ async def bound_login(
 ) -> ServerReady | ServerRefused:
     """Log in by SCRAM, bound to the certificate that this is of if that is offered."""
     login = LoginClient(ANNA, keys, nonce=b"c" * 18, binding=binding)
-    await client.send(login.start())
-    step = ConnectStep(b"")
-    with trio.fail_after(DEADLINE_S):
-        while step.outcome is None:
-            data = await client.stream.receive_some()
-            assert data, "the connection ended"
-            step = login.receive_untrusted(bytes(data))
-            await client.send(step.send)
-    return step.outcome
+    return await conclude(client, login)
 
 
 @dataclass
