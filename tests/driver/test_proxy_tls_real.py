@@ -18,12 +18,14 @@ import psycopg
 import pytest
 import trio
 from proxy_kit import FakeServer, Proxy, eventually, free_port, proxy_running
+from test_credentials import FakeAgent, welcome
 from test_proxy_moving_real import PORT, TIMEOUT_S, Source, twin
-from tls_kit import Papers, as_client, on_tls
+from tls_kit import Papers, as_client, key_of, on_tls
 
 from integration.login_kit import PASSWORD, RealServer, real_server
 from metako.model.sslmode import SslMode
 from metako.pgwire import startup as pg
+from metako.proxy.credentials import Credentials
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -79,9 +81,10 @@ def by_psycopg(proxy: Proxy, role: str, **how: str) -> psycopg.Connection:
 
 
 async def by_psql(
-    proxy: Proxy, server: RealServer, sql: str, *, role: str = "anna", **how: str
+    proxy: Proxy | int, server: RealServer, sql: str, *, role: str = "anna", **how: str
 ) -> str:
-    words = {"host": "127.0.0.1", "port": str(proxy.port), "user": role, "dbname": "postgres"}
+    port = proxy if isinstance(proxy, int) else proxy.port
+    words = {"host": "127.0.0.1", "port": str(port), "user": role, "dbname": "postgres"}
     where = " ".join(f"{key}={value}" for key, value in {**words, **how}.items())
     done = await trio.run_process(
         [server.psql, "-X", "-At", "-v", "ON_ERROR_STOP=1", "-c", sql, where],
@@ -143,6 +146,43 @@ async def test_a_login_that_is_passed_on_goes_on_tls_if_it_can(tmp_path, new, pa
             wanted = "f" if mode is SslMode.PREFER else "t"
             assert await by_psql(other, new, USES_TLS, **unbound) == wanted
         assert await by_psql(proxy, new, "select 1", sslmode="require") == "1"
+
+
+ASK_FOR_CERTIFICATES = (
+    "hostssl all tina 127.0.0.1/32 cert",
+    "hostssl all anna 127.0.0.1/32 scram-sha-256 clientcert=verify-full",
+    "hostssl all olga 127.0.0.1/32 trust clientcert=verify-full",
+    "hostssl all rita 127.0.0.1/32 reject clientcert=verify-ca",
+)
+
+
+async def test_certificates_are_refused_in_the_server_s_words(
+    tmp_path, test_bindir, keep_directories, papers
+) -> None:
+    with real_server(test_bindir, free_port(), keep=keep_directories) as server:
+        lines = ("local all postgres trust", *ASK_FOR_CERTIFICATES)
+        (server.socket_dir / "data" / "pg_hba.conf").write_text("\n".join(lines) + "\n")
+        authority = server.socket_dir / "authority.crt"
+        authority.write_bytes(papers.authority.path.read_bytes())
+        server.run(f"alter system set ssl_ca_file = '{authority}'")
+        server.run("select pg_reload_conf()")
+        stored = {role: server.stored(role) for role in ("anna", "olga", "rita", "tina")}
+        source = Credentials(FakeAgent(welcome(*lines), stored))
+        tls = papers.offered(client_ca_file=papers.authority.path)
+        wrong = papers.authority.sign("somebody")
+        async with proxy_running(tmp_path, credentials=source, tls=tls) as proxy:
+            for role in stored:
+                for own in (None, wrong):
+                    how = {"sslmode": "require", "sslcert": "none"}
+                    if own is not None:
+                        how = {**how, "sslcert": str(own), "sslkey": str(key_of(own))}
+                    said = [
+                        (await by_psql(port, server, "select 1", role=role, **how))
+                        .partition("FATAL:")[2]
+                        .strip()
+                        for port in (server.port, proxy.port)
+                    ]
+                    assert said[0] == said[1] != "", (role, own)
 
 
 @pytest.mark.parametrize("hops", HOPS)
