@@ -37,15 +37,25 @@ SUITE_TIMEOUT_S = 1800
 
 # Tests that cannot pass by a proxy that owns its connections to servers, by a pattern of their
 # names, and why.
+_ENDED = (
+    "it ends its own session by pg_terminate_backend(), and looks for a lost connection: the "
+    "client's goes on, with another session"
+)
+_OWN_PID = (
+    "it takes the process id of its cancel key for that of its session at the server: keys are "
+    "the proxy's own"
+)
+_IN_USE = "it drops a database in which the proxy keeps a connection for the next client"
 KNOWN: dict[str, str] = {
-    f"tests.pool.test_{where}": (
-        "it ends its own session by pg_terminate_backend(), and looks for a lost connection: the "
-        "client's goes on, with another session"
-    )
-    for where in (
-        "*check*",
-        "pool*::test_intrans_rollback*",
-    )
+    "tests.pool.test_*check*": _ENDED,
+    "tests.pool.test_pool*::test_intrans_rollback*": _ENDED,
+    "tests.pq.test_pgconn::test_notify": _OWN_PID,
+    "tests.test_notify*::test_notify_handlers*": _OWN_PID,
+    "tests.test_listeners.*": _OWN_PID,
+    "tests.test_connection*::test_broken*": _OWN_PID,
+    "tests.test_*::test_context_inerror_rollback_no_clobber*": _OWN_PID,
+    "tests.test_connection*::test_right_exception_on_server_disconnect*": _OWN_PID,
+    "tests.test_introspection.*::test_introspection_sticks_for_ps": _IN_USE,
 }
 
 
