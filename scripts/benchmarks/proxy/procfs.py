@@ -10,6 +10,7 @@ has nanoseconds, but not of threads that have ended. So the larger of both is ta
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -98,11 +99,11 @@ def tree(roots: Iterable[int], stats: Mapping[int, Stat]) -> set[int]:
 def scheduled_ns(pid: int) -> int:
     """Return how long the threads that a process has now ran; 0 if the kernel does not tell."""
     total = 0
-    for path in Path("/proc", str(pid), "task").glob("*/schedstat"):
-        try:
-            total += parse_schedstat(path.read_text(encoding="ascii"))
-        except (OSError, ValueError, IndexError):
-            continue  # it ended meanwhile
+    # The process, or a thread of it, may end meanwhile.
+    with contextlib.suppress(OSError):
+        for path in Path("/proc", str(pid), "task").glob("*/schedstat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                total += parse_schedstat(path.read_text(encoding="ascii"))
     return total
 
 
