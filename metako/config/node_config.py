@@ -180,6 +180,7 @@ class PoolConfig:
     per_user: int
     per_database: int
     size: int  # of those that are alike: one user, database and set of startup parameters
+    discard_always: bool  # between two clients, whether or not anything is seen to be left behind
     idle_timeout_ms: int
     lifetime_ms: int
 

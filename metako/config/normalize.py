@@ -260,6 +260,7 @@ def _proxy(schema: FileSchema, machine: Machine, members: Members) -> out.ProxyC
             per_user=section.pool.per_user,
             per_database=section.pool.per_database,
             size=section.pool.size,
+            discard_always=section.pool.discard == "always",
             idle_timeout_ms=section.pool.idle_timeout,
             lifetime_ms=section.pool.lifetime,
         ),

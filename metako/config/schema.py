@@ -222,6 +222,7 @@ class PoolSection(Section):
     per_user: Annotated[int, Field(ge=0, le=100_000)] = 0
     per_database: Annotated[int, Field(ge=0, le=100_000)] = 0
     size: Annotated[int, Field(ge=0, le=100_000)] = 0
+    discard: Literal["always", "needed"] = "always"
     idle_timeout: Annotated[int, BeforeValidator(duration("1s", "24h"))] = 600_000
     lifetime: Annotated[int, BeforeValidator(duration("1s", "168h"))] = 3_600_000
 

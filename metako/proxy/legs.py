@@ -262,6 +262,11 @@ class Legs:
         self._board = board
         self._clock = clock
 
+    @property
+    def discards_always(self) -> bool:
+        """Whether everything is discarded between two users of a leg, seen or not."""
+        return not self.pool.limits.lenient
+
     def take(self, key: Key) -> Leg | None:
         """Return a used leg if there is one at once."""
         got = self.pool.take(key)

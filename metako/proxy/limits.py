@@ -18,6 +18,9 @@ class Limits:
     key: int = 0  # of one key
     idle_ns: int = 600_000_000_000  # a leg that nobody used for so long is closed
     life_ns: int = 3_600_000_000_000  # a leg that is so old is not kept when it comes back
+    # 1: DISCARD ALL only where something is seen to be left behind. What functions and triggers do
+    # to a session is not seen, such as the setting of a tenant: the next client would have it too.
+    lenient: int = 0
 
     def shared_by(self, workers: int) -> Limits:
         """Return the share of each of so many workers, rounded up."""

@@ -55,8 +55,7 @@ from metako.proxy.sockets import Connection
 from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
-_CHANGED = "the primary changed"
-_CLOSED = "the server closed the connection"
+_CHANGED, _CLOSED = "the primary changed", "the server closed the connection"
 
 
 class Relay:
@@ -370,7 +369,8 @@ class Relay:
             return
         try:
             if leg.pool_key is not None and tracked is not None and self._link.at_rest:
-                settings = await renew(leg, tracked.reported, dirty=tracked.dirty)
+                dirty = tracked.dirty or self._board.legs.discards_always
+                settings = await renew(leg, tracked.reported, dirty=dirty)
                 if settings is not None and not leg.closed:
                     leg.park(settings)
         finally:

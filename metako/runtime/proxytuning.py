@@ -100,4 +100,5 @@ def _limits(pool: PoolConfig) -> Limits:
         key=pool.size,
         idle_ns=pool.idle_timeout_ms * NS_PER_MS,
         life_ns=pool.lifetime_ms * NS_PER_MS,
+        lenient=int(not pool.discard_always),
     )

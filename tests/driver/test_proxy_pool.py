@@ -39,7 +39,8 @@ async def leave(client: Client) -> None:
 async def test_the_next_client_gets_the_connection_as_good_as_new(tmp_path, nursery) -> None:
     server = LegServer("a", settings={"TimeZone": "UTC", "application_name": "till"})
     await nursery.start(server.run)
-    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+    limits = Limits(lenient=1)
+    async with proxy_running(tmp_path, credentials=anna_by_trust(), limits=limits) as proxy:
         proxy.route(1, server)
         told = []
         for _ in range(5):
@@ -53,6 +54,19 @@ async def test_the_next_client_gets_the_connection_as_good_as_new(tmp_path, nurs
         assert server.received.count(RESET) == 2  # only when there is something to be discarded
         assert told[0] == told[4]
         assert TERMINATE not in server.received
+
+
+async def test_everything_is_discarded_unless_functions_are_trusted(tmp_path, nursery) -> None:
+    server = LegServer("a")
+    await nursery.start(server.run)
+    async with proxy_running(tmp_path, credentials=anna_by_trust()) as proxy:
+        proxy.route(1, server)
+        for _ in range(2):
+            client = await proxy.session()
+            # It may set what nobody sees.
+            assert await client.query("select choose_tenant(5)") == "a"
+            await leave(client)
+        assert (server.attempts, server.received.count(RESET)) == (1, 2)
 
 
 @pytest.mark.parametrize(
