@@ -52,6 +52,7 @@ class FakeServer:
     port: int = 0
     logins: int = 0
     attempts: int = 0
+    unanswered: int = 0  # of the attempts, while it was silent
     cancels: list[bytes] = field(default_factory=list)
     received: bytearray = field(default_factory=bytearray)
     ended: int = 0  # connections that ended, in whatever way
@@ -78,6 +79,7 @@ class FakeServer:
             self.cancels.append(first.packet)
             return
         if self.silent:
+            self.unanswered += 1
             await stream.receive_some()
             return
         if self.refuse_with is not None:
