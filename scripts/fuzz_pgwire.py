@@ -1,12 +1,13 @@
-"""Random and mutated bytes into every parser and state machine of `metako.pgwire`.
+"""Random and mutated bytes into every parser and state machine that the proxy's peers can reach.
 
     python scripts/fuzz_pgwire.py [--cases 300000] [--seed 0] [--json]
 
 A case is made of its own seed, which is the first seed and its number. It fails if anything but
-`PgWireError` is raised, or if a claim does not hold: what a parser accepts is built to the same
-bytes again, how a stream is cut into pieces changes nothing, nobody is logged in with other keys
-than the role's, and no changed cancel key is ours. The first failure ends the run with status 1
-and names the seed that repeats it.
+`PgWireError` is raised (`FrameError` for what workers and agents tell each other), or if a claim
+does not hold: what a parser accepts is built to the same bytes again, how a stream is cut into
+pieces changes nothing, nobody is logged in with other keys than the role's, no changed cancel key
+is ours, and no SQL that leaves something behind is taken for a mere query. The first failure ends
+the run with status 1 and names the seed that repeats it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from collections import Counter
 
 from fuzzing.logins import fuzz_login, fuzz_stranger
 from fuzzing.parsers import fuzz_cancel, fuzz_parser, fuzz_reader, fuzz_verifier
+from fuzzing.workers import fuzz_console, fuzz_frame, fuzz_sql
 
 # There are many parsers, so their target is drawn more often.
 TARGETS = (
     *(fuzz_parser, fuzz_parser, fuzz_parser),
     *(fuzz_verifier, fuzz_reader, fuzz_login, fuzz_stranger, fuzz_cancel),
+    *(fuzz_sql, fuzz_console, fuzz_frame),
 )
 
 

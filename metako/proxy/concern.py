@@ -39,14 +39,14 @@ _BEGIN = re.compile(
 )
 # One statement without any of the words that `concerns` looks for, in which a semicolon is the last
 # thing if there is one. What could be read in more than one way does not match: a backslash in a
-# plain string, nested comments.
+# plain string, nested comments, a letter right behind a digit (of an exponent or of a word).
 _SINGLE = re.compile(
     rb"""
     (?:
         [^;'"$/\-A-Za-z_\x80-\xff]++
       | [eE]'[^'\\]*+(?:\\.[^'\\]*+)*+'
       | '[^'\\]*+'
-      | (?!u&"|pg_temp|pg_(?:try_)?advisory)
+      | (?<![0-9])(?!u&"|pg_temp|pg_(?:try_)?advisory)
         (?!(?:temp|temporary|set_config|currval|lastval|setseed)(?![a-z0-9_$\x80-\xff]))
         [a-z_\x80-\xff][a-z0-9_$\x80-\xff]*+
       | "(?!pg_|set_config"|currval"|lastval"|setseed")[^"]*+"

@@ -70,6 +70,7 @@ CONCERNING = (
     "select '\\'; set a = 1; --'",
     "select $a$ $b$; set a = 1",
     "declare c cursor with hold for select 1",
+    "select 1e3pg_temp.f()",
     "PREPARE p AS SELECT 1",
     "LISTEN a",
     "DISCARD ALL",

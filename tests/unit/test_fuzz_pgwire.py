@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import fuzz_pgwire
-from fuzzing import logins, mutation, parsers
+from fuzzing import logins, mutation, parsers, workers
 from metako.pgwire.login_server import LoginServer, TrustLogin
 from metako.pgwire.reader import MessageReader
 
@@ -73,6 +73,26 @@ def test_a_reader_that_loses_a_byte_is_found(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(parsers, "MessageReader", Leaky)
     assert fuzz_pgwire.run(1000, 0)[1] is not None
+
+
+def test_a_text_that_is_wrongly_called_a_mere_query_is_found(monkeypatch) -> None:
+    monkeypatch.setattr(workers, "is_mere_query", lambda text: text[:6] == b"select")
+    assert fuzz_pgwire.run(5000, 0)[1] is not None
+
+
+def test_a_frame_that_raises_what_nobody_expects_is_found(monkeypatch) -> None:
+    monkeypatch.setattr(workers.frames, "integer", int)
+    assert fuzz_pgwire.run(5000, 0)[1] is not None
+
+
+def test_a_console_that_answers_a_piece_too_early_is_found(monkeypatch) -> None:
+    class Hasty(workers.Console):
+        def receive_untrusted(self, data: bytes) -> bytes:
+            self._reader.take_rest()
+            return super().receive_untrusted(data)
+
+    monkeypatch.setattr(workers, "Console", Hasty)
+    assert fuzz_pgwire.run(5000, 0)[1] is not None
 
 
 def test_trust_is_not_taken_for_a_breach() -> None:
