@@ -91,7 +91,7 @@ class RealAgent:
     answering: bool = True
 
     async def wait_welcome(self) -> Welcome:
-        return Welcome(bytes(32), self.lines)
+        return Welcome(bytes(32), bytes(32), self.lines)
 
     async def ask(self, user: str) -> RoleLogin | None:
         stored = self.server.stored(user.replace("'", "''"))
