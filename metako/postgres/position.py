@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -46,6 +47,10 @@ LOOKBACK_BYTES = (16 << 10, 64 << 10, 16 << 20)
 longer than the first; and what is read before that is for nothing, in the midst of an election."""
 READ_TIMEOUT_S = 600.0  # a gigabyte of WAL takes seconds; a dying disk takes longer
 CONTROL_TIMEOUT_S = 20.0
+MAGIC_BYTES = 2  # that a page of WAL begins with
+# What pg_waldump says on stderr when there are no more records. Whatever else it fails for, such as
+# a file that it cannot read, says nothing about where the WAL ends.
+_END_OF_WAL = ("error in WAL record at", "could not find a valid record after")
 
 
 class PositionError(MetakoError):
@@ -213,18 +218,26 @@ class WalReader:
         for number in (start // segment_size, end // segment_size - 1):
             argv.append(segment_name(tli, number, segment_size))
         result = await run_tool(argv, user=self._user, timeout_s=READ_TIMEOUT_S, reads_only=True)
-        if result.returncode not in (0, 1):  # 1: it met the end, which is how it always ends
+        met_the_end = any(text in result.stderr for text in _END_OF_WAL)
+        if result.returncode and not (result.returncode == 1 and met_the_end):
             detail = " ".join(result.stderr.split())[:300]
             raise PositionError(f"pg_waldump ended with {result.returncode}: {detail}")
-        if "could not open file" in result.stderr:  # removed since: that is not the end
-            raise PositionError(" ".join(result.stderr.split())[:300])
         return ends_of(result.stdout.splitlines()), result.stderr
 
     def _segments_end(self, tli: TimelineId, start: Lsn, segment_size: int) -> Lsn:
-        """Return where the segments on disk that follow `start` end; `start` if it has none."""
+        """Return where the segments that follow `start` and hold WAL end; `start` if none does."""
         number = start // segment_size
         end = start
-        while (self._files.wal / segment_name(tli, number, segment_size)).exists():
+        while _has_header(self._files.wal / segment_name(tli, number, segment_size)):
             number += 1
             end = Lsn(number * segment_size)
         return end
+
+
+def _has_header(segment: Path) -> bool:
+    """Return whether anything was ever written to a segment; one made in advance is all zeros."""
+    try:
+        with segment.open("rb") as file:
+            return any(file.read(MAGIC_BYTES))
+    except FileNotFoundError:
+        return False

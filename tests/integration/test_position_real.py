@@ -6,10 +6,12 @@ import pytest
 from supervisor_kit import nodes
 from test_supervisor import initialize
 
+from metako.model.lsn import Lsn, WalPosition
 from metako.model.postgres import ProcessState, Stopped
 from metako.postgres.files import ServerFiles
 from metako.postgres.history import segment_name
-from metako.postgres.position import WalReader
+from metako.postgres.position import PositionError, WalReader
+from metako.postgres.walpage import PAGE_SIZE
 
 pytestmark = pytest.mark.integration
 
@@ -36,3 +38,22 @@ async def test_segments_made_in_advance_do_not_hide_the_end():
         assert await reader.measure_stopped(control) == before
         running = {"redo": control.redo_lsn, "tli": control.checkpoint_tli, "segment_size": size}
         assert await reader.measure_running(control.redo_lsn, **running) == before
+        # The next record would be in the next segment, of which there is nothing but zeros.
+        following = Lsn((before.lsn // size + 1) * size)
+        running["redo"] = following
+        expected = WalPosition(before.timeline, following)
+        assert await reader.measure_running(following, **running) == expected
+
+
+async def test_wal_that_cannot_be_read_is_not_taken_for_its_end():
+    async with nodes("a", bindir=BINDIR) as (a,):
+        await initialize(a)
+        await a.target(Stopped(fast=True), lambda o: o.process is ProcessState.STOPPED)
+        reader = WalReader(a.installation, a.user, ServerFiles(a.settings, a.user))
+        control = await reader.control()
+        size = control.segment_size
+        name = segment_name(control.checkpoint_tli, control.redo_lsn // size, size)
+        with (a.settings.data_dir / "pg_wal" / name).open("r+b") as file:
+            file.truncate(control.redo_lsn % size // PAGE_SIZE * PAGE_SIZE)
+        with pytest.raises(PositionError, match="could not read from file"):
+            await reader.measure_stopped(control)
