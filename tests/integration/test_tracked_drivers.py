@@ -6,6 +6,7 @@ import asyncio
 import selectors
 import socket
 import threading
+import time
 from contextlib import closing, contextmanager
 
 import asyncpg
@@ -168,6 +169,23 @@ def test_asyncpg(server) -> None:
 CANCEL = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
 
 
+def wait_until_commits_wait(server) -> None:
+    """The checkpointer tells the others that commits have to wait, and may be late with that."""
+    where = f"host={server.socket_dir} port={server.port} user=postgres dbname=postgres"
+    warned = []
+    with psycopg.connect(where, autocommit=True) as connection:
+        connection.add_notice_handler(warned.append)
+        commit = "select pg_logical_emit_message(true, 'a', 'b')"
+        deadline = time.monotonic() + 20
+        while not warned:
+            assert time.monotonic() < deadline
+            thread = threading.Thread(target=connection.execute, args=(commit,), daemon=True)
+            thread.start()
+            while thread.is_alive():
+                assert time.monotonic() < deadline
+                server.run(CANCEL)
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -181,14 +199,13 @@ def test_a_cancelled_wait_for_a_standby_is_recognised(server, request_) -> None:
     server.run("select pg_reload_conf()")
     notes = []
     try:
+        wait_until_commits_wait(server)
         with closing(Followed(server)) as followed:
             followed.hear = notes.append
             followed.send(request_)
-            waiting = (
-                "select pg_cancel_backend(pid) from pg_stat_activity where wait_event = 'SyncRep'"
-            )
-            while not server.run(waiting):
-                pass
+            deadline = time.monotonic() + 20
+            while not server.run(CANCEL):
+                assert time.monotonic() < deadline
             followed.until_ready()
             assert followed.errors == []
     finally:
