@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import trio
@@ -18,6 +17,7 @@ import trio
 from metako.proxy.console import Command, Failed
 from metako.proxy.consoleframes import ConsoleAsked, ConsoleTold, Part, PartTold, PartWanted
 from metako.proxy.limits import Tuning
+from metako.proxy.openquestions import OpenQuestions
 
 AGENT_TIMEOUT_S = 4.0  # the agent itself gives workers two seconds, and reads a file at most
 QUESTIONS_MAX = 16  # of this worker's consoles at a time
@@ -34,12 +34,6 @@ class Office(Protocol):
         """Return what came of a command; its rows take no more than `room` bytes."""
 
 
-@dataclass(slots=True, eq=False)
-class _Question:
-    done: trio.Event = field(default_factory=trio.Event)
-    part: Part | None = None  # None when done: lost with the connection
-
-
 class ConsoleAsks:
     """See the module's docstring. `wake` is called when there is something to send."""
 
@@ -47,9 +41,8 @@ class ConsoleAsks:
         self.office: Office | None = None  # None: nothing is done for consoles
         self._wake = wake
         self._answers = False  # an agent is connected that knows consoles
-        self._last_id = 0
         self._unsent: deque[ConsoleAsked | PartTold] = deque()
-        self._open: dict[int, _Question] = {}
+        self._open = OpenQuestions[Part]()
 
     async def ask(self, command: Command) -> Part | None:
         """Return what all workers of the node say; None if there is no agent that asks them.
@@ -60,18 +53,16 @@ class ConsoleAsks:
             return None
         if len(self._open) >= QUESTIONS_MAX:
             return Part(Failed("too many consoles at the same time; try again"))
-        self._last_id += 1
-        number, question = self._last_id, _Question()
-        self._open[number] = question
-        self._unsent.append(ConsoleAsked(number, command))
-        self._wake()
-        try:
-            with trio.move_on_after(AGENT_TIMEOUT_S):
-                await question.done.wait()
-        finally:
-            self._open.pop(number, None)
+
+        def send(number: int) -> None:
+            self._unsent.append(ConsoleAsked(number, command))
+            self._wake()
+
+        part: Part | None = None
+        with trio.move_on_after(AGENT_TIMEOUT_S):
+            part = await self._open.ask(send)
         lost = Part(Failed("the agent of this node did not answer", hint="It may have been done."))
-        return question.part or lost
+        return part or lost
 
     # -- for the connection -------------------------------------------------------------------
 
@@ -89,18 +80,13 @@ class ConsoleAsks:
                     )
                     self._wake()
             case ConsoleTold():
-                question = self._open.pop(frame.id, None)
-                if question is not None:
-                    question.part = frame.part
-                    question.done.set()
+                self._open.answer(frame.id, frame.part)
 
     def disconnected(self) -> None:
         """The connection is over, and with it all that was asked over it."""
         self._answers = False
         self._unsent.clear()
-        for question in self._open.values():
-            question.done.set()
-        self._open.clear()
+        self._open.lose()
 
     def next_unsent(self) -> ConsoleAsked | PartTold | None:
         """Return what is to be sent next."""

@@ -12,12 +12,12 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import trio
 
 from metako.model.rolelogin import RoleLogin
 from metako.proxy.loginframes import Verifier, VerifierWanted, Welcome
+from metako.proxy.openquestions import OpenQuestions
 
 ASK_TIMEOUT_S = 1.0  # for an agent to come and to answer
 QUESTIONS_MAX = 64  # of one worker at a time; more cannot be told
@@ -30,12 +30,6 @@ class _Agent(enum.Enum):
     SILENT = enum.auto()  # of a version that does not know these questions
 
 
-@dataclass(slots=True, eq=False)
-class _Question:
-    done: trio.Event = field(default_factory=trio.Event)
-    answer: Verifier | None = None  # None when done: lost with the connection
-
-
 class Questions:
     """See the module's docstring."""
 
@@ -45,9 +39,8 @@ class Questions:
         self._agent = _Agent.AWAY
         self._agent_changed = trio.Event()  # replaced whenever it is set
         self._asking = 0
-        self._last_id = 0
         self._unsent: deque[VerifierWanted] = deque()  # at most QUESTIONS_MAX, as they wait
-        self._open: dict[int, _Question] = {}
+        self._open = OpenQuestions[Verifier]()
 
     @property
     def answering(self) -> bool:
@@ -85,16 +78,11 @@ class Questions:
         return self.answering
 
     async def _ask_this_agent(self, user: str) -> Verifier | None:
-        self._last_id += 1
-        number, question = self._last_id, _Question()
-        self._open[number] = question
-        self._unsent.append(VerifierWanted(user, number))
-        self._wake()
-        try:
-            await question.done.wait()
-        finally:
-            self._open.pop(number, None)
-        return question.answer
+        def send(number: int) -> None:
+            self._unsent.append(VerifierWanted(user, number))
+            self._wake()
+
+        return await self._open.ask(send)
 
     # -- for the connection -------------------------------------------------------------------
 
@@ -106,9 +94,7 @@ class Questions:
         """The connection is over, and with it all that was asked over it."""
         self._become(_Agent.AWAY)
         self._unsent.clear()
-        for question in self._open.values():
-            question.done.set()
-        self._open.clear()
+        self._open.lose()
 
     def receive_welcome(self, welcome: Welcome) -> None:
         self.welcome = welcome
@@ -122,10 +108,7 @@ class Questions:
 
     def receive_answer(self, verifier: Verifier) -> None:
         """Hand an answer to whoever waits for it; nobody does if it came too late."""
-        question = self._open.pop(verifier.id, None)
-        if question is not None:
-            question.answer = verifier
-            question.done.set()
+        self._open.answer(verifier.id, verifier)
 
     def next_unsent(self) -> VerifierWanted | None:
         """Return what is to be asked next. Who does not wait any more is left out."""
