@@ -39,7 +39,7 @@ from metako.pgwire.startup import TERMINATE, PgWireError, SqlState
 from metako.proxy import sockets
 from metako.proxy.encryption import ServerTlsError
 from metako.proxy.limits import Limits
-from metako.proxy.pool import Key, Place, Pool, QueueFullError
+from metako.proxy.pool import Key, Place, Pool, Pooled, QueueFullError
 from metako.proxy.reactor import PEER_CLOSED, READ
 from metako.proxy.routes import Route
 from metako.proxy.transport import held, speaks
@@ -270,14 +270,7 @@ class Legs:
     def take(self, key: Key) -> Leg | None:
         """Return a used leg if there is one at once."""
         got = self.pool.take(key)
-        if got is None:
-            return None
-        assert isinstance(got, Leg)
-        got.unpark()
-        if got.route == self._board.current():
-            return got
-        got.abort()
-        return None
+        return None if got is None else self._lent(got)
 
     async def open(
         self, opening: Opening, key: Key | None, patience: trio.CancelScope, *, fresh: bool = False
@@ -336,11 +329,17 @@ class Legs:
         if isinstance(got, Place):
             return got
         assert isinstance(got, Leg)
+        if not fresh:
+            return self._lent(got)
         got.unpark()
-        if fresh:
-            got.pool_key = None  # its place is taken over
-            got.close(goodbye=True)
-            return Place(key)
+        got.pool_key = None  # its place is taken over
+        got.close(goodbye=True)
+        return Place(key)
+
+    def _lent(self, got: Pooled) -> Leg | None:
+        """Return a leg from the pool, None if its route is not the one to take any more."""
+        assert isinstance(got, Leg)
+        got.unpark()
         if got.route == self._board.current():
             return got
         got.abort()

@@ -52,6 +52,11 @@ _Scope = Key | tuple[str, str]  # what a limit is for: a key, a user, a database
 _SERVER: _Scope = ("server", "")
 
 
+def _scopes(key: Key) -> tuple[_Scope, ...]:
+    """Return all that a leg of this key counts for."""
+    return key, ("user", key.user), ("database", key.database), _SERVER
+
+
 class Pooled(Protocol):
     """What the pool needs of a leg. Who notices the end of an idle one calls `Pool.lost`."""
 
@@ -110,13 +115,7 @@ class Pool:
 
     def take(self, key: Key) -> Pooled | None:
         """Return an idle leg, None if there is none or others wait for one."""
-        row = self._idle.get(key)
-        if not row or key in self._waiting:
-            return None
-        idle = row.pop()
-        if not row:
-            del self._idle[key]
-        return idle.leg
+        return None if key in self._waiting else self._pop(key)
 
     async def acquire(self, key: Key) -> Pooled | Place:
         """Return a leg that is as good as new, or the place for one. The caller sets the deadline.
@@ -241,14 +240,21 @@ class Pool:
 
     # -- inside -----------------------------------------------------------------------------
 
+    def _pop(self, key: Key) -> Pooled | None:
+        """Return the leg that was idle for the shortest time, None if none is."""
+        row = self._idle.get(key)
+        if not row:
+            return None
+        idle = row.pop()
+        if not row:
+            del self._idle[key]
+        return idle.leg
+
     def _take(self, key: Key) -> Pooled | Place | None:
         """Return what can be had at once, None if nothing can."""
-        row = self._idle.get(key)
-        if row:
-            idle = row.pop()
-            if not row:
-                del self._idle[key]
-            return idle.leg
+        leg = self._pop(key)
+        if leg is not None:
+            return leg
         if self._route is None or not self._make_room(key):
             return None
         self._count(key, 1)
@@ -256,36 +262,24 @@ class Pool:
 
     def _make_room(self, key: Key) -> bool:
         """Return whether the limits allow one more, closing idle legs if that is all it takes."""
-        full = [scope for scope, limit in self._scopes(key) if self._counts[scope] >= limit]
-        if not full:
-            return True
-        for scope in full:
-            if self._oldest(scope) is None:
-                return False
-        for scope in full:
-            limit = dict(self._scopes(key))[scope]
+        limited = self._limited(key)
+        full = [(scope, limit) for scope, limit in limited if self._counts[scope] >= limit]
+        if any(self._oldest(scope) is None for scope, _ in full):
+            return False
+        for scope, limit in full:
             while self._counts[scope] >= limit and (found := self._oldest(scope)) is not None:
                 self._discard(*found)
-        return all(self._counts[scope] < limit for scope, limit in self._scopes(key))
+        return all(self._counts[scope] < limit for scope, limit in limited)
 
-    def _scopes(self, key: Key) -> list[tuple[_Scope, int]]:
+    def _limited(self, key: Key) -> list[tuple[_Scope, int]]:
         """Return what a leg of this key counts for and is limited in."""
         limits = self.limits
-        scopes: list[tuple[_Scope, int]] = [
-            (key, limits.key),
-            (("user", key.user), limits.user),
-            (("database", key.database), limits.database),
-            (_SERVER, limits.server),
-        ]
-        return [row for row in scopes if row[1]]
+        of_each = (limits.key, limits.user, limits.database, limits.server)
+        return [row for row in zip(_scopes(key), of_each, strict=True) if row[1]]
 
     def _oldest(self, scope: _Scope) -> tuple[Key, _Idle] | None:
         """Return the leg that has been idle for longest, of those that count for the scope."""
-        rows = (
-            (key, row[0])
-            for key, row in self._idle.items()
-            if scope in (key, ("user", key.user), ("database", key.database), _SERVER)
-        )
+        rows = ((key, row[0]) for key, row in self._idle.items() if scope in _scopes(key))
         return min(rows, key=lambda found: found[1].since_ns, default=None)
 
     def _discard(self, key: Key, idle: _Idle) -> None:
@@ -300,7 +294,7 @@ class Pool:
         return bool(self.limits.life_ns) and now_ns - leg.opened_ns >= self.limits.life_ns
 
     def _exceeds(self, key: Key) -> bool:
-        return any(self._counts[scope] > limit for scope, limit in self._scopes(key))
+        return any(self._counts[scope] > limit for scope, limit in self._limited(key))
 
     def _serve(self) -> None:
         """Give what is there to those who wait, the first first."""
@@ -336,7 +330,7 @@ class Pool:
             del self._waiting[waiter.key]
 
     def _count(self, key: Key, change: int) -> None:
-        for scope in (key, ("user", key.user), ("database", key.database), _SERVER):
+        for scope in _scopes(key):
             self._counts[scope] += change
             assert self._counts[scope] >= 0, scope
             if not self._counts[scope]:

@@ -199,7 +199,6 @@ class Relay:
             return False
         if leg is not None and self._turn is None and link.at_rest:
             self._turn = Turn(self._board, None, held=leg)
-            leg.on_cut = self._cut_held
             link.detach_server()
         return True
 
@@ -313,24 +312,16 @@ class Relay:
 
     def _cut(self) -> None:
         """The leg is about to be closed, because its route is deposed."""
-        if self._leg is None or self._link.ended is not None:
+        leg, turn, link = self._leg, self._turn, self._link
+        if leg is None or link.ended is not None:
             return
         found = self._outcome()
         if isinstance(found, Tell):
             self._end(found.message(_CHANGED))
-        else:
-            self._link.detach_server()
-            self._keep(self._leg.route, found)
-
-    def _cut_held(self) -> None:
-        """The same, while the client is held."""
-        leg, turn = self._leg, self._turn
-        if leg is None or turn is None or self._link.ended is not None:
-            return
-        found = self._outcome()
-        if isinstance(found, Tell):
-            self._end(found.message(_CHANGED))
-        else:
+        elif turn is None:
+            link.detach_server()
+            self._keep(leg.route, found)
+        else:  # it is held, and the link has let go of the leg already
             self._leg = None
             self._board.kept += 1
             turn.lose()
