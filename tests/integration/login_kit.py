@@ -68,10 +68,14 @@ class RealServer:
     psql: Path
     has_tls: bool  # some builds come without
 
+    @property
+    def superuser(self) -> str:
+        """How the superuser connects, for psycopg."""
+        return f"host={self.socket_dir} port={self.port} user=postgres dbname=postgres"
+
     def run(self, sql: str) -> list[tuple[object, ...]]:
         """Run a query as the superuser."""
-        where = f"host={self.socket_dir} port={self.port} user=postgres dbname=postgres"
-        with psycopg.connect(where, autocommit=True) as connection:
+        with psycopg.connect(self.superuser, autocommit=True) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
 

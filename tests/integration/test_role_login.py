@@ -113,8 +113,7 @@ def standby_of(server: RealServer) -> Iterator[Standby]:
 
 
 def as_role(server: RealServer, statement: str, role: str) -> list[tuple[object, ...]]:
-    where = f"host={server.socket_dir} port={server.port} user=postgres dbname=postgres"
-    with psycopg.connect(where, autocommit=True) as connection:
+    with psycopg.connect(server.superuser, autocommit=True) as connection:
         connection.execute(f"set session authorization {role}".encode())
         return connection.execute(statement.encode()).fetchall()
 
@@ -245,8 +244,7 @@ create domain evil.name as text;
 async def test_names_of_other_schemas_do_not_get_into_it(server: RealServer) -> None:
     await make_function(server)
     server.run("drop schema if exists evil cascade;" + EVIL)
-    where = f"host={server.socket_dir} port={server.port} user=postgres dbname=postgres"
-    with psycopg.connect(where, autocommit=True) as connection:
+    with psycopg.connect(server.superuser, autocommit=True) as connection:
         connection.execute("create temp table pg_authid as select * from evil.pg_authid")
         for path in ("evil, pg_catalog", "pg_temp, evil, pg_catalog"):
             connection.execute(f"set search_path = {path}".encode())

@@ -171,9 +171,8 @@ CANCEL = "select pg_cancel_backend(pid) from pg_stat_activity where wait_event =
 
 def wait_until_commits_wait(server) -> None:
     """The checkpointer tells the others that commits have to wait, and may be late with that."""
-    where = f"host={server.socket_dir} port={server.port} user=postgres dbname=postgres"
     warned = []
-    with psycopg.connect(where, autocommit=True) as connection:
+    with psycopg.connect(server.superuser, autocommit=True) as connection:
         connection.add_notice_handler(warned.append)
         commit = "select pg_logical_emit_message(true, 'a', 'b')"
         deadline = time.monotonic() + 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from link_kit import ANSWER, EXTENDED, QUERY, READY, rig
+from link_kit import ANSWER, EXTENDED, QUERY, READY, Joined, Rig, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
 
@@ -117,6 +117,16 @@ async def test_a_client_in_the_middle_of_something_hears_of_it(asked, answered, 
         assert await joined.link.wait_end() is Ended.SERVER
 
 
+async def answered_by_the_next(made: Rig, joined: Joined) -> None:
+    """Another server is sent the request, answers it, and the client is at rest."""
+    near, server = made.pair()
+    joined.link.attach(near, again=QUERY)
+    await server.receive(QUERY)
+    await server.send(ANSWER)
+    await joined.client.receive(ANSWER)
+    assert joined.link.at_rest
+
+
 @pytest.mark.parametrize("words", [SHUTDOWN, b""])
 async def test_a_request_that_was_not_answered_may_be_sent_to_the_next_server(words) -> None:
     async with rig(keeps=True) as made:
@@ -132,12 +142,7 @@ async def test_a_request_that_was_not_answered_may_be_sent_to_the_next_server(wo
         assert (made.lost, joined.link.ended) == (1, None)
         assert (joined.link.standing.owed, joined.link.standing.delivered) == (1, False)
         assert joined.link.sent == QUERY * 2
-        near, server = made.pair()
-        joined.link.attach(near, again=QUERY)
-        await server.receive(QUERY)
-        await server.send(ANSWER)
-        await joined.client.receive(ANSWER)
-        assert joined.link.at_rest
+        await answered_by_the_next(made, joined)
 
 
 async def test_last_words_behind_an_answer_are_kept_from_a_client_that_goes_on() -> None:
@@ -166,12 +171,7 @@ async def test_a_part_of_an_answer_in_one_piece_with_the_last_words_is_not_given
         assert (made.lost, joined.link.ended) == (1, None)
         assert (joined.link.standing.owed, joined.link.standing.delivered) == (1, False)
         assert joined.client.silent()
-        near, server = made.pair()
-        joined.link.attach(near, again=QUERY)
-        await server.receive(QUERY)
-        await server.send(ANSWER)
-        await joined.client.receive(ANSWER)
-        assert joined.link.at_rest
+        await answered_by_the_next(made, joined)
 
 
 async def test_a_client_that_is_not_kept_is_given_the_part_before_the_last_words() -> None:
