@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import threading
 import time
@@ -107,7 +108,7 @@ def kill_one_worker(cluster: LocalCluster) -> None:
         theirs.execute("begin; insert into log values (1)")
         with ours.transaction():
             ours.execute("insert into log values (2)")
-            os.kill(killed, signal.SIGKILL)
+            kill_and_wait(killed)
             # At once, while one worker is gone: the other takes everybody.
             for _ in range(10):
                 with psycopg.connect(proxies.dsn(), autocommit=True) as another:
@@ -130,6 +131,21 @@ def kill_one_worker(cluster: LocalCluster) -> None:
             assert all(one.execute("select 1").fetchone() == (1,) for one in newer.values())
             for client in (ours, *newer.values()):
                 assert_cancelled_by_any_worker(client)
+
+
+def kill_and_wait(pid: int) -> None:
+    """Return when the process holds no socket any more.
+
+    The signal alone is not enough: until the kernel has closed the process's files, its listener
+    is offered clients, and those are its own.
+    """
+    process = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        readable, _, _ = select.select([process], [], [], TIMEOUT_S)
+        assert readable, f"process {pid} outlived SIGKILL"
+    finally:
+        os.close(process)
 
 
 def listeners(port: int) -> int:
