@@ -76,6 +76,7 @@ PURE_MODULES = (
     "metako.proxy.prepared",
     "metako.proxy.reported",
     "metako.proxy.steps",
+    "metako.proxy.snapshot",
     "metako.proxy.tracked",
     "metako.proxy.rebuild",
     "metako.proxy.inflight",

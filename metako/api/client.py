@@ -188,6 +188,26 @@ class LocalAgent:
         """Ask for those servers that are left to be left as they are."""
         return self._order("DELETE", "/restart")
 
+    def restart_proxy(self, timeout_s: float) -> tuple[int, list[str]]:
+        """Have the workers of this node's proxy replaced, and wait for it.
+
+        Return how many were, and why others were not.
+
+        Raises:
+            UnreachableError: also if there is no proxy, or no answer within `timeout_s`.
+        """
+        asked = str(self._socket)
+        connection = self._connection(timeout_s)
+        code, answer = _exchange(connection, "POST", "/proxy/restart", asked)
+        data = _object(answer)
+        if data is None or code != 200:
+            why = None if data is None else data.get("error")
+            raise UnreachableError(f"{asked} does not restart the proxy: {why or code}")
+        replaced, failures = data.get("replaced"), data.get("failures")
+        if not isinstance(replaced, int) or not isinstance(failures, list):
+            raise UnreachableError(f"{asked} answers, but not as a metako agent does")
+        return replaced, [str(one) for one in failures]
+
     def _order(self, method: str, path: str, body: bytes = b"") -> AgentAnswer:
         asked = str(self._socket)
         connection = self._connection(ORDER_ANSWER_TIMEOUT_S)

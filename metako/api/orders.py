@@ -46,6 +46,7 @@ MEMBERS = "/members"
 MEMBER = "/members/{node}"
 PAUSE = "/pause"
 RESTART = "/restart"
+PROXY = "/proxy/restart"
 BODY_BYTES_MAX = 4096
 LOST_MAX = 58
 """Members that one failover may do without: all the others of the largest cluster."""
@@ -63,6 +64,12 @@ class OrderSink(Protocol):
         Raises:
             OrderNotGivenError: nothing was given to the cluster.
             OrderUnansweredError: the cluster may have taken it.
+        """
+
+    async def renew_proxy(self) -> tuple[int, list[str]]:
+        """Replace the workers of this node's own proxy, one after the other.
+
+        Return how many were replaced, and why others were not. None and nothing: there are none.
         """
 
 
@@ -95,7 +102,22 @@ def order_routes(orders: OrderSink | None) -> list[Route]:
         route(MEMBER, _remove_member, "DELETE", command="metako members remove"),
         route(PAUSE, _pause, "POST", "DELETE", command="metako pause` or `metako resume"),
         route(RESTART, _restart, "POST", "DELETE", command="metako restart"),
+        _proxy_route(orders),
     ]
+
+
+def _proxy_route(orders: OrderSink | None) -> Route:
+    """Return the route by which the proxy of this node is restarted. No order to the cluster."""
+
+    async def endpoint(_request: Request) -> Response:
+        if orders is None:
+            raise HTTPException(403, _forbidden("metako restart --proxy"))
+        replaced, failures = await orders.renew_proxy()
+        if not replaced and not failures:
+            raise HTTPException(503, "this node has no proxy that runs: see `proxy.enabled`")
+        return json_answer({"replaced": replaced, "failures": failures})
+
+    return Route(PROXY, endpoint, methods=["POST"], name=PROXY)
 
 
 async def _switchover(request: Request) -> Order:

@@ -93,6 +93,14 @@ def _restart(
             "PostgreSQL goes on.",
         ),
     ] = False,
+    proxy: Annotated[
+        bool,
+        typer.Option(
+            "--proxy",
+            help="Replace the workers of this machine's proxy by new processes; clients stay "
+            "connected.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Restart PostgreSQL, one server at a time, and follow it to the end.
@@ -104,13 +112,17 @@ def _restart(
     """
     from metako.cli.restart import cancel_restart, restart_servers
     from metako.cli.restart_agent import restart_agent
+    from metako.cli.restart_proxy import restart_proxy
 
     names = [node_name(node) for node in nodes or ()]
     if cancel and names:
         raise UsageError("--cancel leaves all as they are that are left: leave out the names")
     socket = agent_socket(chosen(ctx, config))
-    if agent and (cancel or names):
-        raise UsageError("--agent is about the agent of this machine alone: leave out the rest")
+    if (agent or proxy) and (cancel or names or (agent and proxy)):
+        option = "--agent" if agent else "--proxy"
+        raise UsageError(f"{option} is about that of this machine alone: leave out the rest")
+    if proxy:
+        return restart_proxy(socket, timeout_s=timeout, as_json=as_json)
     if agent:
         return restart_agent(socket, timeout_s=timeout, as_json=as_json)
     if cancel:

@@ -202,6 +202,7 @@ class ProxyConfig:
     idle_timeout_ms: int | None  # of a client between two transactions
     idle_in_transaction_timeout_ms: int | None
     login_timeout_ms: int
+    drain_timeout_ms: int  # for clients that cannot be handed to a worker's successor
     admin_users: tuple[str, ...]  # who may use the console
     pool: PoolConfig
     server_tls: SslMode

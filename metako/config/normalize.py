@@ -252,6 +252,7 @@ def _proxy(schema: FileSchema, machine: Machine, members: Members) -> out.ProxyC
         idle_timeout_ms=section.idle_timeout,
         idle_in_transaction_timeout_ms=section.idle_in_transaction_timeout,
         login_timeout_ms=section.login_timeout,
+        drain_timeout_ms=section.drain_timeout,
         admin_users=(schema.postgresql.superuser,)
         if section.admin_users is None
         else section.admin_users,

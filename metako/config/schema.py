@@ -241,6 +241,7 @@ class ProxySection(Section):
     idle_timeout: LongMs | None = None
     idle_in_transaction_timeout: LongMs | None = None
     login_timeout: Annotated[int, BeforeValidator(duration("1s", "10m"))] = 60_000
+    drain_timeout: Annotated[int, BeforeValidator(duration("1s", "24h"))] = 600_000
     admin_users: Annotated[tuple[Text, ...], Field(max_length=ADMINS_MAX)] | None = None
     pool: PoolSection = PoolSection()
     server_tls: SslMode = SslMode.PREFER

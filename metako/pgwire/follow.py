@@ -33,6 +33,7 @@ Deliberately unknown here: SQL, and what becomes of the notes.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from metako.pgwire.actions import (
@@ -161,6 +162,13 @@ class FollowingClient(ClientScanner):
         """Take the scanner of the other direction."""
         self._server = server
 
+    def know(self, statements: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take names and texts of statements that were prepared before; None: it is not known."""
+        for name, text in statements:
+            if text is None or self._concerns(text):
+                self._mark_name(name)
+        self._do_as_usual()
+
     # -- what is looked at ---------------------------------------------------------------------
 
     def _keep_message(
@@ -216,10 +224,13 @@ class FollowingClient(ClientScanner):
             if not name and not self.watching:
                 self._unmark_unnamed()
             return False
+        self._mark_name(name)
+        return True
+
+    def _mark_name(self, name: bytes) -> None:
         self._all_marked = self._all_marked or len(self._marked) >= MARKED_MAX
         if not self._all_marked:
             self._marked.add(name)
-        return True
 
     def _unmark_unnamed(self) -> None:
         if b"" in self._marked:

@@ -11,14 +11,10 @@ from pathlib import Path
 import trio
 
 from metako.model.ids import NodeId
+from metako.proxy.filelimit import descriptors_needed, raise_descriptor_limit
 from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
-from metako.proxy.worker import (
-    WorkerConfig,
-    descriptors_needed,
-    raise_descriptor_limit,
-    run_worker,
-)
+from metako.proxy.worker import WorkerConfig, run_worker
 
 GARBAGE_THRESHOLD = 20_000  # objects made and not yet freed, instead of 700
 
@@ -40,6 +36,7 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
     parser.add_argument("--index", type=int, default=1)
     parser.add_argument("--fingerprint", default="")
     parser.add_argument("--ready-fd", type=int, default=None)
+    parser.add_argument("--inherits", type=int, choices=(0, 1), default=0)
     found = parser.parse_args(arguments)
     return WorkerConfig(
         control=found.control,
@@ -56,6 +53,7 @@ def parse_arguments(arguments: list[str]) -> WorkerConfig:
         index=found.index,
         fingerprint=found.fingerprint,
         ready_fd=found.ready_fd,
+        inherits=bool(found.inherits),
     )
 
 

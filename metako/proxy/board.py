@@ -18,6 +18,7 @@ import trio
 from metako.model.routing import Peer, RoutingTable
 from metako.proxy.cancels import Cancels
 from metako.proxy.credentials import CredentialSource
+from metako.proxy.descriptors import Descriptors
 from metako.proxy.encryption import Encryption
 from metako.proxy.frames import Stats, WorkerEvent
 from metako.proxy.holding import Holding
@@ -115,6 +116,9 @@ class Board:
         self.moving_unasked = trio.Semaphore(MOVES_UNASKED_MAX)
         self.links = LinkContext(Reactor(self._report_failure))
         self.legs = Legs(self, limits, boot_ns)
+        self.informed = trio.Event()  # set with the first routing table
+        self.departing = False  # all sessions leave for the worker that takes our place
+        self.heir: Descriptors | None = None  # that worker; None if there is none, or no more
         self.holding = Holding()
         self.cancels = cancels
         self.peers: tuple[Peer, ...] = ()  # the proxies of other nodes, as last heard
@@ -126,6 +130,7 @@ class Board:
         self.cut = 0
         self.kept = 0  # times that a client lost its server and kept its session
         self.moved = 0
+        self.departed = 0  # sessions that have left for another process
         self.timed_out = 0  # statements that were cancelled, and idle clients that were ended
         self.report = report
         self._boot_ns = boot_ns
@@ -142,6 +147,7 @@ class Board:
         """Replace the routing table, end the sessions it deposes, wake those that wait."""
         named, known = self.current(), self.routes.last()
         self.peers = table.peers
+        self.informed.set()
         if not self.routes.receive(table, self._boot_ns()):
             ignored = (("term", table.term), ("latest_term", self.routes.term))
             self.report(WorkerEvent("WARNING", "a table of a lower term was ignored", ignored))
@@ -169,6 +175,16 @@ class Board:
         elif self.holding.begin(table.hold):
             self.report(WorkerEvent("INFO", "transactions are held for a switchover"))
             self.hold_sessions()
+
+    def depart(self, heir: Descriptors) -> None:
+        """Have all sessions leave for another process, each as soon as it is at rest."""
+        self.departing, self.heir = True, heir
+        self.legs.pool.close_idle()
+        self.hold_sessions()
+
+    def heir_went(self) -> None:
+        """Note that nobody is left to leave for: those that are here stay."""
+        self.departing, self.heir = False, None
 
     def hold_sessions(self) -> None:
         """Hold all who may begin no transaction, once they are between two."""
@@ -248,6 +264,13 @@ class Board:
     def holders(self) -> list[Holder]:
         """Return all that have a socket to a server, or are about to have one."""
         return list(self._holders)
+
+    def numbers_end(self) -> int:
+        """Return a number above all that sessions have, or will be given without being accepted."""
+        return self._named + HANDSHAKES_MAX + len(self._sessions)
+
+    def begin_numbers_at(self, number: int) -> None:
+        self._named = max(self._named, number)
 
     def next_number(self) -> int:
         """Return the number of one more session. None comes twice."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import CancelRequest, cancel_packet
 from metako.proxy import sockets
 from metako.proxy.encryption import ServerTlsError
-from metako.proxy.outside import door_path
+from metako.proxy.outside import door_path, old_door_path, old_door_paths
 from metako.proxy.routes import Route
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
     from metako.proxy.board import Board
 
 CANCEL_TIMEOUT_S = 2.0
+# Sessions to which a worker may still give keys after it was replaced: those who log in by then.
+SPARE_NUMBERS = 1 << 14
 
 
 def node_number(node: NodeId) -> int:
@@ -109,6 +112,24 @@ class Cancels:
             self._secret = secret
             self._keys, self._former = CancelKeys(secret), self._keys
 
+    def numbers_end(self) -> int:
+        """Return where another process may begin, to give numbers that are not given here."""
+        return (self._next + SPARE_NUMBERS) & SESSION_MAX
+
+    def begin_at(self, number: int) -> None:
+        """Give numbers from here on."""
+        self._next = number & SESSION_MAX
+
+    def adopt(self, number: int, key: BackendKey, locate: Locate) -> Issued | None:
+        """Take a key that another process has issued in this worker's place.
+
+        None if the number is taken: then its client cannot cancel any more, and nobody else's.
+        """
+        if number in self._issued or not 0 <= number <= SESSION_MAX:
+            return None
+        issued = self._issued[number] = Issued(number, key, locate)
+        return issued
+
     def issue(self, locate: Locate, *, long_keys: bool) -> Issued:
         """Return the key for a new session.
 
@@ -140,6 +161,14 @@ class Cancels:
         if issued is None or (place.node, place.worker) != (self.node, self.worker):
             return None
         return issued if is_key_of(cancel, issued.key) else None
+
+    def doors(self, worker: int) -> list[Path]:
+        """Return where a session may be that a key says to be this worker's, but is not here."""
+        if self.control is None:
+            return []
+        own = old_door_path(self.control, worker + 1, os.getpid())
+        doors = [one for one in old_door_paths(self.control, worker + 1) if one != own]
+        return doors if worker == self.worker else [door_path(self.control, worker + 1), *doors]
 
     def forward_packet(self, cancel: OwnCancel) -> bytes | None:
         """Return the packet for another worker, None if the request has gone far enough."""
@@ -198,9 +227,9 @@ async def _pass_on(board: Board, cancel: OwnCancel) -> None:
         return
     async with trio.open_nursery() as nursery:
         at_home = place.node == cancels.node
-        if at_home and place.worker != cancels.worker and cancels.control is not None:
-            door = door_path(cancels.control, place.worker + 1)
-            nursery.start_soon(_tell_sibling, door, packet)
+        if at_home and cancels.control is not None:
+            for door in cancels.doors(place.worker):
+                nursery.start_soon(_tell_sibling, door, packet)
         for peer in board.peers:
             if node_number(peer.node) == place.node:
                 nursery.start_soon(_tell_peer, peer.address, packet)

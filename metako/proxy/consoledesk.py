@@ -64,7 +64,7 @@ class _Open:
     """A command that is being answered."""
 
     waits_for: set[Peer]
-    parts: dict[int, Part] = field(default_factory=dict)  # by the worker's number
+    parts: dict[Peer, Part] = field(default_factory=dict)
     done: trio.Event = field(default_factory=trio.Event)
 
 
@@ -94,7 +94,7 @@ class ConsoleDesk:
         """Take the part of a worker; one that comes too late is nobody's."""
         command = self._open.get(told.id)
         if command is not None and peer in command.waits_for:
-            command.parts[self._workers[peer].index] = told.part
+            command.parts[peer] = told.part
             self._waited_for(command, peer)
 
     async def answer(self, peer: Peer, asked: ConsoleAsked) -> None:
@@ -139,9 +139,11 @@ class ConsoleDesk:
                     await waiting.done.wait()
         finally:
             del self._open[number]
-        parts = {index: waiting.parts[index] for index in sorted(waiting.parts)}
-        missing = sorted({hello.index for hello in workers.values()} - set(parts))
-        return merged(command, parts, missing)
+        parts = [(workers[peer].index, part) for peer, part in waiting.parts.items()]
+        missing = sorted(
+            hello.index for peer, hello in workers.items() if peer not in waiting.parts
+        )
+        return merged(command, sorted(parts, key=lambda one: one[0]), missing)
 
     def _waited_for(self, command: _Open, peer: Peer) -> None:
         command.waits_for.discard(peer)

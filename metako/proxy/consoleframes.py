@@ -96,28 +96,31 @@ def fitting(part: Part, room: int) -> Part:
     return part
 
 
-def merged(command: Command, parts: Mapping[int, Part], missing: Sequence[int]) -> Part:
-    """Return what all workers together have answered, by their numbers."""
+def merged(command: Command, parts: Sequence[tuple[int, Part]], missing: Sequence[int]) -> Part:
+    """Return what all workers together have answered, each with its number.
+
+    Two have the same while one takes the place of the other.
+    """
     notices = [f"worker {index} did not answer" for index in missing]
-    notices += [f"worker {index}: {text}" for index, part in parts.items() for text in part.notices]
-    outcomes = {index: part.outcome for index, part in parts.items()}
+    notices += [f"worker {index}: {text}" for index, part in parts for text in part.notices]
     if not parts:
         return Part(Failed("no worker has answered"), tuple(notices))
-    for index, outcome in outcomes.items():
+    for index, part in parts:
+        outcome = part.outcome
         if isinstance(outcome, Failed):
             failed = replace(outcome, message=f"worker {index}: {outcome.message}")
             return Part(failed, tuple(notices))
-    tables = {index: found for index, found in outcomes.items() if isinstance(found, Table)}
+    tables = [(index, part.outcome) for index, part in parts if isinstance(part.outcome, Table)]
     if tables:
-        columns = next(iter(tables.values())).columns
+        columns = tables[0][1].columns
         rows: list[tuple[Value, ...]] = []
-        for index, table in tables.items():
+        for index, table in tables:
             if table.columns == columns:
                 rows += ((index, *row) for row in table.rows)
             else:
                 notices.append(f"worker {index} is of another version")
         return fitting(Part(Table(("worker", *columns), tuple(rows)), tuple(notices)), ROOM_BYTES)
-    count = sum(part.count for part in parts.values())
+    count = sum(part.count for _, part in parts)
     if command.verb is Verb.KILL:
         if command.client is not None and not count and not missing:
             return Part(no_such_client(command.client), tuple(notices))

@@ -23,7 +23,6 @@ from metako.pgwire import startup as pg
 from metako.pgwire.startup import PgWireError
 from metako.proxy import sockets
 from metako.proxy.cancels import forward_cancel
-from metako.proxy.outside import door_path
 
 if TYPE_CHECKING:
     from metako.proxy.board import Board
@@ -33,15 +32,14 @@ KNOCK_TIMEOUT_S = 1.0  # for the request to be said
 
 
 async def keep_door(
-    control: Path,
-    index: int,
+    path: Path,
     board: Board,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Hear the siblings of worker `index` until cancelled. Raises `OSError` before it started."""
+    """Hear siblings at `path` until cancelled. Raises `OSError` before it started."""
     slots = trio.Semaphore(KNOCKS_MAX)
-    with unixsocket.listening(door_path(control, index)) as listener:
+    with unixsocket.listening(path) as listener:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:

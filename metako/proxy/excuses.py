@@ -1,13 +1,25 @@
-"""What a client is told for whom there is no server.
+"""What a client is told last, if there is no server for it or its session has ended.
 
-In: why there is none. Out: the last message for the client.
+In: why that is so. Out: the last message for the client.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from metako.pgwire import startup as pg
 from metako.pgwire.startup import SqlState
+from metako.proxy.frames import WorkerEvent
 from metako.proxy.legs import Failure, Refused
+from metako.proxy.link import Link
+from metako.proxy.loss import Outcome, Tell
+from metako.proxy.transport import Ended
+
+if TYPE_CHECKING:
+    from metako.proxy.board import Board
+
+CLOSED = "the server closed the connection"
 
 
 def excuse_of(found: Refused | Failure, had_one: bool, timeout_s: float) -> bytes:
@@ -47,3 +59,24 @@ def held_too_long(timeout_s: float) -> Failure:
         hint="Connect again; RESUME in the proxy's console ends a pause.",
     )
     return Failure(reason, error)
+
+
+def last_word(board: Board, link: Link, outcome: Callable[[], Outcome] | None) -> bytes:
+    """Return what a client is told whose link has ended, b"" if nothing, and count the violation.
+
+    Args:
+        outcome: says what becomes of a client whose server is lost; None: it cannot be kept.
+    """
+    error = link.violation
+    if link.ended is Ended.SERVER and outcome is not None:
+        if not link.over and link.at_boundary and not link.at_rest:
+            found = outcome()
+            return found.message(CLOSED) if isinstance(found, Tell) else b""
+    elif link.ended is Ended.SERVER_VIOLATION:
+        detail = (("error", str(error)),)
+        board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
+    elif link.ended is Ended.CLIENT_VIOLATION:
+        board.malformed += 1
+        if error is not None and link.at_boundary:
+            return pg.error_response(error.sqlstate, str(error))
+    return b""

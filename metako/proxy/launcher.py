@@ -4,7 +4,8 @@ In: the proxy's configuration. Out: running worker processes, or their absence a
 
 A worker is a process group of its own, because it outlives the agent when the agent is killed or
 replaced. The next agent finds it by the lock on its file: a worker with the same configuration is
-adopted and watched through its pidfd, another one is ended and replaced.
+adopted and watched through its pidfd, another one is replaced: it hands its clients over to the
+worker that takes its place (`handover`), or is ended if it cannot.
 
 Deliberately unknown here: routing tables (see `control`) and what a worker does.
 """
@@ -12,82 +13,31 @@ Deliberately unknown here: routing tables (see `control`) and what a worker does
 from __future__ import annotations
 
 import errno
-import hashlib
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import astuple, dataclass
-from pathlib import Path
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 
 import trio
 
-import metako
 from metako.model.errors import MetakoError, PortInUseError
-from metako.model.ids import NodeId
 from metako.proxy import sockets
 from metako.proxy.frames import WorkerEvent
-from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts, Tuning
-from metako.proxy.outside import EXIT_CANNOT_ENCRYPT, EXIT_PORT_IN_USE
-from metako.proxy.process import WORKERS_MAX, WorkerProcess, find_running, lock_files
-from metako.proxy.tlsoptions import NO_TLS, TlsOptions
+from metako.proxy.outside import (
+    EXIT_CANNOT_ENCRYPT,
+    EXIT_PORT_IN_USE,
+    HEIR_FORMAT,
+    old_lock_paths,
+)
+from metako.proxy.process import WorkerProcess, find_running, lock_files
+from metako.proxy.renewal import Renewal, Renewals
+from metako.proxy.starting import ProxyConfig as ProxyConfig
+from metako.proxy.starting import ProxyError as ProxyError
+from metako.proxy.starting import StartFailed, start_worker
 
-READY_TIMEOUT_S = 15.0  # to import, bind and listen, on a busy machine
 FIRST_ATTEMPTS_MAX = 3  # to start a worker before giving up; later there is no limit
 RESTART_PAUSE_MIN_S = 0.1
 RESTART_PAUSE_MAX_S = 5.0
 HEALTHY_AFTER_S = 10.0  # a worker that ran for so long is restarted without a pause
-_READY_BYTES_MAX = 64
-
-
-class ProxyError(MetakoError):
-    """The proxy cannot be started. No worker is left running."""
-
-    exit_code = 13
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyConfig:
-    """What the workers of one node need to know."""
-
-    control: Path  # Unix socket on which `serve_control` listens; locks lie beside it
-    host: str  # where to listen; "*" for all addresses
-    port: int  # 0 takes a free one, the same for all workers
-    node: NodeId
-    guard_pid: int  # the workers exit with this process
-    workers: int = 1
-    queue_timeout_s: float = 30.0  # how long a new session waits for a primary
-    connections_max: int = 1000  # of the node; each worker serves its share, rounded up
-    limits: Limits = NO_LIMITS  # of connections to servers, likewise
-    tls: TlsOptions = NO_TLS
-    timeouts: Timeouts = NO_TIMEOUTS
-    admins: tuple[str, ...] = ()  # who may use the console
-
-    def __post_init__(self) -> None:
-        assert 1 <= self.workers <= WORKERS_MAX, self.workers
-
-    @property
-    def share(self) -> Tuning:
-        """Return what each worker is to keep to."""
-        whole = Tuning(
-            self.connections_max, self.queue_timeout_s, self.limits, self.timeouts, self.admins
-        )
-        return whole.shared_by(self.workers)
-
-    @property
-    def fingerprint(self) -> str:
-        """Return a digest of all that a running worker cannot change; see `limits.Tuning`."""
-        parts = (
-            metako.__version__,
-            self.host,
-            self.port,
-            self.node,
-            self.guard_pid,
-            self.workers,
-            self.tls.to_text(),
-        )
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 async def run_workers(
@@ -95,12 +45,16 @@ async def run_workers(
     *,
     keep_running: Callable[[], bool] = lambda: False,
     on_event: Callable[[WorkerEvent], None] = lambda _event: None,
+    renewals: Renewals | None = None,
     task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Keep the workers running until cancelled; `task_status` is told the port.
 
     Started once all workers listen. From then on a worker that exits is restarted, with a pause
     that doubles up to `RESTART_PAUSE_MAX_S`, for as long as it takes.
+
+    Args:
+        renewals: by which the workers are ordered to be replaced.
 
     If cancelled, the workers are ended (within about half a second) and reaped before this
     returns, unless `keep_running()` says that the next agent is to adopt them.
@@ -109,14 +63,15 @@ async def run_workers(
         PortInUseError: something else listens on the port; no worker is left running.
         ProxyError: a worker could not be started; no worker is left running.
     """
-    fleet = _Fleet(config, keep_running, on_event)
     failure: MetakoError | None = None
     async with trio.open_nursery() as nursery:
+        fleet = _Fleet(config, keep_running, on_event, renewals or Renewals(), nursery)
         try:
             await fleet.adopt_all()
             port: int = await nursery.start(fleet.keep_one, 1, config.port)
             for index in range(2, config.workers + 1):
                 await nursery.start(fleet.keep_one, index, port)
+            fleet.all_started()
             task_status.started(port)
         except MetakoError as error:
             failure = error
@@ -128,14 +83,6 @@ async def run_workers(
         raise failure
 
 
-class _StartFailed(Exception):
-    """A worker did not come up. It is not running."""
-
-    def __init__(self, exit_code: int | None, reason: str) -> None:
-        super().__init__(reason)
-        self.exit_code = exit_code  # None if it had to be ended
-
-
 class _Fleet:
     """The workers of one node."""
 
@@ -144,30 +91,52 @@ class _Fleet:
         config: ProxyConfig,
         keep_running: Callable[[], bool],
         on_event: Callable[[WorkerEvent], None],
+        renewals: Renewals,
+        nursery: trio.Nursery,
     ) -> None:
         self.failed = False  # the start failed: nothing may be left running
         self._config = config
         self._keep_running = keep_running
         self._on_event = on_event
+        self._renewals = renewals
+        self._nursery = nursery
         self._adopted: dict[int, WorkerProcess] = {}
+        self._elders: dict[int, WorkerProcess] = {}  # found, and to be replaced
+
+    def all_started(self) -> None:
+        self._renewals.workers = self._config.workers
 
     # -- adopting ---------------------------------------------------------------------------
 
     async def adopt_all(self) -> None:
-        """Take over the workers that fit the configuration, and end all others.
+        """Find the workers that fit the configuration or can be replaced, and end all others.
 
-        Raises `PortInUseError` if none was found and the port is taken.
+        Raises `PortInUseError` if none was found on the port, and it is taken.
         """
-        for index, path in lock_files(self._config.control):
-            worker, fingerprint = await find_running(path)
+        config = self._config
+        for path in old_lock_paths(config.control):
+            worker, _ = await find_running(path)
+            if worker is None:
+                path.unlink(missing_ok=True)
+            else:
+                self._nursery.start_soon(self._watch_elder, 0, worker)
+        on_port = config.port == 0
+        for index, path in lock_files(config.control):
+            worker, record = await find_running(path)
             if worker is None:
                 continue
             self._adopted[index] = worker
-            if index > self._config.workers or fingerprint != self._config.fingerprint:
-                self._event("INFO", "an outdated proxy worker is ended", index, worker.pid)
-                await worker.stop()
-                self._adopted.pop(index).forget()
-        if not self._adopted and self._config.port != 0:
+            if index <= config.workers:
+                on_port = on_port or record.port == config.port
+                if record.fingerprint == config.fingerprint:
+                    continue
+                if (record.heirs, record.guard) == (HEIR_FORMAT, config.guard_pid):
+                    self._elders[index] = self._adopted.pop(index)
+                    continue
+            self._event("INFO", "an outdated proxy worker is ended", index, worker.pid)
+            await worker.stop()
+            self._adopted.pop(index).forget()
+        if not on_port:
             await self._check_port_free()
 
     async def _check_port_free(self) -> None:
@@ -183,11 +152,12 @@ class _Fleet:
 
     async def abandon_adopted(self) -> None:
         """Let go of the workers that no task keeps, because the start was cut short."""
-        for worker in self._adopted.values():
+        for worker in (*self._adopted.values(), *self._elders.values()):
             if self.failed or not self._keep_running():
                 await worker.stop()
             worker.forget()
         self._adopted.clear()
+        self._elders.clear()
 
     # -- keeping ----------------------------------------------------------------------------
 
@@ -196,17 +166,24 @@ class _Fleet:
     ) -> None:
         """Keep worker `index` running until cancelled. Raises only before it has started."""
         worker = self._adopted.pop(index, None)
-        if worker is None:
-            worker = await self._start_first(index, port)
-        else:
+        elder = self._elders.pop(index, None)
+        if worker is not None:
             self._event("INFO", "a running proxy worker was adopted", index, worker.pid)
+        elif elder is not None:
+            worker = await self._succeed(index, port or elder.port, elder)
+        else:
+            worker = await self._start_first(index, port)
         port = worker.port
         task_status.started(port)
         pause_s = RESTART_PAUSE_MIN_S
         while True:
             since = trio.current_time()
-            code = await self._watch(worker)
-            self._event("WARNING", "a proxy worker exited", index, worker.pid, exit_code=code)
+            found = await self._watch(worker, index)
+            if isinstance(found, Renewal):
+                worker = await self._renew(index, port, worker, found)
+                continue
+            worker.forget()
+            self._event("WARNING", "a proxy worker exited", index, worker.pid, exit_code=found)
             if trio.current_time() - since >= HEALTHY_AFTER_S:
                 pause_s = RESTART_PAUSE_MIN_S
             while True:
@@ -215,19 +192,91 @@ class _Fleet:
                 try:
                     worker = await self._start(index, port)
                     break
-                except _StartFailed as error:
+                except StartFailed as error:
                     self._event("ERROR", f"no proxy worker: {error}", index, 0)
 
-    async def _watch(self, worker: WorkerProcess) -> int | None:
-        """Return the exit code of `worker`. If cancelled, end it unless it is to be kept."""
+    async def _watch(self, worker: WorkerProcess, index: int) -> int | Renewal | None:
+        """Return the exit code of `worker`, or the order to replace it.
+
+        If cancelled, end it unless it is to be kept.
+        """
+        found: list[int | Renewal | None] = []
+        async with self._letting_go_of(worker), trio.open_nursery() as nursery:
+
+            async def wait(ended: Callable[[], Awaitable[int | Renewal | None]]) -> None:
+                found.append(await ended())
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(wait, worker.wait)
+            nursery.start_soon(wait, partial(self._renewals.next_order, index))
+        first, *others = found
+        for other in others:
+            if isinstance(other, Renewal):
+                other.end("it ended in the same moment, and is started again")
+        return first
+
+    @asynccontextmanager
+    async def _letting_go_of(self, worker: WorkerProcess) -> AsyncIterator[None]:
+        """End `worker` if cancelled, unless it is to be kept."""
         try:
-            return await worker.wait()
-        except trio.Cancelled:
+            yield
+        except BaseException:
             if self.failed or not self._keep_running():
                 await worker.stop()
-            raise
-        finally:
             worker.forget()
+            raise
+
+    # -- replacing --------------------------------------------------------------------------
+
+    async def _succeed(self, index: int, port: int, elder: WorkerProcess) -> WorkerProcess:
+        """Return a worker in the place of one that does not fit any more, which is ended."""
+        for _ in range(FIRST_ATTEMPTS_MAX):
+            try:
+                return await self._replace(index, port, elder)
+            except StartFailed as error:
+                reason = str(error)
+                if error.exit_code == EXIT_CANNOT_ENCRYPT:
+                    break
+        self._event("WARNING", f"an outdated proxy worker is ended: {reason}", index, elder.pid)
+        await elder.stop()
+        elder.forget()
+        return await self._start_first(index, port)
+
+    async def _renew(
+        self, index: int, port: int, worker: WorkerProcess, order: Renewal
+    ) -> WorkerProcess:
+        """Return a new worker, or the same if there is none."""
+        try:
+            worker = await self._replace(index, port, worker)
+        except StartFailed as error:
+            self._event("ERROR", f"a proxy worker was not replaced: {error}", index, worker.pid)
+            order.end(str(error))
+        else:
+            order.end()
+        return worker
+
+    async def _replace(self, index: int, port: int, elder: WorkerProcess) -> WorkerProcess:
+        """Return the worker to which `elder` hands over, and watch that one to its end.
+
+        Raises `StartFailed`: `elder` goes on. If cancelled, both are ended unless to be kept.
+        """
+        try:
+            worker = await self._start(index, port, inherits=True)
+        except trio.Cancelled:
+            if self.failed or not self._keep_running():
+                await elder.stop()
+            elder.forget()
+            raise
+        self._event("INFO", "a proxy worker is replaced", index, elder.pid, by=worker.pid)
+        self._nursery.start_soon(self._watch_elder, index, elder)
+        return worker
+
+    async def _watch_elder(self, index: int, elder: WorkerProcess) -> None:
+        """Wait until a worker that was replaced has no client any more. If cancelled, end it."""
+        async with self._letting_go_of(elder):
+            await elder.wait()
+        elder.forget()
+        self._event("INFO", "a replaced proxy worker has ended", index, elder.pid)
 
     # -- starting ---------------------------------------------------------------------------
 
@@ -235,7 +284,7 @@ class _Fleet:
         for attempt in range(1, FIRST_ATTEMPTS_MAX + 1):
             try:
                 return await self._start(index, port)
-            except _StartFailed as error:
+            except StartFailed as error:
                 if error.exit_code == EXIT_PORT_IN_USE:
                     raise self._port_in_use() from None
                 if attempt == FIRST_ATTEMPTS_MAX or error.exit_code == EXIT_CANNOT_ENCRYPT:
@@ -243,62 +292,10 @@ class _Fleet:
                 await trio.sleep(RESTART_PAUSE_MIN_S)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _start(self, index: int, port: int) -> WorkerProcess:
-        """Return a worker that listens. Raises `_StartFailed`; if cancelled, ends the worker."""
-        read_fd, write_fd = os.pipe()
-        ready = trio.lowlevel.FdStream(read_fd)
-        try:
-            process = await trio.lowlevel.open_process(
-                self._command(index, port, write_fd),
-                pass_fds=(write_fd,),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                cwd="/",
-                env=_environment(),
-                # Neither a Ctrl-C at the agent's terminal nor the end of its group is for it.
-                start_new_session=True,
-            )
-        except OSError as error:
-            await trio.aclose_forcefully(ready)
-            raise _StartFailed(None, str(error)) from None
-        finally:
-            os.close(write_fd)
-        worker = WorkerProcess(process.pid, os.pidfd_open(process.pid), 0, process)
-        try:
-            worker.port = await _wait_ready(worker, ready)
-        except BaseException:
-            await worker.stop()
-            worker.forget()
-            raise
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(ready)
+    async def _start(self, index: int, port: int, *, inherits: bool = False) -> WorkerProcess:
+        worker = await start_worker(self._config, index, port, inherits=inherits)
         self._event("INFO", "a proxy worker started", index, worker.pid, port=worker.port)
         return worker
-
-    def _command(self, index: int, port: int, ready_fd: int) -> list[str]:
-        config = self._config
-        share = config.share
-        options: dict[str, object] = {
-            "control": config.control.absolute(),
-            "host": config.host,
-            "port": port,
-            "node": config.node,
-            "guard-pid": config.guard_pid,
-            "queue-timeout-s": share.queue_timeout_s,
-            "max-connections": share.sessions_max,
-            "limits": ",".join(map(str, astuple(share.limits))),
-            "timeouts": ",".join(map(str, astuple(share.timeouts))),
-            "admins": json.dumps(share.admins),
-            "tls": config.tls.to_text(),
-            "index": index,
-            "fingerprint": config.fingerprint,
-            "ready-fd": ready_fd,
-        }
-        # -P: the working directory is no place to look for modules.
-        command = [sys.executable, "-P", "-m", "metako.proxy"]
-        # One word each, so that a value with a leading dash is no option.
-        return [*command, *(f"--{name}={value}" for name, value in options.items())]
 
     def _port_in_use(self) -> PortInUseError:
         where = f"{self._config.host}:{self._config.port}"
@@ -309,23 +306,3 @@ class _Fleet:
     def _event(self, level: str, message: str, index: int, pid: int, **more: object) -> None:
         fields = (("worker", index), ("pid", pid), *more.items())
         self._on_event(WorkerEvent(level, message, fields))
-
-
-async def _wait_ready(worker: WorkerProcess, ready: trio.lowlevel.FdStream) -> int:
-    """Return the port that `worker` listens on. Raises `_StartFailed`."""
-    with trio.move_on_after(READY_TIMEOUT_S):
-        line = await ready.receive_some(_READY_BYTES_MAX)
-        if line:
-            return int(line)
-        code = await worker.wait()
-        if code == EXIT_CANNOT_ENCRYPT:
-            raise _StartFailed(code, "its TLS files cannot be used; `metako check` tells why")
-        raise _StartFailed(code, f"it exited with code {code}")
-    raise _StartFailed(None, f"it did not listen within {READY_TIMEOUT_S:g} s")
-
-
-def _environment() -> dict[str, str]:
-    """Return our environment, with the package found wherever the agent found it."""
-    root = str(Path(metako.__file__).absolute().parent.parent)
-    given = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{given}" if given else root}

@@ -62,12 +62,16 @@ class Scope:
 
 
 class Layers:
-    """The state as committed, and as it is in the transaction that is open."""
+    """The state as committed, and as it is in the transaction that is open.
+
+    Args:
+        committed: to begin with; None: as after a login.
+    """
 
     __slots__ = ("_local", "_savepoints", "committed", "current")
 
-    def __init__(self) -> None:
-        self.committed = Scope()
+    def __init__(self, committed: Scope | None = None) -> None:
+        self.committed = committed or Scope()
         self.current = self.committed
         self._savepoints: list[tuple[bytes, Scope]] = []  # of the open transaction
         self._local = False  # whether it may have settings of its own
@@ -81,6 +85,13 @@ class Layers:
     def path(self) -> tuple[tuple[bytes, ...], bool]:
         """The SQL that has set search_path, and whether there may be another at the moment."""
         return self.current.settings.get(SEARCH_PATH, ()), self._local
+
+    def end(self, *, failed: bool) -> None:
+        """Commit, or roll back if it has failed."""
+        if failed:
+            self.roll_back()
+        else:
+            self.commit()
 
     def commit(self) -> None:
         self.committed = self.current

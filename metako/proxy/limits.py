@@ -41,6 +41,7 @@ class Timeouts:
     idle_s: float = 0.0  # a client between two transactions
     idle_in_transaction_s: float = 0.0  # a client within one
     login_s: float = 60.0  # people type passwords after they connected
+    drain_s: float = 600.0  # a worker that was replaced, before it ends those who are still there
 
 
 NO_TIMEOUTS = Timeouts()

@@ -247,6 +247,10 @@ class Link(Pump):
         self._send_down(message)
         return self.ended is None
 
+    def depart(self) -> None:
+        """End because another process goes on with both connections."""
+        self._end(Ended.DEPARTED)
+
     def close(self) -> None:
         """End, if the link has not ended yet."""
         self._end(Ended.CLOSED)

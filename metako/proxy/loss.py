@@ -125,7 +125,7 @@ def outcome_of_loss(moment: Moment) -> Outcome:
     if not moment.owed and not moment.unfinished:
         if moment.status is not _IDLE:
             return ROLLED_BACK
-        return Keep() if moment.obstacle is None else _immovable(moment.obstacle)
+        return outcome_at_rest(moment.obstacle)
     requests = read_requests(moment.requests, moment.statements)
     if moment.copying_in:
         return _loss_of_copy(requests, moment.status)
@@ -142,6 +142,11 @@ def outcome_of_loss(moment: Moment) -> Outcome:
     if moment.obstacle is not None:
         return _immovable(moment.obstacle)
     return Retry(_behind(moment.requests, answered))
+
+
+def outcome_at_rest(obstacle: Tie | None) -> Outcome:
+    """Return what becomes of a client without its server, with which nothing is under way."""
+    return Keep() if obstacle is None else _immovable(obstacle)
 
 
 def answered_of(moment: Moment, requests: Requests) -> int | None:

@@ -33,8 +33,9 @@ from metako.proxy.changes import (
     Simple,
     Tie,
 )
+from metako.proxy.concern import is_mere_query
 from metako.proxy.settings import meaning_of_reset, meaning_of_set, set_config_statement
-from metako.proxy.sqltext import Kind, Statement, Token, creates_routine
+from metako.proxy.sqltext import Kind, Statement, Token, creates_routine, read_script
 
 _TEMPORARY_WORDS = (b"temp", b"temporary")
 _BEFORE_TEMPORARY = (b"create", b"replace", b"local", b"global", b"into")
@@ -44,6 +45,20 @@ _TIES_OF_FUNCTIONS = {
     b"setseed": Tie.SEED,
 }
 _TRUE = (b"true", b"t", b"on", b"yes", b"y", b"1")
+
+
+def meanings_of(text: bytes, *, doubtful: bool) -> list[Meaning]:
+    """Return what each statement of a text leaves behind.
+
+    Args:
+        doubtful: a backslash in a plain string may escape what is behind it, or not.
+    """
+    if is_mere_query(text):
+        return [NOTHING]
+    script = read_script(text, doubtful=doubtful)
+    if not script.certain:
+        return [UNCLEAR]
+    return [meaning_of(statement) for statement in script.statements]
 
 
 def meaning_of(statement: Statement) -> Meaning:

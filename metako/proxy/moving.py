@@ -32,15 +32,19 @@ class Turn:
     Args:
         lost: the server that it had; None before the first.
         held: the connection that it still has, and goes on with if nothing happens to that.
+        moves: its session has to be rebuilt; of itself so if it has lost a server.
     """
 
     __slots__ = (
         *("_board", "_placed", "_until_asked", "asked_at", "held", "held_for"),
-        *("lost", "patience"),
+        *("lost", "moves", "patience"),
     )
 
-    def __init__(self, board: Board, lost: Route | None, *, held: Leg | None = None) -> None:
+    def __init__(
+        self, board: Board, lost: Route | None, *, held: Leg | None = None, moves: bool = False
+    ) -> None:
         self.lost = lost
+        self.moves = moves or lost is not None
         self.held = held
         self.asked_at: float | None = None  # since when the client waits; None if it does not
         self.patience = trio.CancelScope()  # ends when it has waited for too long
@@ -59,11 +63,11 @@ class Turn:
     def lose(self) -> None:
         """Note that the connection which was held is gone."""
         if self.held is not None:
-            self.lost, self.held = self.held.route, None
+            self.lost, self.held, self.moves = self.held.route, None, True
 
     def again(self) -> Turn:
         """Return the wait of the same client for another server, as the one that it got is gone."""
-        turn = Turn(self._board, self.lost)
+        turn = Turn(self._board, self.lost, moves=self.moves)
         if self.patience.deadline != math.inf:
             turn.ask()
             turn.asked_at = self.asked_at

@@ -100,7 +100,7 @@ class Access:
             return part
         if command.verb is Verb.RELOAD:
             return Part(Failed("the agent of this node is not there, and reads no configuration"))
-        own = merged(command, {self._index: self._office.do(command, ROOM_BYTES)}, ())
+        own = merged(command, [(self._index, self._office.do(command, ROOM_BYTES))], ())
         if command.client is not None and not own.count:
             return Part(no_such_client(command.client), (_ALONE,))
         return Part(own.outcome, (_ALONE, *own.notices), own.count)

@@ -170,6 +170,13 @@ class Pool:
                 return True
         return False
 
+    def adopt(self, key: Key) -> None:
+        """Count a leg that another process has opened, as one that was lent, whatever the limits.
+
+        What is too much goes when it comes back.
+        """
+        self._count(key, 1)
+
     # -- for the board ----------------------------------------------------------------------
 
     def receive_route(self, route: Route | None) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import trio
 
-from metako.proxy.outside import lock_path
+from metako.proxy.outside import Record, lock_path
 
 WORKERS_MAX = 64  # of one node
 STOP_TIMEOUT_S = 0.5  # from SIGTERM to SIGKILL
@@ -28,6 +28,7 @@ KILL_TIMEOUT_S = 2.0  # from SIGKILL to the process being gone
 ADOPT_ATTEMPTS_MAX = 20  # a worker that starts right now has not yet written its record
 ADOPT_PAUSE_S = 0.05
 _RECORD_BYTES_MAX = 1024
+_NOBODY = Record(0, 0, "")
 
 
 @dataclass(slots=True)
@@ -78,30 +79,33 @@ def lock_files(control: Path) -> list[tuple[int, Path]]:
     return [(index, path) for index, path in candidates if path.exists()]
 
 
-async def find_running(path: Path) -> tuple[WorkerProcess | None, str]:
-    """Return the worker that holds the lock of `path`, and its fingerprint."""
+async def find_running(path: Path) -> tuple[WorkerProcess | None, Record]:
+    """Return the worker that holds the lock of `path`, and what it says of itself."""
     for _ in range(ADOPT_ATTEMPTS_MAX):
         record = _locked_record(path)
         if record is None:
-            return None, ""
-        pid, port, fingerprint = record
-        if pid > 0:
+            break
+        if record.pid > 0:
             with contextlib.suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(pid)
+                pidfd = os.pidfd_open(record.pid)
                 # The pid may have been used again before we held it; the lock tells.
                 if _locked_record(path) == record:
-                    return WorkerProcess(pid, pidfd, port, None), fingerprint
+                    return WorkerProcess(record.pid, pidfd, record.port, None), record
                 os.close(pidfd)
         await trio.sleep(ADOPT_PAUSE_S)
-    return None, ""
+    return None, _NOBODY
 
 
-def _locked_record(path: Path) -> tuple[int, int, str] | None:
-    """Return pid, port and fingerprint of the lock's holder; pid 0 if it has not written yet.
+def _locked_record(path: Path) -> Record | None:
+    """Return what the lock's holder has written; pid 0 if it has not yet.
 
-    None if nobody holds the lock.
+    None if nobody holds the lock, or there is no such file any more.
     """
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -110,7 +114,13 @@ def _locked_record(path: Path) -> tuple[int, int, str] | None:
             return None
         content = file.read(_RECORD_BYTES_MAX)
     try:
-        record = json.loads(content)
-        return int(record["pid"]), int(record["port"]), str(record["fingerprint"])
+        said = json.loads(content)
+        return Record(
+            int(said["pid"]),
+            int(said["port"]),
+            str(said["fingerprint"]),
+            int(said.get("guard", 0)),
+            int(said.get("heirs", 0)),
+        )
     except (ValueError, KeyError, TypeError):
-        return 0, 0, ""
+        return _NOBODY

@@ -12,7 +12,7 @@ Deliberately unknown here: what it means that something ended or was said unaske
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from metako.pgwire.actions import EXTENDED_KINDS
 from metako.pgwire.follow import FollowingClient, FollowingServer
@@ -79,6 +79,11 @@ class Pump:
         self._pending_up = b""  # read, not yet taken by the server
         self._pending_down = b""  # read, not yet taken by the client
         self._torn = False  # a part of a message for the client was thrown away
+
+    def know(self, statements: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Take the statements of a session that was followed elsewhere; see `FollowingClient`."""
+        if isinstance(self._up, FollowingClient):
+            self._up.know(statements)
 
     # All that most pieces need is written out in both callbacks, the look at the known layouts
     # included: a call of a function of our own costs as much as a fifth of a system call.

@@ -27,10 +27,30 @@ from metako.pgwire.reader import MessageReader
 from metako.pgwire.startup import PgWireError
 from metako.proxy import sockets
 from metako.proxy.legs import Leg
+from metako.proxy.tracked import Tracked
 
 RESET_TIMEOUT_S = 2.0  # locks on temporary tables, say; a server that takes longer is left alone
 ANSWER_BYTES_MAX = 65_536
 _RESET = query(b"DISCARD ALL")
+
+
+async def give_back(leg: Leg, tracked: Tracked | None) -> None:
+    """Give a leg back to the pool, or close it if it cannot be made as good as new.
+
+    Nothing is under way on it. If cancelled, it is closed.
+
+    Args:
+        tracked: what its last client's session consisted of; None: nobody knows.
+    """
+    try:
+        if leg.pool_key is not None and tracked is not None:
+            dirty = tracked.dirty or leg.board.legs.discards_always
+            settings = await renew(leg, tracked.reported, dirty=dirty)
+            if settings is not None and not leg.closed:
+                leg.park(settings)
+    finally:
+        if not leg.parked:
+            leg.close(goodbye=True)
 
 
 async def renew(leg: Leg, settings: Mapping[str, str], *, dirty: bool) -> Mapping[str, str] | None:

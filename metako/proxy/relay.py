@@ -21,8 +21,6 @@ Deliberately unknown here: SQL, and how a client has logged in.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import trio
 
 from metako.pgwire import startup as pg
@@ -30,10 +28,10 @@ from metako.pgwire.login_client import Refusal, ServerReady
 from metako.pgwire.startup import SqlState
 from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
-from metako.proxy.excuses import excuse_of, held_too_long
-from metako.proxy.frames import WorkerEvent
+from metako.proxy.entry import Departed, Entry, can_depart, departed
+from metako.proxy.excuses import CLOSED, excuse_of, held_too_long, last_word
 from metako.proxy.greeting import greeting
-from metako.proxy.legs import Failure, Leg, Opening, Refused
+from metako.proxy.legs import Failure, Leg, Refused
 from metako.proxy.link import Link
 from metako.proxy.loss import (
     PASSED_ON,
@@ -43,82 +41,57 @@ from metako.proxy.loss import (
     Outcome,
     Retry,
     Tell,
+    outcome_at_rest,
     outcome_of_loss,
 )
 from metako.proxy.moment import moment_of
 from metako.proxy.moving import Turn
-from metako.proxy.pool import Key
 from metako.proxy.rebuilding import Rebuilt
-from metako.proxy.recycle import renew
+from metako.proxy.recycle import give_back
 from metako.proxy.routes import Route
+from metako.proxy.snapshot import Snapshot
 from metako.proxy.sockets import Connection
 from metako.proxy.tracked import Tracked
 from metako.proxy.transport import Ended, shut
 
-_CHANGED, _CLOSED = "the primary changed", "the server closed the connection"
+_CHANGED = "the primary changed"
 
 
 class Relay:
     """See the module's docstring. `run` is for the session's task.
 
     Args:
-        database: that the client is connected to.
-        movable: whether the opening can be repeated at another server.
-        pool_key: whose legs it may have; None: only one that is opened for it.
-        granted: what ends the client's login with us, and was not sent yet.
-        long_keys: whether the client speaks protocol 3.2.
-        on_key_refused: called when a server did not take the key of the client's login.
+        kept: what is known of the session, if it began in another process.
     """
 
     __slots__ = (
-        *(
-            "_again",
-            "_board",
-            "_client",
-            "_database",
-            "_granted",
-            "_issued",
-            "_leg",
-            "_link",
-            "_long_keys",
-        ),
-        *("_on_key_refused", "_opening", "_pool_key", "_tracked", "_turn"),
+        *("_again", "_board", "_client", "_entry", "_granted", "_issued", "_leg", "_link"),
+        *("_tracked", "_turn", "departed"),
     )
 
     def __init__(
-        self,
-        board: Board,
-        client: Connection,
-        opening: Opening,
-        *,
-        database: str,
-        movable: bool,
-        pool_key: Key | None = None,
-        granted: bytes = b"",
-        long_keys: bool = False,
-        on_key_refused: Callable[[], None] = lambda: None,
+        self, board: Board, client: Connection, entry: Entry, kept: Snapshot | None = None
     ) -> None:
         self._board = board
         self._client = client
-        self._opening = opening
-        self._database = database
-        self._pool_key = pool_key
-        self._granted = granted  # empty once it was sent
-        self._long_keys = long_keys
+        self._entry = entry
+        self._granted = b""  # what ends the client's login with us, and was not sent yet
         # What the session consists of; None if it cannot be moved anyway.
-        self._tracked = Tracked() if movable else None
-        self._on_key_refused = on_key_refused
+        self._tracked = Tracked(kept) if entry.movable else None
         self._link = Link(
             board.links,
             client,
             on_data=self._hear,
-            on_lost=self._lose if movable else None,
+            on_lost=self._lose if entry.movable else None,
             on_note=None if self._tracked is None else self._tracked.note,
         )
+        if kept is not None:
+            self._link.know(kept.texts())
         self._leg: Leg | None = None  # None while there is no server
         self._turn: Turn | None = Turn(board, None)  # None while there is a server
         self._again = b""  # requests that the next server is to answer in place of the last one
         self._issued: Issued | None = None  # the cancel key that the client has; None without one
+        self.departed: Departed | None = None  # None unless another process goes on
 
     @property
     def at_rest(self) -> bool:
@@ -150,16 +123,42 @@ class Relay:
         """What is known of the session; None if it is not followed."""
         return None if self._tracked is None else moment_of(self._link, self._tracked)
 
-    async def run(self) -> bytes:
+    def take_over(self, leg: Leg | None, issued: Issued | None) -> bytes:
+        """Go on with a session of another process; to be called before `run`.
+
+        Return what is told to a client whose session cannot go on, b"" to all others.
+
+        Args:
+            leg: the connection that it had; None if it was lost on the way.
+            issued: the cancel key that its client has.
+        """
+        self._issued = issued
+        if leg is not None:
+            self._leg = leg
+            self._join(leg, Turn(self._board, None, held=leg))
+            return b""
+        tracked = self._tracked
+        found = PASSED_ON if tracked is None else outcome_at_rest(tracked.obstacle)
+        self._turn = Turn(self._board, None, moves=True)
+        if isinstance(found, Tell):
+            self._link.close()
+            return found.message(_CHANGED)
+        return b""
+
+    async def run(self, granted: bytes = b"") -> bytes:
         """Serve until the end; return the last message for the client, b"" if there is none.
 
-        The link has let go of the client then, and the leg is closed. So it is if cancelled.
+        The link has let go of the client then, and the leg is closed, but for one that has
+        `departed`. So it is if cancelled.
+
+        Args:
+            granted: what ends the client's login with us, and was not sent yet.
         """
-        link = self._link
+        link, self._granted = self._link, granted
         try:
-            if not self._join_used():
+            if self._leg is None and not self._join_used():
                 link.detach_server()  # watches the client from now on
-                if self._turn is not None:
+                if self._turn is not None and not self._turn.moves:
                     self._turn.ask()
             await link.wait_detached()
             while link.ended is None and (turn := self._turn) is not None:
@@ -171,11 +170,11 @@ class Relay:
                         self._turn = turn.again()
                 elif found is not None:
                     self._board.refused += 1
-                    return self._excuse(found, turn.lost)
+                    return self._excuse(found, had_one=turn.moves)
             assert link.ended is not None, "a client without a server waits for its turn"
             if link.ended is Ended.GOODBYE:
                 await self._leave_leg()
-            return self._last_word(link.ended)
+            return last_word(self._board, link, None if self._tracked is None else self._outcome)
         finally:
             link.close()
             if self._leg is not None:
@@ -195,11 +194,28 @@ class Relay:
     def _hold_now(self) -> bool:
         """Hold the client if it is between two transactions; return whether that is wanted."""
         leg, link = self._leg, self._link
-        if not self._board.holding.holds(self._database) or link.ended is not None:
+        if link.ended is not None:
+            return False
+        if self._board.departing:
+            return self._depart_now()
+        if not self._board.holding.holds(self._entry.database):
             return False
         if leg is not None and self._turn is None and link.at_rest:
             self._turn = Turn(self._board, None, held=leg)
             link.detach_server()
+        return True
+
+    def _depart_now(self) -> bool:
+        """Leave for another process if nothing is under way; return whether that is wanted."""
+        leg, link = self._leg, self._link
+        if not can_depart(self._client):
+            return False
+        if leg is not None and self._turn is None and link.at_rest:
+            keeps = isinstance(self._outcome(), Keep)
+            self.departed = departed(self._entry, leg, self._tracked, self._issued, keeps=keeps)
+        if self.departed is not None:
+            self._leg = None
+            link.depart()
         return True
 
     def end_with(self, error: bytes) -> None:
@@ -208,6 +224,8 @@ class Relay:
             self._end(error)
 
     def _end(self, error: bytes) -> None:
+        if self.departed is not None:
+            return  # its connections are another's
         self._board.cut += 1
         self._link.detach_server()
         if self._leg is not None:
@@ -221,8 +239,10 @@ class Relay:
 
     def _join_used(self) -> bool:
         """Join a used leg if there is one, which most of those who come and go can have."""
-        board, key = self._board, self._pool_key
-        if key is None or board.holding.holds(self._database):
+        board, key = self._board, self._entry.pool_key
+        if key is None or board.holding.holds(self._entry.database):
+            return False
+        if self._turn is None or self._turn.moves:
             return False
         self._leg = leg = board.legs.take(key)
         return leg is not None and self._join(leg, self._turn)
@@ -237,7 +257,7 @@ class Relay:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
                 with turn.held_for:
-                    await board.holding.wait(self._database)
+                    await board.holding.wait(self._entry.database)
                 if turn.held_for.cancelled_caught:
                     found = held_too_long(board.queue_timeout_s)
                 elif turn.held is not None:
@@ -254,11 +274,12 @@ class Relay:
         return found
 
     async def _open(self, turn: Turn) -> Leg | Refused | Failure:
-        opening, moves = self._opening, turn.lost is not None
+        opening, moves = self._entry.opening, turn.moves
+        assert opening is not None, "who cannot be moved needs no other server"
         if moves and self._tracked is not None:
             opening = Rebuilt(opening, self._tracked)
         legs = self._board.legs
-        return await legs.open(opening, self._pool_key, turn.patience, fresh=moves)
+        return await legs.open(opening, self._entry.pool_key, turn.patience, fresh=moves)
 
     async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
         """Cancel `scope` when the client hangs up: those who left must not keep a place."""
@@ -272,10 +293,17 @@ class Relay:
             return False
         leg.on_cut = self._cut
         self._turn = None
+        self._attach(leg, turn)
+        if self._board.departing:
+            self.hold()
+        return True
+
+    def _attach(self, leg: Leg, turn: Turn | None) -> None:
+        link = self._link
         if turn is not None and turn.held is leg:
             link.attach(leg.sock)
-            return True
-        moved = turn is not None and turn.lost is not None
+            return
+        moved = turn is not None and turn.moves
         self._board.moved += moved
         opened = leg.take_opened()
         if opened.ready is None or moved:
@@ -284,7 +312,6 @@ class Relay:
         else:
             # What the client is told of its login is ours, and known: nobody has to read it again.
             link.attach(leg.sock, opened.said, greeting=self._greeting(opened.ready))
-        return True
 
     def _greeting(self, ready: ServerReady) -> bytes:
         """Return what a client is told after it has logged in."""
@@ -292,7 +319,7 @@ class Relay:
         if self._tracked is not None:
             self._tracked.moved((), ready.parameters)
         # The key is ours, not the server's. The client keeps it wherever its session goes.
-        issued = self._board.cancels.issue(self.locate, long_keys=self._long_keys)
+        issued = self._board.cancels.issue(self.locate, long_keys=self._entry.long_keys)
         self._issued = issued
         return granted + greeting(ready.parameters, issued.key, ready.notices)
 
@@ -335,7 +362,7 @@ class Relay:
             self._keep(self._leg.route, found)
             return None
         # The server says that it ends, also if it does so in the middle of a commit.
-        return found.message(_CLOSED) if found == UNKNOWN or not words else words
+        return found.message(CLOSED) if found == UNKNOWN or not words else words
 
     def _outcome(self) -> Outcome:
         """Return what becomes of the client, whose server is lost."""
@@ -355,37 +382,12 @@ class Relay:
 
     async def _leave_leg(self) -> None:
         """Give the leg to the next client, if it can be made as good as new."""
-        leg, tracked, self._leg = self._leg, self._tracked, None
-        if leg is None:
-            return
-        try:
-            if leg.pool_key is not None and tracked is not None and self._link.at_rest:
-                dirty = tracked.dirty or self._board.legs.discards_always
-                settings = await renew(leg, tracked.reported, dirty=dirty)
-                if settings is not None and not leg.closed:
-                    leg.park(settings)
-        finally:
-            if not leg.parked:
-                leg.close(goodbye=True)
+        leg, self._leg = self._leg, None
+        if leg is not None:
+            await give_back(leg, self._tracked if self._link.at_rest else None)
 
-    def _excuse(self, found: Refused | Failure, lost: Route | None) -> bytes:
+    def _excuse(self, found: Refused | Failure, *, had_one: bool) -> bytes:
         """Return why there is no server for the client."""
         if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
-            self._on_key_refused()
-        return excuse_of(found, lost is not None, self._board.queue_timeout_s)
-
-    def _last_word(self, ended: Ended) -> bytes:
-        link, board = self._link, self._board
-        error = link.violation
-        if ended is Ended.SERVER and self._tracked is not None:
-            if not link.over and link.at_boundary and not link.at_rest:
-                found = self._outcome()
-                return found.message(_CLOSED) if isinstance(found, Tell) else b""
-        elif ended is Ended.SERVER_VIOLATION:
-            detail = (("error", str(error)),)
-            board.report(WorkerEvent("ERROR", "a server broke the protocol", detail))
-        elif ended is Ended.CLIENT_VIOLATION:
-            board.malformed += 1
-            if error is not None and link.at_boundary:
-                return pg.error_response(error.sqlstate, str(error))
-        return b""
+            self._entry.on_key_refused()
+        return excuse_of(found, had_one, self._board.queue_timeout_s)

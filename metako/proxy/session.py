@@ -17,6 +17,8 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+import sys
+from collections.abc import Iterator
 
 import trio
 
@@ -36,6 +38,8 @@ from metako.proxy.clientlogin import (
 )
 from metako.proxy.consolesession import CONSOLES_BEYOND, converse, log_admin_in
 from metako.proxy.credentials import Asking
+from metako.proxy.entry import Entry
+from metako.proxy.handover import bequeath
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
@@ -45,6 +49,7 @@ from metako.proxy.who import Who
 
 HANDSHAKE_TIMEOUT_S = 10.0
 FAREWELL_TIMEOUT_S = 0.25
+_STOPPED = "the proxy has stopped; connect again"
 _NO_TLS = "this proxy serves clients with TLS only"
 ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 
@@ -65,6 +70,15 @@ class Session:
         self._at_console = False
         self.who: Who | None = None  # None before the client has said it
         self._login: LogIn | None = None  # None if the client did not log in to us
+
+    @classmethod
+    def inherited(
+        cls, board: Board, client: socket.socket, who: Who, login: LogIn | None, relay: Relay
+    ) -> Session:
+        """Return a session that has begun in another process, for `go_on`."""
+        session = cls(board, client)
+        session.who, session._login, session._relay = who, login, relay
+        return session
 
     # -- for the board ----------------------------------------------------------------------
 
@@ -106,14 +120,32 @@ class Session:
         If cancelled, all connections are closed before this returns.
         """
         board = self._board
-        board.handshake_began(self)
-        try:
+        with self._served():
+            board.handshake_began(self)
             first = await self._handshake()
             if isinstance(first, pg.CancelRequest):
                 await forward_cancel(board, first)
             elif first is not None:
                 board.handshake_ended(self)
                 await self._serve(first)
+
+    async def go_on(self, excuse: bytes) -> None:
+        """Serve a client whose session has begun in another process; else as `run`.
+
+        Args:
+            excuse: why the session cannot go on; b"": it can.
+        """
+        with self._served():
+            assert self._relay is not None
+            # It was let in before, whatever the limit says.
+            self._board.admit(self, beyond=sys.maxsize)
+            await self._go_on(self._relay, b"", excuse)
+
+    @contextlib.contextmanager
+    def _served(self) -> Iterator[None]:
+        board = self._board
+        try:
+            yield
         except sockets.BROKEN:
             pass  # the client is gone, or the board closed it
         except Exception as error:  # noqa: BLE001 - one session's bug must not end all the others
@@ -192,10 +224,23 @@ class Session:
             )
             return
         last = await (self._serve_console(first) if at_console else self._log_in(first))
-        if self._relay is not None:
-            last = await self._relay.run()
-        board.leave(self)
-        if self._relay is None or not self._relay.left:
+        if self._relay is None:
+            board.leave(self)
+            await self._say_farewell(last)
+        else:
+            await self._go_on(self._relay, last)
+
+    async def _go_on(self, relay: Relay, granted: bytes, excuse: bytes = b"") -> None:
+        """Relay until the end, whichever that is."""
+        last = await relay.run(granted) or excuse
+        if relay.departed is not None:
+            # Still among the board's: the worker does not end before the last one has left.
+            assert self.who is not None
+            if await bequeath(self._board, self._socket, self.who, self._login, relay.departed):
+                return
+            last = pg.error_response(SqlState.ADMIN_SHUTDOWN, _STOPPED)
+        self._board.leave(self)
+        if not relay.left:
             await self._say_farewell(last)
 
     # -- login ------------------------------------------------------------------------------
@@ -208,9 +253,7 @@ class Session:
             asking = self._asking(first)
             credential = None if source is None else await source.credential(asking)
             if source is None or credential is None:
-                self._relay = Relay(
-                    board, client, self._pass_on(first), database=asking.database, movable=False
-                )
+                self._relay = Relay(board, client, Entry(self._pass_on(first), asking.database))
                 return b""
             spoken = negotiate(first)
             binding = None if self._tls is None else self._tls.binding
@@ -225,19 +268,16 @@ class Session:
                     source.forget(asking.user)
                 return said + outcome.error
             self._login = LogIn(session_parameters(first), spoken.minor, outcome.keys)
-            self._relay = Relay(
-                board,
-                client,
+            entry = Entry.of(
                 self._login,
-                database=asking.database,
+                asking.user,
+                asking.database,
                 movable=not replicates(first),
-                pool_key=None
-                if replicates(first)
-                else self._login.pool_key(asking.user, asking.database),
-                granted=said,
                 long_keys=spoken.minor >= MINOR_LONG_KEYS,
-                on_key_refused=lambda: source.forget(asking.user),
+                forget=source.forget,
             )
+            self._relay = Relay(board, client, entry)
+            return said
         # As PostgreSQL does, whoever takes too long is not told so.
         board.refused += scope.cancelled_caught
         return b""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from metako.pgwire.messages import Parse
 from metako.proxy.changes import NOTHING, Meaning
+
+MEANINGS_MAX = 512  # of statements that have one, and of portals
+STEPS_MAX = 8192  # answers that are waited for
+HEAVY_STEPS_MAX = 512  # the same, if a text is kept until the answer comes
 
 # Tags that tell of a change of the session, whatever the statement said.
 CERTAIN_TAGS = frozenset(
@@ -46,6 +51,42 @@ class Step:
     def light(self) -> bool:
         """Whether it keeps no text."""
         return self.parse is None and self.meaning is NOTHING
+
+
+class Awaited(deque[Step]):
+    """The answers that are waited for, first to come first."""
+
+    __slots__ = ()
+
+    def expect(self, step: Step) -> bool:
+        """Add one; False if there are too many already."""
+        if len(self) >= (STEPS_MAX if step.light else HEAVY_STEPS_MAX):
+            return False
+        self.append(step)
+        return True
+
+    def skip(self) -> bool:
+        """Forget what a server skips after an error: all that is left of a Query, or up to the
+        Sync. Return whether it goes on skipping what is sent from now on.
+        """
+        while self and self[0].kind != b"Z":
+            self.popleft()
+        return not self
+
+    def begin_copy(self) -> None:
+        """Forget a Sync that was sent with the Execute of a COPY: the server swallows it."""
+        if len(self) > 1 and self[0].extended and self[1].kind == b"Z":
+            del self[1]
+
+    def end_request(self) -> None:
+        """Forget what was not answered before a ReadyForQuery: it was skipped."""
+        while self and self.popleft().kind != b"Z":
+            pass
+
+    def end_requests(self) -> None:
+        """The same, if no other is owed. The end of a COPY may have made one too many."""
+        while any(step.kind == b"Z" for step in self):
+            self.popleft()
 
 
 def remember(meanings: dict[bytes, Meaning], name: bytes, meaning: Meaning) -> None:

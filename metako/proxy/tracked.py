@@ -16,8 +16,8 @@ Not seen, and assumed not to happen:
 - that a function, a trigger, a rule, a DO block or a procedure changes the session: with SET, a
   temporary table, a lock. (What calls PostgreSQL's own functions by name is seen; `meaning`.) DO
   and CALL make a session dirty, but do not tie it.
-- what stands in a single text behind its first 64 KiB, unless the answer's tag shows it; state of
-  extensions, such as the connections of dblink; temporary replication slots.
+- what stands in a text behind its first 64 KiB, unless the answer's tag shows it; state of
+  extensions, such as connections of dblink; temporary replication slots.
 - that a client binds the unnamed statement again after it was idle: it is not there after a move.
 
 Conservative on purpose: a temporary table that is dropped and a lock that is given back with
@@ -30,7 +30,6 @@ Deliberately unknown here: sockets, and when and whether a session is moved.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping
 
 from metako.pgwire.follow import Opening, Ready
@@ -48,43 +47,44 @@ from metako.proxy.changes import (
     Simple,
     Tie,
 )
-from metako.proxy.concern import is_mere_query
 from metako.proxy.layers import Layers, Settings
-from metako.proxy.meaning import meaning_of
+from metako.proxy.meaning import meanings_of
 from metako.proxy.prepared import Prepared, PreparedStatements
 from metako.proxy.reported import Reported
-from metako.proxy.sqltext import read_script
+from metako.proxy.snapshot import Snapshot
 from metako.proxy.steps import (
     ANSWERS,
     CERTAIN_TAGS,
     LARGE_OBJECT_FUNCTIONS,
+    MEANINGS_MAX,
     TELLING_TAGS,
     TRANSACTION_TAGS,
+    Awaited,
     Step,
     remember,
 )
-
-MEANINGS_MAX = 512  # of statements that have one, and of portals
-STEPS_MAX = 8192  # answers that are waited for
-HEAVY_STEPS_MAX = 512  # the same, if a text is kept until the answer comes
 
 _ENDLESS = frozenset((Tie.LIBRARY,))  # not even DISCARD ALL unloads a library
 
 
 class Tracked:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Args:
+        kept: what another process knew of the session; None: it begins.
+    """
 
     __slots__ = (
         *("_before", "_dirty", "_failed", "_following", "_layers", "_meanings"),
         *("_portals", "_reported", "_skipping", "_statements", "_steps", "_ties"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Snapshot | None = None) -> None:
         self._layers = Layers()
         self._statements = PreparedStatements()
         self._ties: dict[Tie, None] = {}  # what no ROLLBACK undoes, in the order of its appearance
         self._dirty = False
-        self._steps: deque[Step] = deque()  # answers that are waited for, first to come first
+        self._steps = Awaited()
         self._before = 0  # ReadyForQuery of requests that were sent before the first step
         self._following = False  # whether there is an episode, and its answers fit so far
         self._failed = False  # there was an error since the last ReadyForQuery
@@ -93,6 +93,23 @@ class Tracked:
         self._meanings: dict[bytes, Meaning] = {}
         self._portals: dict[bytes, Meaning] = {}
         self._reported = Reported()
+        if kept is not None:
+            self._begin_with(kept)
+
+    def _begin_with(self, kept: Snapshot) -> None:
+        self._layers = Layers(kept.scope)
+        self._ties = dict.fromkeys(kept.ties)
+        self._reported.values.update(kept.reported)
+        self._reported.doubtful = kept.doubtful
+        self._statements.overflown = kept.overflown
+        for name, prepared in kept.statements.items():
+            self._statements.add(name, prepared)
+            if prepared.parse is not None:
+                meanings = meanings_of(prepared.parse.query, doubtful=kept.doubtful)
+                remember(self._meanings, name, meanings[0] if len(meanings) == 1 else NOTHING)
+            elif not prepared.sql:
+                self._tie(Tie.UNCLEAR)  # its text was not kept, and what it meant was not either
+        self._dirty = self._dirty or kept.dirty
 
     # -- at rest --------------------------------------------------------------------------------
 
@@ -127,6 +144,20 @@ class Tracked:
         """What the client was told last of the settings that servers report."""
         return self._reported.values
 
+    def snapshot(self) -> Snapshot | None:
+        """Return what another process needs to go on; None if the client is not at rest."""
+        if self._following or self._layers.pending:
+            return None
+        return Snapshot(
+            self._layers.committed,
+            dict(self._statements.by_name),
+            self._statements.overflown,
+            tuple(self._ties),
+            self._dirty,
+            dict(self._reported.values),
+            self._reported.doubtful,
+        )
+
     def moved(self, left_out: Iterable[bytes], reported: Mapping[str, str]) -> None:
         """Note that the session was rebuilt, and that the client is told what is `reported`.
 
@@ -145,12 +176,11 @@ class Tracked:
             self._sent(note)
         elif note.kind == b"S":
             self._reported.receive(note.body)
-        elif note.kind == b"C" and not self._following:
-            if note.body.rstrip(b"\0") in TELLING_TAGS:
-                # Nobody saw it coming: in a text that was too long, or by way of EXECUTE.
-                self._tie(Tie.UNCLEAR)
-        elif self._following:
+        elif self._following and not (self._before and note.kind == b"C"):
             self._answered(note)
+        elif note.kind == b"C" and note.body.rstrip(b"\0") in TELLING_TAGS:
+            # Nobody saw it coming: in a text that was too long, or by way of EXECUTE.
+            self._tie(Tie.UNCLEAR)
 
     def _sent(self, note: Note) -> None:
         kind, body = note.kind, note.body
@@ -193,7 +223,7 @@ class Tracked:
         """Begin an episode."""
         if self._steps:
             self._tie(Tie.UNCLEAR)
-        self._steps.clear()
+            self._steps.clear()
         self._portals.clear()
         self._following = True
         self._failed = self._skipping = False
@@ -210,17 +240,9 @@ class Tracked:
             self._expect(Step(b"C", known=False))
             self._expect(Step(b"Z"))
             return
-        for meaning in self._read(note.body[:-1]):
+        for meaning in meanings_of(note.body[:-1], doubtful=self._reported.doubtful):
             self._expect(Step(b"C", self._begun(meaning)))
         self._expect(Step(b"Z"))
-
-    def _read(self, text: bytes) -> list[Meaning]:
-        if is_mere_query(text):
-            return [NOTHING]
-        script = read_script(text, doubtful=self._reported.doubtful)
-        if not script.certain:
-            return [UNCLEAR]
-        return [meaning_of(statement) for statement in script.statements]
 
     def _parse(self, note: Note) -> None:
         name, end, _ = note.body.partition(b"\0")
@@ -231,7 +253,7 @@ class Tracked:
             except PgWireError:
                 self._tie(Tie.UNCLEAR)
             else:
-                meanings = self._read(parse.query)
+                meanings = meanings_of(parse.query, doubtful=self._reported.doubtful)
         elif not end:
             self._tie(Tie.UNCLEAR)
         # More than one statement is refused by the server.
@@ -247,35 +269,31 @@ class Tracked:
         return meaning
 
     def _expect(self, step: Step) -> None:
-        if not self._following:
-            return
-        if len(self._steps) < (STEPS_MAX if step.light else HEAVY_STEPS_MAX):
-            self._steps.append(step)
-        else:
+        if self._following and not self._steps.expect(step):
             self._lose()
 
     # -- the answers ----------------------------------------------------------------------------
 
     def _answered(self, note: Note) -> None:
-        kind = note.kind
+        kind, steps = note.kind, self._steps
         if kind == b"Z":
             self._ready(Ready.of(note))
         elif kind in (b"A", b"N") or self._before:
             return
         elif kind == b"E":
-            self._error()
+            self._failed, self._skipping = True, steps.skip()
         elif kind == b"G":
-            self._copy_begins()
+            steps.begin_copy()
         else:
-            wanted = b"C" if kind in (b"C", b"I", b"s") else kind
-            if kind == b"I" and (not self._steps or self._steps[0].kind != b"C"):
+            first = steps[0].kind if steps else b""
+            if kind == b"I" and first != b"C":
                 return  # of a Query without any statement no step was made
-            if not self._steps or self._steps[0].kind != wanted:
+            if first != (b"C" if kind in (b"C", b"I", b"s") else kind):
                 self._lose()
             elif kind == b"C":
                 self._ended(note.body.rstrip(b"\0"))
             else:
-                self._done(self._steps.popleft(), kind)
+                self._done(steps.popleft(), kind)
 
     def _done(self, step: Step, kind: bytes) -> None:
         """Take account of an answer without a tag."""
@@ -352,37 +370,18 @@ class Tracked:
         # The unnamed statement is not deallocated with the others.
         self._meanings = {name: found for name, found in self._meanings.items() if not name}
 
-    def _error(self) -> None:
-        """Forget what the server skips: all that is left of the Query, or up to the Sync."""
-        self._failed = True
-        while self._steps and self._steps[0].kind != b"Z":
-            self._steps.popleft()
-        self._skipping = not self._steps
-
-    def _copy_begins(self) -> None:
-        """Forget a Sync that was sent with the Execute of a COPY: the server swallows it."""
-        if len(self._steps) > 1 and self._steps[0].extended and self._steps[1].kind == b"Z":
-            del self._steps[1]
-
     def _ready(self, ready: Ready) -> None:
         if self._before:
             self._before -= 1
             return
-        # What was not answered by now was skipped.
-        while self._steps and self._steps.popleft().kind != b"Z":
-            pass
+        self._steps.end_request()
         if ready.status == STATUS_IDLE:
-            if self._failed:
-                self._layers.roll_back()
-            else:
-                self._layers.commit()
+            self._layers.end(failed=self._failed)
             if not self._steps:
                 self._portals.clear()
         self._failed = False
         if not ready.owed:
-            # The end of a COPY may have made one too many.
-            while any(step.kind == b"Z" for step in self._steps):
-                self._steps.popleft()
+            self._steps.end_requests()
             if not self._steps and ready.status == STATUS_IDLE:
                 self._following = False  # the episode is over
 

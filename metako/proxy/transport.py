@@ -96,6 +96,7 @@ class Ended(enum.Enum):
     CLIENT_VIOLATION = "the client broke the protocol"
     SERVER_VIOLATION = "the server broke the protocol"
     CLOSED = "the link was closed"
+    DEPARTED = "the session goes on in another process"
     FAILED = "an unexpected exception was raised"
 
 

@@ -201,6 +201,7 @@ class Views:
             ("idle_timeout", _duration(timeouts.idle_s)),
             ("idle_in_transaction_timeout", _duration(timeouts.idle_in_transaction_s)),
             ("login_timeout", _duration(timeouts.login_s)),
+            ("drain_timeout", _duration(timeouts.drain_s)),
             ("pool.per_server", str(limits.server)),
             ("pool.per_user", str(limits.user)),
             ("pool.per_database", str(limits.database)),

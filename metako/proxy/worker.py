@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
-import json
+import math
 import os
-import resource
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,13 +30,17 @@ import trio
 
 from metako.model.ids import NodeId
 from metako.proxy import sockets
-from metako.proxy.board import HANDSHAKES_MAX, Board
+from metako.proxy.accepting import accept_clients, close_listeners, take_rest
+from metako.proxy.board import Board
 from metako.proxy.cancels import Cancels
 from metako.proxy.control import AgentLink
 from metako.proxy.credentials import Credentials, CredentialSource
 from metako.proxy.door import keep_door
 from metako.proxy.encryption import Encryption
+from metako.proxy.filelimit import descriptors_needed, raise_descriptor_limit
 from metako.proxy.frames import Hello, WorkerEvent
+from metako.proxy.handover import Elder
+from metako.proxy.inherit import Inheritance, ask_elder, inherit
 from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts, Tuning
 from metako.proxy.office import Access, WorkerOffice
 from metako.proxy.outside import (
@@ -48,23 +50,21 @@ from metako.proxy.outside import (
     EXIT_NO_GUARD,
     EXIT_PORT_IN_USE,
     EXIT_STOPPED,
-    lock_path,
+    HEIR_FORMAT,
+    Record,
+    door_path,
+    heir_path,
+    old_door_path,
 )
-from metako.proxy.session import Session
 from metako.proxy.sweep import Sweep
 from metako.proxy.tls import TlsError
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.views import Views
+from metako.proxy.worklock import WorkerLock
 
-ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
-ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
 # How long a stopping worker waits for transactions. The launcher kills after 0.5 s.
 STOP_DRAIN_S = 0.3
 STOP_POLL_S = 0.02
-LOCK_TIMEOUT_S = 1.0
-LOCK_POLL_S = 0.05
-
-_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,7 @@ class WorkerConfig:
     index: int = 1
     fingerprint: str = ""  # of the configuration; another one means: replace, do not adopt
     ready_fd: int | None = None  # told the port once there are listeners, then closed
+    inherits: bool = False  # from the worker that has the number now, if it can
 
 
 def boot_ns() -> int:
@@ -101,41 +102,56 @@ async def run_worker(config: WorkerConfig) -> int:
         guard = os.pidfd_open(config.guard_pid)
     except ProcessLookupError:
         return EXIT_NO_GUARD
-    lock = await _take_lock(lock_path(config.control, config.index))
-    if lock is None:
-        os.close(guard)
-        return EXIT_LOCKED
     try:
         stop = trio.Event()
         async with trio.open_nursery() as nursery:
             await nursery.start(_stop_on_signal, stop)
             nursery.start_soon(_stop_with_guard, guard, stop)
+            code = await _serve_with_files(config, stop)
+            nursery.cancel_scope.cancel()
+    finally:
+        os.close(guard)
+    return code
+
+
+async def _serve_with_files(config: WorkerConfig, stop: trio.Event) -> int:
+    """Get what a worker needs, in the order in which it can fail; serve; return the exit code."""
+    try:
+        encryption = Encryption(config.tls)
+    except TlsError as error:
+        sys.stderr.write(f"metako.proxy: the TLS files cannot be used: {error}\n")
+        return EXIT_CANNOT_ENCRYPT
+    inheritance: Inheritance | None = None
+    if config.inherits:
+        path = heir_path(config.control, config.index)
+        inheritance = await ask_elder(path, config.host, config.port)
+    try:
+        lock = await WorkerLock.take(config.control, config.index)
+        if lock is None:
+            return EXIT_LOCKED
+        try:
             try:
-                encryption = Encryption(config.tls)
-            except TlsError as error:
-                sys.stderr.write(f"metako.proxy: the TLS files cannot be used: {error}\n")
-                nursery.cancel_scope.cancel()
-                return EXIT_CANNOT_ENCRYPT
-            try:
-                listeners = sockets.listen(config.host, config.port)
+                listeners = inheritance.listeners if inheritance is not None else []
+                listeners = listeners or sockets.listen(config.host, config.port)
             except OSError as error:
                 where = f"{config.host}:{config.port}"
                 sys.stderr.write(f"metako.proxy: cannot listen on {where}: {error}\n")
-                nursery.cancel_scope.cancel()
-                return EXIT_PORT_IN_USE if error.errno == errno.EADDRINUSE else EXIT_CANNOT_LISTEN
-            port = listeners[0].getsockname()[1]
-            _announce(config, lock, port)
+                in_use = error.errno == errno.EADDRINUSE
+                return EXIT_PORT_IN_USE if in_use else EXIT_CANNOT_LISTEN
+            _announce(config, lock, listeners[0].getsockname()[1])
             await serve(
                 config,
                 listeners,
                 stop=stop,
-                on_drained=lambda: _release(lock),
+                lock=lock,
                 encryption=encryption,
+                inheritance=inheritance,
             )
-            nursery.cancel_scope.cancel()
+        finally:
+            lock.close()
     finally:
-        os.close(guard)
-        os.close(lock)
+        if inheritance is not None:
+            inheritance.close()
     return EXIT_STOPPED
 
 
@@ -144,7 +160,8 @@ async def serve(
     listeners: list[socket.socket],
     *,
     stop: trio.Event,
-    on_drained: Callable[[], None] = lambda: None,
+    lock: WorkerLock | None = None,
+    inheritance: Inheritance | None = None,
     clock: Callable[[], int] = boot_ns,
     credentials: CredentialSource | None = None,
     encryption: Encryption | None = None,
@@ -155,7 +172,9 @@ async def serve(
     their transaction. If cancelled, all connections are closed before this returns.
 
     Args:
-        on_drained: called when no connection will be taken any more.
+        lock: released when no connection will be taken any more; None: this worker has none, and
+            nobody can take its place.
+        inheritance: of a worker whose place this one takes, with these listeners.
         credentials: what clients may log in to us with; None: what the agent says of roles.
         encryption: with the files loaded; None: they are loaded now.
 
@@ -165,7 +184,79 @@ async def serve(
     port = listeners[0].getsockname()[1]
     hello = Hello(os.getpid(), config.index, config.node, config.host, port)
     link = AgentLink(config.control, hello)
-    board = Board(
+    board = _board(config, link, clock, credentials, encryption)
+    if inheritance is not None:
+        board.begin_numbers_at(inheritance.will.number)
+        board.cancels.begin_at(inheritance.will.cancel_number)
+    sweep = Sweep(board)
+    office = WorkerOffice(board, _views(config, board, sweep, port, clock), config.index, _tuned)
+    board.console = Access(office, config.index, link.ask_all)
+    link.serve_consoles(office)
+    link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
+    drain = trio.Event()
+    elder = _elder(config, board, listeners, lock)
+    try:
+        async with trio.open_nursery() as outer:
+            outer.start_soon(link.run, board, drain.set)
+            outer.start_soon(_keep_door, door_path(config.control, config.index), board)
+            outer.start_soon(board.encryption.run, link.report)
+            for task in (board.links.reactor.run, board.legs.run, sweep.run):
+                outer.start_soon(task)
+            async with trio.open_nursery() as sessions:
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(accept_clients, listener, board, sessions)
+                    accepting.start_soon(_follow, inheritance, elder, board, sessions, outer)
+                    replaced = trio.Event() if elder is None else elder.taken_over
+                    await _wait_first(stop, drain, replaced)
+                    accepting.cancel_scope.cancel()
+                if elder is None or not elder.gave_listeners:
+                    take_rest(listeners, board, sessions)
+                close_listeners(listeners)
+                if replaced.is_set():
+                    old = old_door_path(config.control, config.index, os.getpid())
+                    outer.start_soon(_keep_door, old, board)
+                elif lock is not None:
+                    lock.release()
+                await _finish(board, stop, limited=replaced.is_set())
+                sessions.cancel_scope.cancel()
+            outer.cancel_scope.cancel()
+    finally:
+        close_listeners(listeners)
+        board.links.reactor.close()
+
+
+def _elder(
+    config: WorkerConfig, board: Board, listeners: list[socket.socket], lock: WorkerLock | None
+) -> Elder | None:
+    if lock is None:
+        return None
+    address = (config.host, listeners[0].getsockname()[1])
+    return Elder(board, heir_path(config.control, config.index), address, listeners, lock)
+
+
+async def _follow(
+    inheritance: Inheritance | None,
+    elder: Elder | None,
+    board: Board,
+    sessions: trio.Nursery,
+    outer: trio.Nursery,
+) -> None:
+    """Take the place of the worker before us, then let others take ours."""
+    if inheritance is not None:
+        await inherit(inheritance, board, sessions)
+    if elder is not None:
+        outer.start_soon(elder.run)
+
+
+def _board(
+    config: WorkerConfig,
+    link: AgentLink,
+    clock: Callable[[], int],
+    credentials: CredentialSource | None,
+    encryption: Encryption | None,
+) -> Board:
+    return Board(
         boot_ns=clock,
         queue_timeout_s=config.queue_timeout_s,
         sessions_max=config.sessions_max,
@@ -177,43 +268,6 @@ async def serve(
         credentials=credentials or Credentials(link),
         encryption=encryption or Encryption(config.tls),
     )
-    sweep = Sweep(board)
-    office = WorkerOffice(board, _views(config, board, sweep, port, clock), config.index, _tuned)
-    board.console = Access(office, config.index, link.ask_all)
-    link.serve_consoles(office)
-    link.report(WorkerEvent("INFO", "the proxy takes connections", (("port", port),)))
-    drain = trio.Event()
-    try:
-        async with trio.open_nursery() as outer:
-            outer.start_soon(link.run, board, drain.set)
-            outer.start_soon(board.links.reactor.run)
-            outer.start_soon(_keep_door, config, board)
-            outer.start_soon(board.legs.run)
-            outer.start_soon(sweep.run)
-            outer.start_soon(board.encryption.run, link.report)
-            async with trio.open_nursery() as sessions:
-                async with trio.open_nursery() as accepting:
-                    for listener in listeners:
-                        accepting.start_soon(_accept, listener, board, sessions)
-                    await _wait_first(stop, drain)
-                    accepting.cancel_scope.cancel()
-                _take_rest(listeners, board, sessions)
-                on_drained()
-                await _finish(board, stop)
-                sessions.cancel_scope.cancel()
-            outer.cancel_scope.cancel()
-    finally:
-        for listener in listeners:
-            sockets.close(listener)
-        board.links.reactor.close()
-
-
-def _take_rest(listeners: list[socket.socket], board: Board, sessions: trio.Nursery) -> None:
-    """Close the listeners, and serve those in the backlog, who came before we stopped."""
-    for listener in listeners:
-        with contextlib.suppress(OSError):
-            _take_waiting(listener, board, sessions)
-        sockets.close(listener)
 
 
 def _views(
@@ -234,9 +288,9 @@ def _tuned(tuning: Tuning) -> None:
     raise_descriptor_limit(descriptors_needed(tuning.sessions_max))
 
 
-async def _keep_door(config: WorkerConfig, board: Board) -> None:
+async def _keep_door(path: Path, board: Board) -> None:
     try:
-        await keep_door(config.control, config.index, board)
+        await keep_door(path, board)
     except OSError as error:
         # Clients are served all the same; only what reaches another worker first is lost.
         detail = (("error", error.strerror or str(error)),)
@@ -254,9 +308,17 @@ async def _wait_first(*events: trio.Event) -> None:
             nursery.start_soon(wait, event)
 
 
-async def _finish(board: Board, stop: trio.Event) -> None:
-    """Return when the last session has ended, or `STOP_DRAIN_S` after `stop`."""
+async def _finish(board: Board, stop: trio.Event, *, limited: bool) -> None:
+    """Return when the last session has ended, or `STOP_DRAIN_S` after `stop`.
+
+    Args:
+        limited: there is a limit for draining, after which it is as after `stop`.
+    """
+    since = trio.current_time()
     while not board.idle and not stop.is_set():
+        limit_s = board.timeouts.drain_s or math.inf
+        if limited and trio.current_time() - since >= limit_s:
+            break
         with trio.move_on_after(STOP_POLL_S):
             await stop.wait()
     message = "the proxy is stopping; connect again"
@@ -266,52 +328,6 @@ async def _finish(board: Board, stop: trio.Event) -> None:
             board.cut_sessions(message, only_at_rest=True)
             await trio.sleep(STOP_POLL_S)
     board.cut_sessions(message, only_at_rest=False)
-
-
-# -- accepting ------------------------------------------------------------------------------
-
-
-async def _accept(listener: socket.socket, board: Board, sessions: trio.Nursery) -> None:
-    blocked = False  # reported once, not ten times a second
-    while True:
-        try:
-            taken = _take_waiting(listener, board, sessions)
-        except OSError as error:
-            if not blocked:
-                detail = (("error", error.strerror or str(error)),)
-                board.report(WorkerEvent("WARNING", "the proxy cannot take connections", detail))
-            blocked = True
-            # The backlog keeps the clients until there are descriptors again.
-            await trio.sleep(ACCEPT_PAUSE_S)
-        else:
-            blocked = False
-            if taken < ACCEPT_ROUNDS_MAX:
-                await trio.lowlevel.wait_readable(listener)
-            else:
-                await trio.lowlevel.checkpoint()
-
-
-def _take_waiting(listener: socket.socket, board: Board, sessions: trio.Nursery) -> int:
-    """Start a session for each client that waits, up to `ACCEPT_ROUNDS_MAX`; return how many.
-
-    Raises `OSError` when out of resources; those taken before are served.
-    """
-    for taken in range(ACCEPT_ROUNDS_MAX):
-        try:
-            client, _ = listener.accept()
-        except BlockingIOError:
-            return taken
-        except OSError as error:
-            if error.errno in _OUT_OF_RESOURCES:
-                raise
-            continue  # this client is gone already
-        try:
-            client.setblocking(False)  # all else is inherited; see `sockets.listen`
-        except OSError:
-            client.close()
-            continue
-        sessions.start_soon(Session(board, client).run)
-    return ACCEPT_ROUNDS_MAX
 
 
 # -- belonging to the guard, and to the launcher ---------------------------------------------
@@ -331,54 +347,12 @@ async def _stop_on_signal(
             stop.set()
 
 
-async def _take_lock(path: Path) -> int | None:
-    """Return a descriptor that holds the lock, or None if somebody else keeps it.
-
-    Tried for a moment: a launcher that looks whether there is a worker takes the lock to do so.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        with trio.move_on_after(LOCK_TIMEOUT_S):
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    await trio.sleep(LOCK_POLL_S)
-                else:
-                    return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
-
-
-def _announce(config: WorkerConfig, lock: int, port: int) -> None:
+def _announce(config: WorkerConfig, lock: WorkerLock, port: int) -> None:
     """Write who we are into the locked file, then tell the launcher that we listen."""
-    record = {"pid": os.getpid(), "port": port, "fingerprint": config.fingerprint}
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, json.dumps(record).encode(), 0)
+    record = Record(os.getpid(), port, config.fingerprint, config.guard_pid, HEIR_FORMAT)
+    lock.announce(asdict(record))
     if config.ready_fd is not None:
         # Broken if the agent died while it started us; the next one adopts us.
         with contextlib.suppress(BrokenPipeError):
             os.write(config.ready_fd, b"%d\n" % port)
         os.close(config.ready_fd)
-
-
-def _release(lock: int) -> None:
-    os.ftruncate(lock, 0)
-    fcntl.flock(lock, fcntl.LOCK_UN)
-
-
-def descriptors_needed(sessions_max: int) -> int:
-    """Return how many descriptors a worker may have open at once."""
-    return 2 * sessions_max + HANDSHAKES_MAX + 64
-
-
-def raise_descriptor_limit(wanted: int) -> None:
-    """Raise the soft limit as far as the hard one allows; short of that, accepting pauses."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < limit:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))

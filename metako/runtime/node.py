@@ -336,8 +336,7 @@ class Node:
     async def _status_lines(self, interval_s: float) -> None:
         while True:
             await trio.sleep(interval_s)
-            line = status_line(self.status())
-            self._report(event(EventName.STATUS, line))
+            self._report(event(EventName.STATUS, status_line(self.status())))
 
     # ------------------------------------------------------------ what the API shows and takes
 
@@ -366,6 +365,9 @@ class Node:
         """Give an order to the cluster; see `EngineDriver.order`."""
         assert self._driver is not None
         return await self._driver.order(order)
+
+    async def renew_proxy(self) -> tuple[int, list[str]]:
+        return await self._workers.renew()
 
 
 def _load_http() -> ServeHttp:

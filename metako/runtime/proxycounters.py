@@ -32,16 +32,29 @@ _GAUGES = {
 
 
 class ProxyCounters:
-    """The newest report of each worker, of which there are few."""
+    """The newest report of each worker, of which there are few.
+
+    While a worker is replaced there are two of its number: the newer one's counters are told, and
+    the gauges of both together.
+    """
 
     def __init__(self) -> None:
         self._reports: dict[int, WorkerReport] = {}  # by the worker's number
+        self._elders: dict[int, WorkerReport] = {}  # by pid: others with the number of one of them
 
     def hear(self, report: WorkerReport) -> None:
         """Take note of a report."""
-        index = report.hello.index
+        index, pid = report.hello.index, report.hello.pid
         known = self._reports.get(index)
-        if known is not None and known.hello.pid == report.hello.pid and report.stats == Stats():
+        if pid in self._elders:
+            if report.connected:
+                self._elders[pid] = report
+            else:
+                del self._elders[pid]
+            return
+        if known is not None and known.hello.pid != pid and known.connected:
+            self._elders[known.hello.pid] = known
+        elif known is not None and known.hello.pid == pid and report.stats == Stats():
             # A connection begins before anything is counted on it; the worker counted on.
             report = WorkerReport(report.hello, known.stats, connected=report.connected)
         self._reports[index] = report
@@ -56,6 +69,11 @@ class ProxyCounters:
                 full = f"metako_proxy_{metric}_total"
                 found.append(Sample(full, value, text, "counter", labels))
             for name, (metric, text) in _GAUGES.items():
-                value = getattr(report.stats, name) if report.connected else 0
+                value = sum(getattr(one.stats, name) for one in self._connected(index))
                 found.append(Sample(f"metako_proxy_{metric}", value, text, labels=labels))
         return found
+
+    def _connected(self, index: int) -> list[WorkerReport]:
+        """Return the reports of all workers of a number that are there."""
+        several = (self._reports[index], *self._elders.values())
+        return [one for one in several if one.connected and one.hello.index == index]

@@ -30,6 +30,7 @@ MS_PER_S = 1000
 RELOADED = (
     *("queue_timeout_ms", "max_connections", "read_timeout_ms", "write_timeout_ms"),
     *("idle_timeout_ms", "idle_in_transaction_timeout_ms", "login_timeout_ms", "admin_users"),
+    "drain_timeout_ms",
     "pool",
 )
 _NOT_COMPARED = ("path", "notes")  # of a configuration; all else are sections
@@ -89,6 +90,7 @@ def _timeouts(proxy: ProxySection) -> Timeouts:
         idle_s=(proxy.idle_timeout_ms or 0) / MS_PER_S,
         idle_in_transaction_s=(proxy.idle_in_transaction_timeout_ms or 0) / MS_PER_S,
         login_s=proxy.login_timeout_ms / MS_PER_S,
+        drain_s=proxy.drain_timeout_ms / MS_PER_S,
     )
 
 

@@ -21,6 +21,7 @@ from metako.proxy.consoledesk import ConsoleDesk, Reloaded
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.frames import WorkerEvent
 from metako.proxy.launcher import run_workers
+from metako.proxy.renewal import Renewals
 from metako.runtime.paths import proxy_socket
 from metako.runtime.proxycounters import ProxyCounters
 from metako.runtime.proxytuning import proxy_config, reload
@@ -40,6 +41,7 @@ class ProxyWorkers:
         self._config = config
         self._secrets = RoleSecrets(config)
         self._counters = ProxyCounters()
+        self._renewals = Renewals()
         self._keep_running = keep_running  # for the next agent, when this one ends
         self._on_sessions = on_sessions  # told how many sessions all workers have together
         self._sessions: dict[int, int] = {}  # sessions by worker pid
@@ -68,8 +70,13 @@ class ProxyWorkers:
             proxy_config(self._config, guard_pid),
             keep_running=self._keep_running,
             on_event=_log_worker_event,
+            renewals=self._renewals,
             task_status=task_status,
         )
+
+    async def renew(self) -> tuple[int, list[str]]:
+        """Replace the workers one after the other; see `Renewals.renew`."""
+        return await self._renewals.renew()
 
     async def _reload(self) -> Reloaded:
         found = await reload(self._config)

@@ -23,9 +23,11 @@ from metako.proxy.consoledesk import ConsoleDesk
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.credentials import CredentialSource
 from metako.proxy.frames import Hello, WorkerEvent
+from metako.proxy.inherit import Inheritance
 from metako.proxy.limits import NO_LIMITS, NO_TIMEOUTS, Limits, Timeouts
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
+from metako.proxy.worklock import WorkerLock
 
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure
 
@@ -224,6 +226,8 @@ class Proxy:
     stop: trio.Event
     agent: trio.CancelScope
     desk: ConsoleDesk = field(default_factory=ConsoleDesk)
+    ended: trio.Event = field(default_factory=trio.Event)  # set when it has ended by itself
+    listeners: list[socket.socket] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
 
     def route(
@@ -238,6 +242,11 @@ class Proxy:
         until = boot_ns() + round(valid_s * 1e9)
         target = None if server is None else server.target()
         self.feed.publish(RoutingTable(Term(term), target, (), until, peers, hold))
+
+    @property
+    def accepts(self) -> bool:
+        """Whether it takes connections."""
+        return any(one.fileno() != -1 for one in self.listeners)
 
     async def connect(self) -> Client:
         """Return a client that has said nothing yet; it is closed with the proxy."""
@@ -293,8 +302,15 @@ async def proxy_running(
     admins: tuple[str, ...] = (),
     with_agent: bool = True,
     tls: TlsOptions = NO_TLS,
+    replaceable: bool = False,
+    inheritance: Inheritance | None = None,
 ) -> AsyncIterator[Proxy]:
-    """Run a worker in this process on a free port; its agent is started too."""
+    """Run a worker in this process on a free port; its agent is started too.
+
+    Args:
+        replaceable: it has a lock, and another can take its place.
+        inheritance: of another, whose place it takes; listeners are among it.
+    """
     control = directory / "proxy.sock"
     config = WorkerConfig(
         control=control,
@@ -310,15 +326,34 @@ async def proxy_running(
         queue_timeout_s=queue_timeout_s,
         sessions_max=sessions_max,
     )
+    if inheritance is not None:
+        listeners = inheritance.listeners
     listeners = listeners or sockets.listen(config.host, 0)
+    lock = await WorkerLock.take(control, index) if replaceable else None
     port = listeners[0].getsockname()[1]
-    stop = trio.Event()
+    stop, ended = trio.Event(), trio.Event()
 
     async def run() -> None:
-        await serve(config, listeners, stop=stop, clock=clock, credentials=credentials)
+        await serve(
+            config,
+            listeners,
+            stop=stop,
+            clock=clock,
+            credentials=credentials,
+            lock=lock,
+            inheritance=inheritance,
+        )
+        ended.set()
 
-    async with trio.open_nursery() as nursery:
-        proxy = Proxy(port, RoutingFeed(), [], [], nursery, control, stop, agent=trio.CancelScope())
+    async with contextlib.AsyncExitStack() as stack:
+        if lock is not None:
+            stack.callback(lock.close)
+        if inheritance is not None:
+            stack.callback(inheritance.close)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        scope = trio.CancelScope()
+        proxy = Proxy(port, RoutingFeed(), [], [], nursery, control, stop, agent=scope, ended=ended)
+        proxy.listeners = listeners
         if with_agent:
             proxy.start_agent()
         nursery.start_soon(run)

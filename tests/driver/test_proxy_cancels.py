@@ -194,3 +194,25 @@ def test_a_node_has_the_same_number_everywhere() -> None:
     numbers = {node_number(NodeId(f"n{index}")) for index in range(2000)}
     assert numbers == set(range(1, 128))
     assert node_number(NodeId("n1")) == node_number(NodeId("n1"))
+
+
+def test_keys_of_another_process_are_good_and_their_numbers_are_not_given_again() -> None:
+    elder, heir = Cancels(NodeId("n1"), 1), Cancels(NodeId("n1"), 1)
+    for one in (elder, heir):
+        one.receive_secret(SECRET)
+    several = [elder.issue(lambda: None, long_keys=False) for _ in range(300)]
+    heir.begin_at(elder.numbers_end())
+    # Whoever logs in at either of them meanwhile.
+    newer = [one.issue(lambda: None, long_keys=False) for _ in range(300) for one in (elder, heir)]
+    adopted = [heir.adopt(one.number, one.key, lambda: None) for one in several]
+    assert None not in adopted
+    numbers = [one.number for one in (*several, *newer)]
+    assert len(set(numbers)) == len(numbers)
+    first = several[0].key
+    request = CancelRequest(b"", first.process_id, first.secret_key)
+    cancel_ = heir.read_untrusted(request)
+    assert cancel_ is not None
+    assert heir.find(cancel_) is adopted[0]
+    assert heir.adopt(several[0].number, first, lambda: None) is None
+    assert heir.adopt(SESSION_MAX + 1, first, lambda: None) is None
+    assert heir.find(cancel_) is adopted[0]

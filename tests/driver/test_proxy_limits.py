@@ -15,7 +15,7 @@ from proxy_kit import (
 )
 
 from metako.pgwire import startup as pg
-from metako.proxy import board, control, session, worker
+from metako.proxy import accepting, board, control, session
 
 
 @pytest.fixture(autouse=True)
@@ -242,7 +242,7 @@ class _Starved(socket.socket):
 async def test_lack_of_descriptors_delays_clients_and_is_reported_once(
     tmp_path, nursery, monkeypatch
 ) -> None:
-    monkeypatch.setattr(worker, "ACCEPT_PAUSE_S", 0.01)
+    monkeypatch.setattr(accepting, "ACCEPT_PAUSE_S", 0.01)
     server = FakeServer("a")
     await nursery.start(server.run)
     listener = _Starved(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)

@@ -21,12 +21,12 @@ from metako.model.ids import NodeId, Term
 from metako.model.routing import RoutingTable
 from metako.model.sslmode import SslMode
 from metako.pgwire.startup import startup_packet
-from metako.proxy import launcher
 from metako.proxy.__main__ import parse_arguments
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.launcher import ProxyConfig, ProxyError, run_workers
 from metako.proxy.limits import Limits, Timeouts
-from metako.proxy.outside import EXIT_NO_GUARD
+from metako.proxy.outside import EXIT_NO_GUARD, heir_path
+from metako.proxy.starting import worker_command
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import boot_ns
 
@@ -68,8 +68,8 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def node_running(config: ProxyConfig):
-    node = Node(config)
+async def node_running(config: ProxyConfig, node: Node | None = None):
+    node = node or Node(config)
     async with trio.open_nursery() as nursery:
         await nursery.start(serve_control, config.control, node.feed, node.reports.append)
         async with trio.open_nursery() as workers:
@@ -284,14 +284,38 @@ async def test_sessions_survive_a_killed_agent_and_the_next_adopts_the_worker(
 async def test_worker_of_another_configuration_is_replaced(tmp_path, guard, nursery) -> None:
     server = FakeServer("a")
     await nursery.start(server.run)
+    async with (
+        other_agent(tmp_path, guard, server) as (agent, port),
+        raw_session(port) as client,
+    ):
+        agent.kill()
+        await agent.wait()
+        node = Node(config_for(tmp_path, guard, workers=2))
+        node.route(1, server)
+        async with node_running(node.config, node=node):
+            assert node.port == port
+            assert node.messages[:2] == ["a proxy worker started", "a proxy worker is replaced"]
+            await eventually(lambda: "a replaced proxy worker has ended" in node.messages)
+            await eventually(lambda: len(node.pids) == 2)
+            assert await client.query("select 1") == "a"
+            async with raw_session(node.port) as newcomer:
+                assert await newcomer.query("select 1") == "a"
+    assert server.logins == 2
+
+
+async def test_a_worker_that_hands_nothing_over_is_ended(tmp_path, guard, nursery) -> None:
+    server = FakeServer("a")
+    await nursery.start(server.run)
     async with other_agent(tmp_path, guard, server) as (agent, _):
         agent.kill()
         await agent.wait()
-        config = config_for(tmp_path, guard, node=NodeId("n2"))
-        async with node_running(config) as node:
+        path = heir_path(tmp_path / "proxy.sock", 1)
+        await eventually(path.exists)
+        path.unlink()
+        async with node_running(config_for(tmp_path, guard, workers=2)) as node:
             assert node.messages == [
-                "an outdated proxy worker is ended",
-                "a proxy worker started",
+                "an outdated proxy worker is ended: it exited with code 14",
+                *["a proxy worker started"] * 2,
             ]
             node.route(1, server)
             async with raw_session(node.port) as client:
@@ -328,8 +352,7 @@ async def test_control_socket_works_below_a_very_long_path(tmp_path, guard, nurs
 
 def test_share_of_the_connections_is_rounded_up(tmp_path, guard) -> None:
     config = config_for(tmp_path, guard, workers=3, connections_max=100)
-    fleet = launcher._Fleet(config, lambda: False, lambda _event: None)
-    assert "--max-connections=34" in fleet._command(1, 0, 9)
+    assert "--max-connections=34" in worker_command(config, 1, 0, 9, inherits=False)
 
 
 def test_fingerprint_changes_with_the_guard(tmp_path, guard) -> None:
@@ -348,7 +371,7 @@ def test_what_a_worker_can_be_given_anew_is_no_part_of_its_fingerprint(tmp_path,
     }
     changed = config_for(tmp_path, guard, **changes)
     assert changed.fingerprint == config.fingerprint
-    command = launcher._Fleet(changed, lambda: False, lambda _event: None)._command(1, 0, 9)
+    command = worker_command(changed, 1, 0, 9, inherits=False)
     found = parse_arguments(command[4:])
     assert (found.timeouts, found.admins) == (changes["timeouts"], changes["admins"])
     assert (found.limits, found.sessions_max, found.queue_timeout_s) == (Limits(user=1), 7, 6.0)

@@ -21,6 +21,7 @@ from drivers_kit import Proxies, proxies_of
 from own_cluster import own_cluster
 
 from metako.demo.cluster import LocalCluster
+from metako.demo.layout import APP_USER
 from metako.demo.processes import Kind, node_by_kind
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -38,7 +39,7 @@ class TwoWorkers(LocalCluster):
         super().write_files()
         for node in self.nodes:
             raw = yaml.safe_load(node.config_path.read_text())
-            raw["proxy"]["workers"] = WORKERS
+            raw["proxy"] |= {"workers": WORKERS, "admin_users": [APP_USER]}
             node.config_path.write_text(json.dumps(raw))
 
 

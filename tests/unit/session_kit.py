@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from follow_kit import Watched
 
+from metako.proxy.estate import Estate, decode, encode
 from metako.proxy.tracked import Tracked
+from metako.proxy.who import Who
 
 
 class Session(Watched):
@@ -24,6 +26,19 @@ class Session(Watched):
     @property
     def names(self) -> list[str]:
         return [name.decode() for name in self.tracked.statements]
+
+    def handed_over(self) -> Session:
+        """Return the same session at rest, as another process has it."""
+        snapshot = self.tracked.snapshot()
+        assert snapshot is not None
+        who = Who(1, "u", "d", "", "127.0.0.1", 1, tls=False, since=0.0)
+        estate = decode(encode(Estate(who, True, False, None, None, snapshot)))
+        assert isinstance(estate, Estate)
+        assert estate.snapshot == snapshot
+        other = Session()
+        other.tracked = Tracked(estate.snapshot)
+        other.up.know(snapshot.texts())
+        return other
 
     def clear(self) -> None:
         """Check that DISCARD ALL makes everything forgotten."""

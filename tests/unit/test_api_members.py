@@ -32,8 +32,8 @@ async def test_an_app_for_everybody_changes_no_members_and_says_where_to(asked, 
 
 async def test_only_an_app_that_takes_orders_lists_the_paths():
     shut, open_ = [(await request(s, "GET", "/")).json()["paths"] for s in (None, Sink())]
-    members = {"/members", "/members/{node}"}
-    assert set(open_) - set(shut) == members | {"/switchover", "/failover", "/pause", "/restart"}
+    own = {"/members", "/members/{node}", "/proxy/restart"}
+    assert set(open_) - set(shut) == own | {"/switchover", "/failover", "/pause", "/restart"}
 
 
 @pytest.mark.parametrize(("path", "allowed"), [("/members", {"POST"}), ("/members/n4", {"DELETE"})])

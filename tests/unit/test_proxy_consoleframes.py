@@ -118,24 +118,25 @@ def test_the_largest_answer_fits_into_a_frame() -> None:
 
 
 def test_what_is_alike_becomes_one_table_with_the_workers_first() -> None:
-    parts = {
-        1: Part(Table(("a",), ((1,), (2,)))),
-        2: Part(Table(("b",), ((9,),))),
-        3: Part(Table(("a",), ((3,),)), ("cut",)),
-    }
+    parts = [
+        (1, Part(Table(("a",), ((1,), (2,))))),
+        (2, Part(Table(("b",), ((9,),)))),
+        (3, Part(Table(("a",), ((3,),)), ("cut",))),
+        (3, Part(Table(("a",), ((4,),)))),
+    ]
     assert merged(STATS, parts, [4]) == Part(
-        Table(("worker", "a"), ((1, 1), (1, 2), (3, 3))),
+        Table(("worker", "a"), ((1, 1), (1, 2), (3, 3), (3, 4))),
         ("worker 4 did not answer", "worker 3: cut", "worker 2 is of another version"),
     )
 
 
 def test_a_failure_of_one_is_the_answer() -> None:
-    found = merged(STATS, {1: Part(Done()), 2: Part(Failed("no"))}, [])
+    found = merged(STATS, [(1, Part(Done())), (2, Part(Failed("no")))], [])
     assert found.outcome == Failed("worker 2: no")
 
 
 def test_nobody_is_not_everybody() -> None:
-    found = merged(STATS, {}, [1])
+    found = merged(STATS, [], [1])
     assert isinstance(found.outcome, Failed)
     assert found.notices == ("worker 1 did not answer",)
 
@@ -145,5 +146,5 @@ def test_nobody_is_not_everybody() -> None:
     [((0, 1), [], False), ((0, 0), [], True), ((0, 0), [3], False)],
 )
 def test_who_could_not_be_found_anywhere_does_not_exist(counts, missing, fails) -> None:
-    parts = {index: Part(Done(), count=count) for index, count in enumerate(counts, 1)}
+    parts = [(index, Part(Done(), count=count)) for index, count in enumerate(counts, 1)]
     assert isinstance(merged(KILL, parts, missing).outcome, Failed) is fails

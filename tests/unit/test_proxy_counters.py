@@ -49,6 +49,19 @@ def test_another_worker_of_the_same_number_begins_anew() -> None:
     assert lines(counters)['metako_proxy_connections_total{node="n1",worker="1"}'] == "0"
 
 
+def test_while_a_worker_is_replaced_the_clients_of_both_are_told() -> None:
+    counters = ProxyCounters()
+    counters.hear(REPORT)
+    heir = WorkerReport(replace(HELLO, pid=200), Stats(sessions=1, total=4), connected=True)
+    counters.hear(heir)
+    counters.hear(replace(REPORT, stats=Stats(sessions=2, total=10)))
+    found = lines(counters)
+    assert found['metako_proxy_sessions{node="n1",worker="1"}'] == "3"
+    assert found['metako_proxy_connections_total{node="n1",worker="1"}'] == "4"
+    counters.hear(replace(REPORT, connected=False))
+    assert lines(counters)['metako_proxy_sessions{node="n1",worker="1"}'] == "1"
+
+
 def test_counters_are_named_as_such_and_every_family_is_told_once() -> None:
     counters = ProxyCounters()
     counters.hear(REPORT)
