@@ -68,3 +68,14 @@ HARMLESS_TAGS = FREQUENT_TAGS | _tags(
     *(b"NOTI", b"LOCK", b"TRUN", b"ANAL", b"VACU", b"DECL"),
 )
 NO_TAGS: frozenset[int] = frozenset()
+
+# What counts as reading and as writing; see `tally`. DO and CALL are neither, since nobody can see
+# what they do, nor is what concerns transactions or the session alone.
+READ_TAGS = _tags(b"SELE", b"FETC", b"MOVE", b"SHOW", b"EXPL")
+WRITE_TAGS = _tags(
+    *(b"INSE", b"UPDA", b"DELE", b"MERG", b"TRUN", b"REFR"),
+    *(b"CREA", b"ALTE", b"DROP", b"GRAN", b"REVO", b"REAS", b"SECU", b"IMPO"),
+    *(b"VACU", b"ANAL", b"CLUS", b"REIN", b"REPA"),
+)
+# These are one or the other, which their first four bytes do not tell.
+(COPY_TAG,), (COMMENT_TAG,) = _tags(b"COPY"), _tags(b"COMM")

@@ -52,6 +52,7 @@ from metako.pgwire.actions import (
 from metako.pgwire.layout import Concerns, Layouts
 from metako.pgwire.scan import STATUS_IDLE, ClientScanner, ServerScanner
 from metako.pgwire.stream import HEADER_BYTES, NO_LAYOUTS, Note
+from metako.pgwire.tally import Tally
 
 TEXT_BYTES_MAX = PARSE_BYTES_MAX  # of a Query or a Parse that is kept and looked at in full
 MARKED_MAX = 64  # names of statements; with more, every Bind begins an episode
@@ -109,9 +110,9 @@ def following_client_layouts(concerns: Concerns) -> Layouts:
     return Layouts(b"PBDEH", SYNC_KIND, concerns=concerns)
 
 
-def following_server_layouts() -> Layouts:
+def following_server_layouts(tally: Tally | None = None) -> Layouts:
     """Return the memory that the scanners of servers share, of those that are followed."""
-    return Layouts(b"123ntTDsI", ord("Z"), HARMLESS_TAGS)
+    return Layouts(b"123ntTDsI", ord("Z"), HARMLESS_TAGS, tally=tally)
 
 
 class FollowingClient(ClientScanner):

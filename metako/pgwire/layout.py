@@ -10,7 +10,7 @@ the beginning of the piece; nothing is inferred from some of them.
 
 Only pieces are learnt in which no message needs a closer look, and which end with the message that
 gives the turn to the other side: Sync or ReadyForQuery. What they mean is the same for all, so it
-need not be kept.
+need not be kept; but what the tags in a piece count for (`tally`) belongs to its layout.
 
 Who follows a session needs to know of texts as well. Layouts that were made with `concerns` hold
 the text of every Parse besides its headers, and match that text only; a text that concerns
@@ -25,6 +25,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from metako.pgwire.tally import Mix, Tally
+
 HEADER_BYTES = 5
 MESSAGES_MIN = 2  # one alone is as fast by the scanner's own loop
 MESSAGES_MAX = 64
@@ -34,9 +36,10 @@ TEXT_BYTES_MAX = 4096  # of a text that is remembered; so all of them take 2 MiB
 _header = struct.Struct("!BI").unpack_from
 _PARSE, _COMPLETE = b"PC"
 
-# What a piece is recognised by: how to take the headers out, and what they must be.
+# What a piece is recognised by, how to take the headers out and what they must be; and what is to
+# be increased for each such piece, which means nothing where there are no tags.
 Fields = tuple[int | bytes, ...]
-Layout = tuple[Callable[[bytes | bytearray], Fields], Fields]
+Layout = tuple[Callable[[bytes | bytearray], Fields], Fields, Mix]
 # Whether whoever follows a session must hear of a statement with this text.
 Concerns = Callable[[bytes], bool]
 
@@ -49,6 +52,7 @@ class Layouts:
         last: the kind that a piece must end with, and may not contain otherwise.
         tags: CommandComplete is taken as well, if the first four bytes of its tag are among these.
         concerns: see the module's docstring; None if texts do not matter.
+        tally: of what the tags tell; None for one of its own.
     """
 
     def __init__(
@@ -58,8 +62,10 @@ class Layouts:
         tags: frozenset[int] = frozenset(),
         *,
         concerns: Concerns | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.concerns = concerns
+        self.tally = Tally() if tally is None else tally
         self.known: dict[int, Layout] = {}
         self._inner = frozenset(inner)
         self._last = last
@@ -84,7 +90,7 @@ class Layouts:
 
     def _layout(self, buffer: bytes | bytearray, size: int) -> Layout | None:
         formats, expected = ["!"], list[int | bytes]()
-        position = count = kind = 0
+        position = count = kind = reads = writes = 0
         while position < size:
             if count == MESSAGES_MAX or kind == self._last:
                 return None
@@ -102,6 +108,8 @@ class Layouts:
                     return None
                 formats.append(f"I{body - 4}x")
                 expected.append(tag)
+                mix = self.tally.of(tag, body)
+                reads, writes = reads + mix.reads, writes + mix.writes
             elif kind == _PARSE and kind in self._inner:
                 if body < 1 or buffer[start]:
                     return None  # a named statement is to be kept
@@ -121,4 +129,5 @@ class Layouts:
                 return None
         if count < MESSAGES_MIN or kind != self._last:
             return None
-        return struct.Struct("".join(formats)).unpack_from, tuple(expected)
+        get = struct.Struct("".join(formats)).unpack_from
+        return get, tuple(expected), self.tally.mix(reads, writes)

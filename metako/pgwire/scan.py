@@ -2,14 +2,15 @@
 
 A scanner is told of every piece of its stream, in order, however the stream was cut. It jumps from
 header to header by the announced lengths; bodies are not looked at, but for the few messages of
-which something is kept. It creates no object per message, because it runs for every piece that
-passes a proxy.
+which something is kept, and the tags of CommandComplete, which are counted (`tally`). It creates no
+object per message, because it runs for every piece that passes a proxy.
 
 In: pieces of the stream. Out: how much of a piece may be passed on, the state of the conversation
 as attributes, and `notes`, the messages that were kept.
 
-Invariants: cutting a stream elsewhere changes neither state nor notes. What is remembered between
-two pieces is bounded by `HEADER_BYTES` and the limits in `CLIENT_LIMITS` and `SERVER_LIMITS`.
+Invariants: cutting a stream elsewhere changes neither state nor notes nor counts. What is
+remembered between two pieces is bounded by `HEADER_BYTES` and the limits in `CLIENT_LIMITS` and
+`SERVER_LIMITS`.
 
 `ClientScanner.owed` is the number of ReadyForQuery that the server still has to send: one for each
 Query, Sync and FunctionCall. It is the difference of two counters, of which `answers` only grows:
@@ -56,18 +57,20 @@ from metako.pgwire.actions import (
 from metako.pgwire.layout import Layouts
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import HEADER_BYTES, NO_LAYOUTS, Note, Scanner
+from metako.pgwire.tally import Tally
 
 # PQ_LARGE_MESSAGE_LIMIT, counted as the length field counts: without the type byte.
 CLIENT_MESSAGE_BYTES_MAX = 0x3FFF_FFFE
 LENGTH_MIN = 4  # the length field counts itself
 READY_LENGTH = 5
+TAG_LENGTH_MIN = LENGTH_MIN + 4  # of a CommandComplete that is told by the first bytes of its tag
 
 STATUS_IDLE = ord("I")  # of a ReadyForQuery; in a transaction it is T, in a failed one E
 
 _header = struct.Struct("!BI").unpack_from
 _first_four = struct.Struct("!I").unpack_from
 _PARSE, _EXECUTE = b"PE"
-_ERROR, _COPY_IN_RESPONSE, READY_KIND = b"EGZ"
+_COMPLETE, _ERROR, _COPY_IN_RESPONSE, READY_KIND = b"CEGZ"
 
 
 def client_layouts() -> Layouts:
@@ -75,9 +78,9 @@ def client_layouts() -> Layouts:
     return Layouts(b"PBDEH", SYNC_KIND)
 
 
-def server_layouts() -> Layouts:
-    """Return the memory that the scanners of servers share."""
-    return Layouts(b"123ntTDsI", READY_KIND, FREQUENT_TAGS)
+def server_layouts(tally: Tally | None = None) -> Layouts:
+    """Return the memory that the scanners of servers share, and with it what they count."""
+    return Layouts(b"123ntTDsI", READY_KIND, FREQUENT_TAGS, tally=tally)
 
 
 class ClientScanner(Scanner):
@@ -257,7 +260,8 @@ class ServerScanner(Scanner):
     """From server to client, beginning with the first message of the server.
 
     Notes: ErrorResponse, NoticeResponse, ParameterStatus, NotificationResponse, and
-    CommandComplete unless its tag is one of everyday's.
+    CommandComplete unless its tag is one of everyday's. Every CommandComplete is counted in the
+    tally of the layouts, when it has come in full; also if `notes` are not wanted.
 
     Args:
         client: the other direction, whose `owed` is counted down here.
@@ -269,7 +273,7 @@ class ServerScanner(Scanner):
     ended; where a known layout passed, it may still be that of a message before.
     """
 
-    __slots__ = ("_actions", "_client", "_tags", "copy", "status", "tail")
+    __slots__ = ("_actions", "_client", "_tags", "_tally", "copy", "status", "tail")
 
     def __init__(
         self, client: ClientScanner, layouts: Layouts, *, keeps: bool = True, status: int = 0
@@ -281,6 +285,7 @@ class ServerScanner(Scanner):
         self.tail = READY_KIND
         self._actions = SERVER
         self._tags = FREQUENT_TAGS  # of which no note is taken
+        self._tally = layouts.tally
 
     def successor(self, status: int) -> ServerScanner:
         """Return a scanner for another server of the same client."""
@@ -300,6 +305,7 @@ class ServerScanner(Scanner):
         if layout is not None and layout[0](buffer) == layout[1]:
             self.status = buffer[size - 1]
             self._client.answers += 1
+            layout[2].count += 1
             return size
         position = begin = self._skip
         actions = self._actions
@@ -323,10 +329,16 @@ class ServerScanner(Scanner):
                     self._client.answered()
                     actions = self._actions
                 elif action == TAG:
-                    if self._keeps and (
-                        start + 4 > size or _first_four(buffer, start)[0] not in self._tags
-                    ):
+                    if length < TAG_LENGTH_MIN or position + length >= size:
                         self._report(kind, buffer, start, size, length - LENGTH_MIN)
+                    else:
+                        (tag,) = _first_four(buffer, start)
+                        if self._keeps and tag not in self._tags:
+                            self._report(kind, buffer, start, size, length - LENGTH_MIN)
+                        elif (mix := self._tally.by_tag.get(tag)) is not None:
+                            mix.count += 1
+                        else:
+                            self._tally.of(tag, length - LENGTH_MIN, self.copy).count += 1
                 else:
                     self._report(kind, buffer, start, size, length - LENGTH_MIN)
             position += length + 1
@@ -352,7 +364,7 @@ class ServerScanner(Scanner):
             return
         if kind == _ERROR and self.copy:
             self._end_copy(failed=True)
-        if self._keeps:
+        if self._keeps or kind == _COMPLETE:
             self._keep(kind, buffer, start, size, span, min(span, limit))
 
     def _end_copy(self, *, failed: bool) -> None:
@@ -361,5 +373,9 @@ class ServerScanner(Scanner):
         self._client.end_copy_in(failed=failed)
 
     def _note(self, note: Note) -> None:
-        if note.kind != b"C" or int.from_bytes(note.body[:4], "big") not in self._tags:
-            self.notes.append(note)
+        if note.kind == b"C":
+            tag = int.from_bytes(note.body[:4], "big")
+            self._tally.of(tag, len(note.body), self.copy).count += 1
+            if tag in self._tags or not self._keeps:
+                return
+        self.notes.append(note)

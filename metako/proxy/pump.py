@@ -153,6 +153,7 @@ class Pump:
             if layout is not None and layout[0](self._buffer) == layout[1]:
                 down.status = self._buffer[size - 1]
                 self._up.answers += 1
+                layout[2].count += 1
             elif size and self._up.owed and not self._may_end(size):
                 down.scan(self._buffer, size)
             else:

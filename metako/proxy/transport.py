@@ -19,6 +19,7 @@ from typing import Protocol
 from metako.pgwire.follow import following_client_layouts, following_server_layouts
 from metako.pgwire.scan import client_layouts, server_layouts
 from metako.pgwire.startup import TERMINATE
+from metako.pgwire.tally import Tally
 from metako.proxy.concern import concerns
 from metako.proxy.reactor import Reactor
 
@@ -118,9 +119,10 @@ class LinkContext:
         self.buffer = bytearray(SCRATCH_BYTES)
         self.view = memoryview(self.buffer)
         self.client_layouts = client_layouts()
-        self.server_layouts = server_layouts()
+        self.tally = Tally()  # reads and writes, of all sessions
+        self.server_layouts = server_layouts(self.tally)
         self.followed_clients = following_client_layouts(concerns)
-        self.followed_servers = following_server_layouts()
+        self.followed_servers = following_server_layouts(self.tally)
         self.up = Meter()  # from clients to servers
         self.down = Meter()
         self.failed = Meter()  # errors of servers, of the sessions that are followed

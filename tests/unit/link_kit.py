@@ -73,6 +73,7 @@ class Rig:
         self.woken = 0
         self.lost = 0
         self.keeps: bool | None = None  # what `on_lost` answers; None: it is not asked
+        self.follows = True  # whether the next link has hooks for notes
         self.sockets: list[socket.socket] = []
 
     def pair(self) -> tuple[socket.socket, End]:
@@ -94,7 +95,8 @@ class Rig:
             return None if self.keeps else words
 
         on_lost = None if self.keeps is None else lose
-        return Link(self.context, near, on_data=wake, on_lost=on_lost, on_note=note), far
+        on_note = note if self.follows else None
+        return Link(self.context, near, on_data=wake, on_lost=on_lost, on_note=on_note), far
 
     async def relaying(self) -> Joined:
         """Return a link over which a client has logged in."""

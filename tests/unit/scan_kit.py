@@ -17,6 +17,8 @@ from metako.pgwire.stream import Note
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "pgwire"
 FREQUENT = ("SELECT", "INSERT", "UPDATE", "DELETE", "FETCH", "COPY", "MOVE", "MERGE")
+READING = {"SELECT", "FETCH", "MOVE", "SHOW", "EXPLAIN"}
+WRITING = {"INSERT", "UPDATE", "DELETE", "MERGE", "CREATE", "ALTER", "DROP", "TRUNCATE", "COMMENT"}
 LIMITS_UP = {"P": 65_536, "C": 256, "Q": 2048}
 LIMITS_DOWN = {"E": 1024, "N": 1024, "S": 8192, "C": 64, "A": 256}
 
@@ -117,6 +119,8 @@ class SlowServer:
     status: int = 0
     copy: int = 0
     inside: bool = False
+    reads: int = 0
+    writes: int = 0
     notes: list[Note] = field(default_factory=list)
 
     @classmethod
@@ -132,6 +136,11 @@ class SlowServer:
                 found.copy = ord(kind)
             elif kind in LIMITS_DOWN:
                 found.copy = 0 if kind == "E" else found.copy
+                if kind == "C":
+                    word = body.rstrip(b"\0").decode().partition(" ")[0]
+                    copies_out = found.copy == ord("H")
+                    found.reads += word in READING or (word == "COPY" and copies_out)
+                    found.writes += word in WRITING or (word == "COPY" and not copies_out)
                 limit = LIMITS_DOWN[kind]
                 if kind != "C" or not body.startswith(tuple(tag[:4].encode() for tag in FREQUENT)):
                     found.notes.append(Note(kind.encode(), body[:limit], len(body) <= limit))

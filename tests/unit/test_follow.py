@@ -198,7 +198,7 @@ def test_a_text_of_the_same_length_is_not_taken_for_another(other) -> None:
     watched, size = learnt("select 1")
     piece = parse(other) + bind() + execute() + SYNC
     assert len(piece) == size
-    get, expected = watched.up.known[size]
+    get, expected, _ = watched.up.known[size]
     assert get(piece) != expected
     watched.send(piece)
     assert watched.kinds() == ("+PBES" if other.startswith("set") else "")

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 import trio
+from follow_kit import BOUND, done
 from link_kit import ANSWER, CHANGE, EXTENDED, LOGIN, QUERY, READY, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
@@ -27,6 +28,22 @@ async def test_bytes_pass_both_ways_and_are_counted() -> None:
         await joined.client.receive(ANSWER)
         assert made.context.up.count == len(QUERY)
         assert made.context.down.count == len(LOGIN + ANSWER)
+
+
+async def test_reads_and_writes_are_counted_whether_or_not_a_session_is_followed() -> None:
+    wrote = BOUND + done("UPDATE 1") + done("SELECT 1") + READY
+    async with rig() as made:
+        followed = await made.relaying()
+        made.follows = False
+        for joined in (followed, await made.relaying()):
+            for answer in (*(ANSWER,) * 4, wrote[:20], wrote[20:], *(wrote,) * 4):
+                await joined.client.send(QUERY)
+                await joined.server.receive(QUERY)
+                await joined.server.send(answer)
+                await joined.client.receive(answer)
+            assert {len(ANSWER), len(wrote)} <= joined.link._down.known.keys()
+        tally = made.context.tally
+        assert (tally.reads, tally.writes) == (2 * 9, 2 * 5)
 
 
 async def test_rest_and_boundary_are_known_at_every_step() -> None:
