@@ -307,6 +307,8 @@ class Board:
             waits=self.waits,
             timed_out=self.timed_out,
             statements=self._answers + sum(session.answers for session in self._sessions),
+            reads=self.links.tally.reads,
+            writes=self.links.tally.writes,
             failed=self.links.failed.count,
             bytes_up=self.links.up.count,
             bytes_down=self.links.down.count,

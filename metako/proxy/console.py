@@ -95,7 +95,7 @@ HELP = Table(
         ("SHOW POOLS", "clients and connections to servers, by user and database"),
         ("SHOW CLIENTS", "who is connected to this node's proxy"),
         ("SHOW SERVERS", "connections to servers"),
-        ("SHOW STATS", "what passed so far: statements, transactions, bytes, failures"),
+        ("SHOW STATS", "what passed so far: statements, reads, writes, failures, bytes"),
         ("SHOW CONFIG", "the settings that are in force"),
         ("SHOW DATABASES, SHOW USERS", "connections and limits of each"),
         ("SHOW VERSION", "the version of metako"),

@@ -65,6 +65,8 @@ class Stats:
     waits: int = 0  # times that a client has begun to wait for a server
     timed_out: int = 0  # statements that were cancelled, and idle clients that were ended
     statements: int = 0  # requests that were answered: one for each ReadyForQuery
+    reads: int = 0  # statements that servers told to be done, by the tags that `tally` goes by
+    writes: int = 0
     failed: int = 0  # errors that clients were told, but for those whose login was passed on
     bytes_up: int = 0  # client → server
     bytes_down: int = 0  # server → client

@@ -21,6 +21,8 @@ _TOTALS = {
     "waits": ("waits", "Times that a client has waited for a server."),
     "timed_out": ("timed_out", "Statements cancelled and idle clients ended by a timeout."),
     "statements": ("requests", "Requests that were answered, one for each ReadyForQuery."),
+    "reads": ("reads", "Statements that servers have done and that read, by their tags."),
+    "writes": ("writes", "Statements that servers have done and that write, by their tags."),
     "failed": ("errors", "Errors that servers have told, of logins by the proxy."),
     "bytes_up": ("client_bytes", "Bytes from clients to servers."),
     "bytes_down": ("server_bytes", "Bytes from servers to clients."),

@@ -211,7 +211,7 @@ async def test_the_clients_and_servers_of_all_workers_are_shown(tmp_path, nurser
 async def test_what_passed_is_counted(tmp_path, nursery) -> None:
     async with node(tmp_path, nursery) as (one, two, server):
         client, left = await one.session(), await one.session()
-        for _ in range(3):
+        for server.name in ("SELECT 1", "UPDATE 1", "SELECT 1"):  # which is what it answers
             await client.query("select 1")
             await left.query("select 1")
         server.fails = True
@@ -222,11 +222,17 @@ async def test_what_passed_is_counted(tmp_path, nursery) -> None:
         assert await left.at_end()
         console = await at_console(two)
         rows = await console.ask("show stats")
-        assert [(row["worker"], row["statements"], row["failed"]) for row in rows] == [
-            ("1", "7", "1"),
-            ("2", "0", "0"),
+        names = ("worker", "statements", "reads", "writes", "failed")
+        assert [tuple(row[name] for name in names) for row in rows] == [
+            ("1", "7", "4", "2", "1"),
+            ("2", "0", "0", "0", "0"),
         ]
-        await eventually(lambda: any(report.stats.statements == 7 for report in one.reports))
+        await eventually(
+            lambda: any(
+                (report.stats.statements, report.stats.reads, report.stats.writes) == (7, 4, 2)
+                for report in one.reports
+            )
+        )
 
 
 async def test_clients_who_wait_for_a_server_are_shown_as_such(tmp_path, nursery) -> None:

@@ -146,6 +146,36 @@ async def test_who_is_no_admin_is_told_so_by_psql(server: RealServer, proxy: Pro
     assert b'"olga" may not use the console' in found.stderr
 
 
+async def test_reads_and_writes_of_a_real_client_are_counted(
+    server: RealServer, proxy: Proxy
+) -> None:
+    where = f"host=127.0.0.1 port={proxy.port} user=anna password='{PASSWORD}' dbname=postgres"
+
+    def work() -> None:
+        with psycopg.connect(where, autocommit=True) as client:
+            for number in range(10):  # it prepares the statement on the way
+                client.execute("insert into noted values (%s)", [number])
+            client.execute("begin; values (1); table noted; update noted set n = 0; rollback")
+            with client.cursor() as cursor:
+                with cursor.copy("copy noted to stdout") as rows:
+                    assert len(list(rows)) == 10
+                with cursor.copy("copy noted from stdin") as rows:
+                    rows.write("1\n")
+            client.execute("create temp table own as select 1")  # by its tag a SELECT
+            client.execute("create temp table other (n int)")
+            client.execute("do 'begin end'")
+            client.execute("truncate other; truncate own")
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                client.execute("select 1 / 0")
+            client.execute("delete from noted")
+
+    await trio.to_thread.run_sync(work)
+    found = await psql(server, proxy, r"\x", "show stats", database="metako")
+    stats = dict(line.split("|") for line in found.stdout.decode().splitlines() if "|" in line)
+    told = {name: int(stats[name]) for name in ("reads", "writes", "failed")}
+    assert told == {"reads": 4, "writes": 16, "failed": 1}
+
+
 @pytest.mark.parametrize(
     ("sql", "exceeded"),
     [
