@@ -259,6 +259,8 @@ class Legs:
 
     def __init__(self, board: Board, limits: Limits, clock: Callable[[], int]) -> None:
         self.pool = Pool(limits, clock)
+        # What closes a leg with which something is done in the reactor, and when it is to be.
+        self.unfinished: dict[Callable[[], None], float] = {}
         self._board = board
         self._clock = clock
 
@@ -369,8 +371,15 @@ class Legs:
             while True:
                 await trio.sleep(SWEEP_INTERVAL_S)
                 self.pool.close_old()
+                self._give_up(trio.current_time())
         finally:
+            self._give_up(math.inf)
             self.pool.close_idle()
+
+    def _give_up(self, now: float) -> None:
+        for give_up, deadline in list(self.unfinished.items()):
+            if deadline <= now:
+                give_up()
 
 
 def _no_place(key: Key, failure: Failure) -> Failure:

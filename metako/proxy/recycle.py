@@ -3,8 +3,11 @@
     DISCARD ALL ──▶ settings, prepared statements, temporary tables, locks, LISTEN … are gone
 
 In: a leg on which nothing is under way, and the settings that its server has reported last. Out:
-whether it is as after its login. A leg that was given to somebody else is told from a new one by
-its age alone.
+the leg in the pool, or closed. A leg that was given to somebody else is told from a new one by its
+age alone.
+
+It is done in the reactor, without a task: nobody waits for it, and those who connect for a single
+statement would pay more for the task than for the statement.
 
 Deliberately unknown here: pools, and who was the client.
 
@@ -25,8 +28,8 @@ from metako.pgwire.messages import (
 )
 from metako.pgwire.reader import MessageReader
 from metako.pgwire.startup import PgWireError
-from metako.proxy import sockets
 from metako.proxy.legs import Leg
+from metako.proxy.reactor import READ
 from metako.proxy.tracked import Tracked
 
 RESET_TIMEOUT_S = 2.0  # locks on temporary tables, say; a server that takes longer is left alone
@@ -34,62 +37,83 @@ ANSWER_BYTES_MAX = 65_536
 _RESET = query(b"DISCARD ALL")
 
 
-async def give_back(leg: Leg, tracked: Tracked | None) -> None:
-    """Give a leg back to the pool, or close it if it cannot be made as good as new.
+def give_back(leg: Leg, tracked: Tracked | None) -> None:
+    """Give a leg back to the pool, or close it if it cannot be made as good as new. Soon.
 
-    Nothing is under way on it. If cancelled, it is closed.
+    Nothing is under way on it, and nobody reads it.
 
     Args:
         tracked: what its last client's session consisted of; None: nobody knows.
     """
-    try:
-        if leg.pool_key is not None and tracked is not None:
-            dirty = tracked.dirty or leg.board.legs.discards_always
-            settings = await renew(leg, tracked.reported, dirty=dirty)
-            if settings is not None and not leg.closed:
-                leg.park(settings)
-    finally:
-        if not leg.parked:
-            leg.close(goodbye=True)
+    if leg.pool_key is None or tracked is None:
+        leg.close(goodbye=True)
+    elif tracked.dirty or leg.board.legs.discards_always:
+        _Recycling(leg, dict(tracked.reported)).begin()
+    else:
+        _park(leg, tracked.reported)
 
 
-async def renew(leg: Leg, settings: Mapping[str, str], *, dirty: bool) -> Mapping[str, str] | None:
-    """Return the settings of a leg that is as good as new now; None if it cannot be made so.
-
-    Nothing is closed. If cancelled, the leg is of no further use.
-
-    Args:
-        settings: as its server has reported them last, to whoever used the leg.
-        dirty: there is something to be discarded.
-    """
-    if not dirty:
-        return settings
-    found = dict(settings)
-    try:
-        with trio.move_on_after(RESET_TIMEOUT_S):
-            await sockets.send_all(leg.sock, _RESET)
-            if await _hear(leg, found):
-                return found
-    except (*sockets.BROKEN, PgWireError):
-        pass  # whoever owns it closes it
-    return None
+def _park(leg: Leg, settings: Mapping[str, str]) -> None:
+    leg.park(settings)
+    if not leg.parked:
+        leg.close(goodbye=True)  # its server has said something, mostly that it ends
 
 
-async def _hear(leg: Leg, settings: dict[str, str]) -> bool:
-    """Read the answer; return whether everything was discarded. Settings that change are noted."""
-    reader = MessageReader(body_bytes_max=ANSWER_BYTES_MAX)
-    while True:
-        while (message := reader.next_untrusted()) is not None:
-            match message.kind:
-                case b"S":
-                    name, value = parse_parameter_status_untrusted(message.body)
-                    settings[name] = value
-                case b"E":
-                    return False
-                case b"Z":
-                    idle = parse_ready_untrusted(message.body) is TransactionStatus.IDLE
-                    return idle and not reader.take_rest()
-        data = await sockets.receive_some(leg.sock)
-        if not data:
-            return False
-        reader.receive(data)
+class _Recycling:
+    """A leg whose server discards."""
+
+    __slots__ = ("_leg", "_reader", "_settings")
+
+    def __init__(self, leg: Leg, settings: dict[str, str]) -> None:
+        self._leg = leg
+        self._settings = settings  # as the server has reported them last
+        self._reader = MessageReader(body_bytes_max=ANSWER_BYTES_MAX)
+
+    def begin(self) -> None:
+        leg = self._leg
+        leg.on_cut = self._let_go
+        leg.board.legs.unfinished[self.give_up] = trio.current_time() + RESET_TIMEOUT_S
+        leg.board.links.reactor.watch(leg.sock.fileno(), READ, self._hear)
+        try:
+            sent = leg.sock.send(_RESET)
+        except OSError:
+            sent = 0
+        if sent != len(_RESET):
+            self.give_up()
+
+    def give_up(self) -> None:
+        """Close the leg."""
+        self._let_go()
+        self._leg.close(goodbye=True)
+
+    def _let_go(self) -> None:
+        leg = self._leg
+        leg.on_cut = None
+        leg.board.legs.unfinished.pop(self.give_up, None)
+        leg.board.links.reactor.watch(leg.sock.fileno(), 0, self._hear)
+
+    def _hear(self, _events: int) -> None:
+        reader = self._reader
+        try:
+            data = self._leg.sock.recv(ANSWER_BYTES_MAX, 0)
+            reader.receive(data)
+            found = None if data else False
+            while found is None and (message := reader.next_untrusted()) is not None:
+                match message.kind:
+                    case b"S":
+                        name, value = parse_parameter_status_untrusted(message.body)
+                        self._settings[name] = value
+                    case b"E":
+                        found = False
+                    case b"Z":
+                        idle = parse_ready_untrusted(message.body) is TransactionStatus.IDLE
+                        found = idle and not reader.take_rest()
+        except BlockingIOError:
+            return
+        except (OSError, PgWireError):
+            found = False
+        if found:
+            self._let_go()
+            _park(self._leg, self._settings)
+        elif found is not None:
+            self.give_up()

@@ -173,7 +173,7 @@ class Relay:
                     return self._excuse(found, had_one=turn.moves)
             assert link.ended is not None, "a client without a server waits for its turn"
             if link.ended is Ended.GOODBYE:
-                await self._leave_leg()
+                self._leave_leg()
             return last_word(self._board, link, None if self._tracked is None else self._outcome)
         finally:
             link.close()
@@ -380,11 +380,11 @@ class Relay:
 
     # -- the end ----------------------------------------------------------------------------
 
-    async def _leave_leg(self) -> None:
+    def _leave_leg(self) -> None:
         """Give the leg to the next client, if it can be made as good as new."""
         leg, self._leg = self._leg, None
         if leg is not None:
-            await give_back(leg, self._tracked if self._link.at_rest else None)
+            give_back(leg, self._tracked if self._link.at_rest else None)
 
     def _excuse(self, found: Refused | Failure, *, had_one: bool) -> bytes:
         """Return why there is no server for the client."""

@@ -14,6 +14,7 @@ from metako.pgwire.messages import TERMINATE
 from metako.proxy import legs
 from metako.proxy.limits import Limits
 
+PASSES = 20  # of the scheduler, until all have answered each other over loopback
 RESET = message(b"Q", b"DISCARD ALL\0")
 FATAL = pg.error_response("57P01", "terminating connection due to administrator command")
 
@@ -31,9 +32,11 @@ async def session(proxy: Proxy, **parameters: str) -> Client:
 
 
 async def leave(client: Client) -> None:
-    """Say goodbye, and wait until the proxy has closed the connection."""
+    """Say goodbye, and wait until the proxy has closed the connection and dealt with the server."""
     await client.send(TERMINATE)
     assert await client.at_end()
+    for _ in range(PASSES):
+        await trio.lowlevel.checkpoint()
 
 
 async def test_the_next_client_gets_the_connection_as_good_as_new(tmp_path, nursery) -> None:
