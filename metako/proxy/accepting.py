@@ -14,7 +14,9 @@ import trio
 from metako.proxy import sockets
 from metako.proxy.board import Board
 from metako.proxy.frames import WorkerEvent
-from metako.proxy.session import Session
+from metako.proxy.newcomer import Newcomer
+from metako.proxy.reactor import READ
+from metako.proxy.session import Start
 
 ACCEPT_PAUSE_S = 0.1  # after running out of descriptors or memory
 ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
@@ -22,55 +24,73 @@ ACCEPT_ROUNDS_MAX = 64  # connections taken in a row before others get a turn
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-async def accept_clients(listener: socket.socket, board: Board, sessions: trio.Nursery) -> None:
-    """Start a session in `sessions` for each client that comes, until cancelled."""
+async def accept_clients(listener: socket.socket, board: Board, start: Start) -> None:
+    """Let each client in that comes, until cancelled.
+
+    In the reactor: a task would have to wait for its turn behind those who are served there.
+
+    Args:
+        start: starts the task of a session that needs one.
+    """
+    reactor = board.links.reactor
+    failed = trio.Event()
+    reason = ""
     blocked = False  # reported once, not ten times a second
-    while True:
+
+    def take(_events: int) -> None:
+        nonlocal reason, blocked
         try:
-            taken = _take_waiting(listener, board, sessions)
+            _take_waiting(listener, board, start)
+            blocked = False
         except OSError as error:
+            reason = error.strerror or str(error)
+            reactor.watch(listener.fileno(), 0, take)
+            failed.set()
+            reactor.hurry()
+
+    try:
+        while True:
+            reactor.watch(listener.fileno(), READ, take)
+            await failed.wait()
+            failed = trio.Event()
             if not blocked:
-                detail = (("error", error.strerror or str(error)),)
+                detail = (("error", reason),)
                 board.report(WorkerEvent("WARNING", "the proxy cannot take connections", detail))
             blocked = True
             # The backlog keeps the clients until there are descriptors again.
             await trio.sleep(ACCEPT_PAUSE_S)
-        else:
-            blocked = False
-            if taken < ACCEPT_ROUNDS_MAX:
-                await trio.lowlevel.wait_readable(listener)
-            else:
-                await trio.lowlevel.checkpoint()
+    finally:
+        reactor.watch(listener.fileno(), 0, take)
 
 
-def _take_waiting(listener: socket.socket, board: Board, sessions: trio.Nursery) -> int:
-    """Start a session for each client that waits, up to `ACCEPT_ROUNDS_MAX`; return how many.
+def _take_waiting(listener: socket.socket, board: Board, start: Start) -> None:
+    """Let in those clients that wait, up to `ACCEPT_ROUNDS_MAX`.
 
     Raises `OSError` when out of resources; those taken before are served.
     """
-    for taken in range(ACCEPT_ROUNDS_MAX):
+    for _ in range(ACCEPT_ROUNDS_MAX):
         try:
             client, _ = listener.accept()
         except BlockingIOError:
-            return taken
+            return
         except OSError as error:
             if error.errno in _OUT_OF_RESOURCES:
                 raise
             continue  # this client is gone already
+        board.total += 1
         try:
             client.setblocking(False)  # all else is inherited; see `sockets.listen`
         except OSError:
             client.close()
-            continue
-        sessions.start_soon(Session(board, client).run)
-    return ACCEPT_ROUNDS_MAX
+        else:
+            Newcomer(board, client, start).begin()
 
 
-def take_rest(listeners: list[socket.socket], board: Board, sessions: trio.Nursery) -> None:
+def take_rest(listeners: list[socket.socket], board: Board, start: Start) -> None:
     """Close the listeners, and serve those in the backlog, who came before we stopped."""
     for listener in listeners:
         with contextlib.suppress(OSError):
-            _take_waiting(listener, board, sessions)
+            _take_waiting(listener, board, start)
         sockets.close(listener)
 
 

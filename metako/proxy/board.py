@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # Servers are asked for at most so many new connections at once: after a failover every client
 # comes back in the same instant, and forking backends is slow.
 CONNECTING_MAX = 128
+# For a client to say who it is.
+HANDSHAKE_TIMEOUT_S = 10.0
 # Connections that have not yet sent a startup packet. One more pushes the oldest out, so that
 # clients which say nothing cannot keep out those which speak at once.
 HANDSHAKES_MAX = 256
@@ -86,6 +88,13 @@ class Attached(Protocol):
     def hold(self) -> None:
         """Begin no other transaction for now."""
 
+    def abandon(self) -> None:
+        """Close its connections, unless a task does that."""
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has no task yet, which would see to it that it says who it is."""
+
 
 class Board:
     """See the module's docstring. All methods but the `wait_` ones are synchronous."""
@@ -110,6 +119,7 @@ class Board:
         self.queue_timeout_s = queue_timeout_s
         self.sessions_max = sessions_max
         self.timeouts = timeouts
+        self.handshake_timeout_s = HANDSHAKE_TIMEOUT_S
         self.admins = frozenset(admins)  # who may use the console
         self.console: Access | None = None  # None until the worker has one
         self.connecting = trio.Semaphore(CONNECTING_MAX)
@@ -136,7 +146,7 @@ class Board:
         self._boot_ns = boot_ns
         self._holders: dict[Holder, None] = {}
         self._sessions: dict[Attached, None] = {}
-        self._handshakes: OrderedDict[Attached, None] = OrderedDict()
+        self._handshakes: OrderedDict[Attached, float] = OrderedDict()  # and since when
         self._changed = trio.Event()  # replaced whenever it is set
         self._answers = 0  # of the sessions that have left
         self._named = 0  # sessions that were given a number
@@ -233,9 +243,7 @@ class Board:
     # -- sessions ---------------------------------------------------------------------------
 
     def handshake_began(self, session: Attached) -> None:
-        self.total += 1
-        self._handshakes[session] = None
-        self.links.reactor.attend()  # whoever comes has a few words to say, one after the other
+        self._handshakes[session] = trio.current_time()
         if len(self._handshakes) > HANDSHAKES_MAX:
             oldest, _ = self._handshakes.popitem(last=False)
             self.malformed += 1
@@ -243,6 +251,21 @@ class Board:
 
     def handshake_ended(self, session: Attached) -> None:
         self._handshakes.pop(session, None)
+
+    def evict_silent(self) -> None:
+        """Close connections that have said nothing for too long, and that no task sees to."""
+        since = trio.current_time() - self.handshake_timeout_s
+        for session, began in list(self._handshakes.items()):
+            if began > since:
+                return
+            if session.silent:
+                self.malformed += 1
+                session.evict()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more can be counted in."""
+        return len(self._sessions) < self.sessions_max
 
     def admit(self, session: Attached, *, beyond: int = 0) -> bool:
         """Count `session` in, or return False if there are as many as may be, and `beyond`."""
@@ -288,6 +311,11 @@ class Board:
     @property
     def idle(self) -> bool:
         return not self._sessions and not self._handshakes
+
+    def abandon(self) -> None:
+        """Close all connections that no task closes, at the end of the worker."""
+        for session in [*self._handshakes, *self._sessions]:
+            session.abandon()
 
     def cut_sessions(self, message: str, *, only_at_rest: bool) -> None:
         """End sessions because the worker stops."""

@@ -13,7 +13,6 @@ Deliberately unknown here: which roles exist, and servers.
 from __future__ import annotations
 
 import secrets
-import socket
 
 from metako.pgwire import startup as pg
 from metako.pgwire.keys import MD5_SALT_BYTES
@@ -45,13 +44,14 @@ def asking_of(first: pg.Startup, client: sockets.Connection, *, certifies: bool 
     """
     user = first.parameter("user") or ""
     tls = client if isinstance(client, TlsTransport) else None
+    peer = sockets.below(client).getpeername()
     return Asking(
         user=user,
         database=first.parameter("database") or user,
-        address=_address(sockets.below(client)),
+        address=_address(peer),
         tls=tls is not None,
         replication=replicates(first) and first.parameter("replication") != "database",
-        port=sockets.below(client).getpeername()[1],
+        port=peer[1],
         certifies=certifies,
         certified=tls is not None and tls.certified,
         common_name=None if tls is None else tls.common_name(),
@@ -82,11 +82,9 @@ def replicates(first: pg.Startup) -> bool:
     return (first.parameter("replication") or "").lower() not in _NO_REPLICATION
 
 
-def _address(client: socket.socket) -> str:
-    if client.family == socket.AF_INET:
-        return str(client.getpeername()[0])
+def _address(peer: tuple[str, ...]) -> str:
     # A scope, as of a link-local address, is no part of what rules are compared with.
-    return str(client.getpeername()[0]).partition("%")[0]
+    return peer[0].partition("%")[0]
 
 
 async def log_client_in(

@@ -54,6 +54,7 @@ REREADS_MAX = 3  # of one role in a row, after failed proofs
 REREADS_PER_S = 0.5  # that it may have in the long run
 
 _METHODS = frozenset({"trust", "cert", "reject", "scram-sha-256", "md5"})  # judged here
+_TRUSTING = ("trust", "cert")  # once what they ask of certificates was judged
 _NO_ENTRY = "no pg_hba.conf entry for"
 _NO_REPLICATION = "no pg_hba.conf entry for replication connection from"
 
@@ -79,6 +80,9 @@ class CredentialSource(Protocol):
     async def credential(self, asking: Asking) -> Credential | None:
         """Return it, or None: it cannot be judged here, let the server itself do the login."""
 
+    def trusts(self, asking: Asking) -> bool:
+        """Return whether the client is let in without a word; False also if that takes time."""
+
     def forget(self, user: str) -> None:
         """A proof has failed, or a server refused the key: read anew before the next login."""
 
@@ -88,6 +92,9 @@ class Agent(Protocol):
 
     @property
     def answering(self) -> bool: ...
+
+    @property
+    def welcome(self) -> Welcome | None: ...
 
     async def wait_welcome(self) -> Welcome | None: ...
 
@@ -139,7 +146,21 @@ class Credentials:
         who wait for the same role go on.
         """
         welcome = await self._agent.wait_welcome()
-        if welcome is None or welcome.hba is None:
+        if welcome is None:
+            return None
+        method = self._method(asking, welcome)
+        if isinstance(method, str):
+            return await self._by_method(method, asking, welcome)
+        return method
+
+    def trusts(self, asking: Asking) -> bool:
+        """Return whether the first matching line asks for nothing, if an agent has told of it."""
+        welcome = self._agent.welcome
+        return welcome is not None and self._method(asking, welcome) in _TRUSTING
+
+    def _method(self, asking: Asking, welcome: Welcome) -> str | RejectLogin | None:
+        """Return by which method the client is to log in; None: that is not for us to judge."""
+        if welcome.hba is None:
             return None
         if welcome is not self._judged_by:
             self._judged_by, self._rules = welcome, parse_hba(welcome.hba)
@@ -157,13 +178,12 @@ class Credentials:
                     return None
                 if wanted is not Certificate.NONE and not asking.certifies:
                     return None
-                rejected = _judge_certificate(asking, wanted, method)
-                return rejected or await self._by_method(method, asking, welcome)
+                return _judge_certificate(asking, wanted, method) or method
             case unknown:
                 assert_never(unknown)
 
     async def _by_method(self, method: str, asking: Asking, welcome: Welcome) -> Credential | None:
-        if method in ("trust", "cert"):
+        if method in _TRUSTING:
             return TrustLogin()
         if method == "reject":
             return RejectLogin(_refusal(asking, by_line=True))

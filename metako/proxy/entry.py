@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from metako.pgwire.login_client import Refusal
 from metako.pgwire.messages import BackendKey
 from metako.proxy.cancels import Issued
-from metako.proxy.legs import Leg, Opening
+from metako.proxy.legs import Failure, Leg, Opening, Refused
 from metako.proxy.pool import Key
 from metako.proxy.serverlogin import LogIn
 from metako.proxy.snapshot import Snapshot
@@ -43,6 +44,11 @@ class Entry:
         """Return the entry of a client that has logged in to us."""
         pool_key = login.pool_key(user, database) if movable else None
         return cls(login, database, movable, pool_key, long_keys, partial(forget, user))
+
+    def note(self, found: Refused | Failure) -> None:
+        """Take account of why there is no leg."""
+        if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
+            self.on_key_refused()
 
 
 @dataclass(frozen=True, slots=True)

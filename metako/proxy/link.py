@@ -55,7 +55,7 @@ class Link(Pump):
     All are called from within the reactor, so they must not wait.
     """
 
-    __slots__ = ("_errors", "_event", "_on_data", "_on_lost", "over")
+    __slots__ = ("_errors", "_event", "_on_data", "_on_lost", "on_wake", "over")
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Link(Pump):
         self._on_data = on_data
         self._on_lost = on_lost
         self._event: trio.Event | None = None  # tells whoever waits to look; None if nobody does
+        self.on_wake: Callable[[], None] | None = None  # called instead, once, if nobody waits
 
     @property
     def at_boundary(self) -> bool:
@@ -117,11 +118,6 @@ class Link(Pump):
     def stalled(self) -> bool:
         """Whether the client does not take what the server has sent."""
         return bool(self._pending_down)
-
-    @property
-    def status(self) -> int:
-        """The byte of the last ReadyForQuery, 0 before the first."""
-        return self._down.status
 
     async def wait_end(self) -> Ended:
         """Return why the link ended, once it has. Cancelling changes nothing.
@@ -387,6 +383,9 @@ class Link(Pump):
             self._event.set()
             self._event = None
             self._reactor.hurry()
+        elif self.on_wake is not None:
+            wake, self.on_wake = self.on_wake, None
+            wake()
 
     def _let_go_of_server(self) -> Transport | None:
         self._torn = self._torn or bool(self._pending_down)

@@ -80,6 +80,11 @@ class Pump:
         self._pending_down = b""  # read, not yet taken by the client
         self._torn = False  # a part of a message for the client was thrown away
 
+    @property
+    def status(self) -> int:
+        """The byte of the last ReadyForQuery, 0 before the first."""
+        return self._down.status
+
     def know(self, statements: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Take the statements of a session that was followed elsewhere; see `FollowingClient`."""
         if isinstance(self._up, FollowingClient):

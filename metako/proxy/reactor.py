@@ -59,6 +59,8 @@ class Reactor:
         self._fresh: set[int] = set()  # registered during the present pass
         self._attentive = 0  # how many are on a slow path
         self._hurried = False  # a callback has woken a task
+        self._serving = False  # a pass is under way
+        self._later: list[Callable[[], None]] = []  # to be called behind it
         self._attend_until_s = 0.0  # by `time.monotonic`
 
     def watch(self, descriptor: int, events: int, callback: Callback) -> None:
@@ -78,6 +80,12 @@ class Reactor:
             self._epoll.register(descriptor, events)
             self._fresh.add(descriptor)
         self._callbacks[descriptor] = callback
+
+    def later(self, call: Callable[[], None]) -> bool:
+        """Call something behind the present pass, and before anybody waits; False without one."""
+        if self._serving:
+            self._later.append(call)
+        return self._serving
 
     def hurry(self) -> None:
         """Let the tasks that a callback has woken run at once."""
@@ -131,6 +139,7 @@ class Reactor:
         if fresh:
             fresh.clear()
         callbacks = self._callbacks
+        self._serving = True
         for descriptor, events in ready:
             callback = callbacks.get(descriptor)
             if callback is None or (fresh and descriptor in fresh):
@@ -140,4 +149,11 @@ class Reactor:
             except Exception as error:  # noqa: BLE001 - one session's bug must not end the others
                 if callbacks.get(descriptor) is callback:
                     self.watch(descriptor, 0, callback)  # or it would raise again and again
+                self._report(error)
+        self._serving = False
+        while self._later:
+            call = self._later.pop(0)
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001 - as above
                 self._report(error)

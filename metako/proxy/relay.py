@@ -21,15 +21,16 @@ Deliberately unknown here: SQL, and how a client has logged in.
 
 from __future__ import annotations
 
-import trio
+from collections.abc import Callable
 
 from metako.pgwire import startup as pg
-from metako.pgwire.login_client import Refusal, ServerReady
+from metako.pgwire.login_client import ServerReady
 from metako.pgwire.startup import SqlState
 from metako.proxy.board import Board
 from metako.proxy.cancels import CancelTarget, Issued
 from metako.proxy.entry import Departed, Entry, can_depart, departed
-from metako.proxy.excuses import CLOSED, excuse_of, held_too_long, last_word
+from metako.proxy.excuses import CLOSED, excuse_of, last_word
+from metako.proxy.finding import find_leg
 from metako.proxy.greeting import greeting
 from metako.proxy.legs import Failure, Leg, Refused
 from metako.proxy.link import Link
@@ -46,7 +47,6 @@ from metako.proxy.loss import (
 )
 from metako.proxy.moment import moment_of
 from metako.proxy.moving import Turn
-from metako.proxy.rebuilding import Rebuilt
 from metako.proxy.recycle import give_back
 from metako.proxy.routes import Route
 from metako.proxy.snapshot import Snapshot
@@ -65,8 +65,8 @@ class Relay:
     """
 
     __slots__ = (
-        *("_again", "_board", "_client", "_entry", "_granted", "_issued", "_leg", "_link"),
-        *("_tracked", "_turn", "departed"),
+        *("_again", "_board", "_client", "_entry", "_granted", "_issued"),
+        *("_tracked", "_turn", "departed", "leg", "link"),
     )
 
     def __init__(
@@ -78,7 +78,7 @@ class Relay:
         self._granted = b""  # what ends the client's login with us, and was not sent yet
         # What the session consists of; None if it cannot be moved anyway.
         self._tracked = Tracked(kept) if entry.movable else None
-        self._link = Link(
+        self.link = Link(
             board.links,
             client,
             on_data=self._hear,
@@ -86,8 +86,8 @@ class Relay:
             on_note=None if self._tracked is None else self._tracked.note,
         )
         if kept is not None:
-            self._link.know(kept.texts())
-        self._leg: Leg | None = None  # None while there is no server
+            self.link.know(kept.texts())
+        self.leg: Leg | None = None  # None while there is no server
         self._turn: Turn | None = Turn(board, None)  # None while there is a server
         self._again = b""  # requests that the next server is to answer in place of the last one
         self._issued: Issued | None = None  # the cancel key that the client has; None without one
@@ -95,23 +95,14 @@ class Relay:
 
     @property
     def at_rest(self) -> bool:
-        return self._link.at_rest
+        return self.link.at_rest
 
     @property
     def left(self) -> bool:
         """Whether the client has said goodbye, so that it waits for nothing."""
-        return self._link.ended is Ended.GOODBYE
+        return self.link.ended is Ended.GOODBYE
 
     # -- for who looks on -------------------------------------------------------------------
-
-    @property
-    def link(self) -> Link:
-        return self._link
-
-    @property
-    def leg(self) -> Leg | None:
-        """The connection to the server; None while there is none."""
-        return self._leg
 
     @property
     def waits_since(self) -> float | None:
@@ -121,7 +112,7 @@ class Relay:
     @property
     def moment(self) -> Moment | None:
         """What is known of the session; None if it is not followed."""
-        return None if self._tracked is None else moment_of(self._link, self._tracked)
+        return None if self._tracked is None else moment_of(self.link, self._tracked)
 
     def take_over(self, leg: Leg | None, issued: Issued | None) -> bytes:
         """Go on with a session of another process; to be called before `run`.
@@ -134,16 +125,36 @@ class Relay:
         """
         self._issued = issued
         if leg is not None:
-            self._leg = leg
+            self.leg = leg
             self._join(leg, Turn(self._board, None, held=leg))
             return b""
         tracked = self._tracked
         found = PASSED_ON if tracked is None else outcome_at_rest(tracked.obstacle)
         self._turn = Turn(self._board, None, moves=True)
         if isinstance(found, Tell):
-            self._link.close()
+            self.link.close()
             return found.message(_CHANGED)
         return b""
+
+    def begin(self, leg: Leg, granted: bytes, on_wake: Callable[[], None]) -> None:
+        """Join a used leg at once, without a task; `rest` goes on where `run` would.
+
+        Args:
+            on_wake: told once, when there is anything to do for `rest`.
+        """
+        self._granted, self.leg = granted, leg
+        self.link.on_wake = on_wake
+        self._join(leg, self._turn)
+
+    def say_goodbye(self) -> None:
+        """End after the client's goodbye. What is left of `rest` then, without anybody waiting."""
+        self._leave_leg()
+        self._end_all()
+
+    def abandon(self) -> None:
+        """End at once, and tell nobody."""
+        self.link.on_wake = None
+        self._end_all()
 
     async def run(self, granted: bytes = b"") -> bytes:
         """Serve until the end; return the last message for the client, b"" if there is none.
@@ -154,12 +165,17 @@ class Relay:
         Args:
             granted: what ends the client's login with us, and was not sent yet.
         """
-        link, self._granted = self._link, granted
+        self._granted = granted
+        if self.leg is None and not self._join_used():
+            self.link.detach_server()  # watches the client from now on
+            if self._turn is not None and not self._turn.moves:
+                self._turn.ask()
+        return await self.rest()
+
+    async def rest(self) -> bytes:
+        """Do what `run` does, from when the client was joined with a leg."""
+        link = self.link
         try:
-            if self._leg is None and not self._join_used():
-                link.detach_server()  # watches the client from now on
-                if self._turn is not None and not self._turn.moves:
-                    self._turn.ask()
             await link.wait_detached()
             while link.ended is None and (turn := self._turn) is not None:
                 found = await self._find_leg(turn)
@@ -170,17 +186,21 @@ class Relay:
                         self._turn = turn.again()
                 elif found is not None:
                     self._board.refused += 1
-                    return self._excuse(found, had_one=turn.moves)
+                    self._entry.note(found)
+                    return excuse_of(found, turn.moves, self._board.queue_timeout_s)
             assert link.ended is not None, "a client without a server waits for its turn"
             if link.ended is Ended.GOODBYE:
                 self._leave_leg()
             return last_word(self._board, link, None if self._tracked is None else self._outcome)
         finally:
-            link.close()
-            if self._leg is not None:
-                self._leg.close()
-            if self._issued is not None:
-                self._board.cancels.take_back(self._issued)
+            self._end_all()
+
+    def _end_all(self) -> None:
+        self.link.close()
+        if self.leg is not None:
+            self.leg.close()
+        if self._issued is not None:
+            self._board.cancels.take_back(self._issued)
 
     def end(self, message: str) -> None:
         """End the session at once, and tell the client why if it can be told."""
@@ -189,11 +209,11 @@ class Relay:
     def hold(self) -> None:
         """Begin no other transaction for now: at once, or when the present one is over."""
         if self._hold_now() and self._turn is None:
-            self._link.hold_back(self._hold_now)
+            self.link.hold_back(self._hold_now)
 
     def _hold_now(self) -> bool:
         """Hold the client if it is between two transactions; return whether that is wanted."""
-        leg, link = self._leg, self._link
+        leg, link = self.leg, self.link
         if link.ended is not None:
             return False
         if self._board.departing:
@@ -207,32 +227,32 @@ class Relay:
 
     def _depart_now(self) -> bool:
         """Leave for another process if nothing is under way; return whether that is wanted."""
-        leg, link = self._leg, self._link
+        leg, link = self.leg, self.link
         if not can_depart(self._client):
             return False
         if leg is not None and self._turn is None and link.at_rest:
             keeps = isinstance(self._outcome(), Keep)
             self.departed = departed(self._entry, leg, self._tracked, self._issued, keeps=keeps)
         if self.departed is not None:
-            self._leg = None
+            self.leg = None
             link.depart()
         return True
 
     def end_with(self, error: bytes) -> None:
         """End the session at once with this last message."""
-        if self._link.ended is None:
+        if self.link.ended is None:
             self._end(error)
 
     def _end(self, error: bytes) -> None:
         if self.departed is not None:
             return  # its connections are another's
         self._board.cut += 1
-        self._link.detach_server()
-        if self._leg is not None:
-            self._leg.abort()
+        self.link.detach_server()
+        if self.leg is not None:
+            self.leg.abort()
         # Nobody can be waited for here: what the kernel does not take at once is not sent.
-        self._link.inject(error)
-        self._link.close()
+        self.link.inject(error)
+        self.link.close()
         shut(self._client)
 
     # -- finding a server -------------------------------------------------------------------
@@ -244,51 +264,20 @@ class Relay:
             return False
         if self._turn is None or self._turn.moves:
             return False
-        self._leg = leg = board.legs.take(key)
+        self.leg = leg = board.legs.take(key)
         return leg is not None and self._join(leg, self._turn)
 
     async def _find_leg(self, turn: Turn) -> Leg | Refused | Failure | None:
-        """Return what came of it, None if the client is gone. A leg is in `_leg` as well."""
-        found: Leg | Refused | Failure | None = None
-        board = self._board
-        board.waiting += 1
-        board.waits += 1
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._cancel_at_end, nursery.cancel_scope)
-                with turn.held_for:
-                    await board.holding.wait(self._entry.database)
-                if turn.held_for.cancelled_caught:
-                    found = held_too_long(board.queue_timeout_s)
-                elif turn.held is not None:
-                    found = turn.held
-                else:
-                    await turn.wait()
-                    found = await self._open(turn)
-                if isinstance(found, Leg):
-                    self._leg = found
-                nursery.cancel_scope.cancel()
-        finally:
-            board.waiting -= 1
-            turn.end()
-        return found
+        """Return what came of it, None if the client is gone. A leg is in `leg` as well."""
 
-    async def _open(self, turn: Turn) -> Leg | Refused | Failure:
-        opening, moves = self._entry.opening, turn.moves
-        assert opening is not None, "who cannot be moved needs no other server"
-        if moves and self._tracked is not None:
-            opening = Rebuilt(opening, self._tracked)
-        legs = self._board.legs
-        return await legs.open(opening, self._entry.pool_key, turn.patience, fresh=moves)
+        def keep(leg: Leg) -> None:
+            self.leg = leg
 
-    async def _cancel_at_end(self, scope: trio.CancelScope) -> None:
-        """Cancel `scope` when the client hangs up: those who left must not keep a place."""
-        await self._link.wait_end()
-        scope.cancel()
+        return await find_leg(self._board, self.link, self._entry, turn, self._tracked, keep)
 
     def _join(self, leg: Leg, turn: Turn | None) -> bool:
         """Let the client talk to the server; False if either is gone by now."""
-        link = self._link
+        link = self.link
         if leg.closed or link.ended is not None:
             return False
         leg.on_cut = self._cut
@@ -299,7 +288,7 @@ class Relay:
         return True
 
     def _attach(self, leg: Leg, turn: Turn | None) -> None:
-        link = self._link
+        link = self.link
         if turn is not None and turn.held is leg:
             link.attach(leg.sock)
             return
@@ -325,7 +314,7 @@ class Relay:
 
     def locate(self) -> CancelTarget | None:
         """Return what cancels the session's statements; None if nothing can."""
-        leg = self._leg
+        leg = self.leg
         if leg is None or leg.closed or leg.cancel_key is None:
             return None
         return CancelTarget(leg.route, leg.cancel_key)
@@ -339,7 +328,7 @@ class Relay:
 
     def _cut(self) -> None:
         """The leg is about to be closed, because its route is deposed."""
-        leg, turn, link = self._leg, self._turn, self._link
+        leg, turn, link = self.leg, self._turn, self.link
         if leg is None or link.ended is not None:
             return
         found = self._outcome()
@@ -349,17 +338,17 @@ class Relay:
             link.detach_server()
             self._keep(leg.route, found)
         else:  # it is held, and the link has let go of the leg already
-            self._leg = None
+            self.leg = None
             self._board.kept += 1
             turn.lose()
 
     def _lose(self, words: bytes) -> bytes | None:
         """The server has ended by itself. Return None if the client is kept, or what it is told."""
-        assert self._leg is not None
-        self._leg.close()
+        assert self.leg is not None
+        self.leg.close()
         found = self._outcome()
         if not isinstance(found, Tell):
-            self._keep(self._leg.route, found)
+            self._keep(self.leg.route, found)
             return None
         # The server says that it ends, also if it does so in the middle of a commit.
         return found.message(CLOSED) if found == UNKNOWN or not words else words
@@ -368,10 +357,10 @@ class Relay:
         """Return what becomes of the client, whose server is lost."""
         if self._tracked is None:
             return PASSED_ON
-        return outcome_of_loss(moment_of(self._link, self._tracked))
+        return outcome_of_loss(moment_of(self.link, self._tracked))
 
     def _keep(self, lost: Route, found: Keep | Retry) -> None:
-        self._leg = None
+        self.leg = None
         self._turn = Turn(self._board, lost)
         self._board.kept += 1
         if isinstance(found, Retry):
@@ -382,12 +371,6 @@ class Relay:
 
     def _leave_leg(self) -> None:
         """Give the leg to the next client, if it can be made as good as new."""
-        leg, self._leg = self._leg, None
+        leg, self.leg = self.leg, None
         if leg is not None:
-            give_back(leg, self._tracked if self._link.at_rest else None)
-
-    def _excuse(self, found: Refused | Failure, *, had_one: bool) -> bytes:
-        """Return why there is no server for the client."""
-        if isinstance(found, Refused) and found.reason is Refusal.KEY_REFUSED:
-            self._entry.on_key_refused()
-        return excuse_of(found, had_one, self._board.queue_timeout_s)
+            give_back(leg, self._tracked if self.link.at_rest else None)

@@ -18,7 +18,7 @@ import contextlib
 import math
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import trio
 
@@ -40,6 +40,7 @@ from metako.proxy.consolesession import CONSOLES_BEYOND, converse, log_admin_in
 from metako.proxy.credentials import Asking
 from metako.proxy.entry import Entry
 from metako.proxy.handover import bequeath
+from metako.proxy.legs import Leg
 from metako.proxy.passing import PassOn
 from metako.proxy.relay import Relay
 from metako.proxy.serverlogin import LogIn, session_parameters
@@ -47,10 +48,10 @@ from metako.proxy.tls import ServerTls, TlsError, shake_hands
 from metako.proxy.transport import shut
 from metako.proxy.who import Who
 
-HANDSHAKE_TIMEOUT_S = 10.0
 FAREWELL_TIMEOUT_S = 0.25
 _STOPPED = "the proxy has stopped; connect again"
 _NO_TLS = "this proxy serves clients with TLS only"
+Start = Callable[[Callable[[], Awaitable[None]]], None]  # starts a task
 ENCRYPTION_REQUESTS_MAX = 2  # TLS and GSSAPI, each asked at most once
 
 
@@ -58,7 +59,8 @@ class Session:
     """See the module's docstring. `run` is its task; `end` and `evict` are for the board."""
 
     __slots__ = (
-        *("_at_console", "_board", "_client", "_login", "_relay", "_socket", "_tls", "who"),
+        *("_at_console", "_board", "_client", "_login", "_relay", "_socket", "_start", "_tls"),
+        *("who",),
     )
 
     def __init__(self, board: Board, client: socket.socket) -> None:
@@ -70,6 +72,8 @@ class Session:
         self._at_console = False
         self.who: Who | None = None  # None before the client has said it
         self._login: LogIn | None = None  # None if the client did not log in to us
+        # Starts a task; None if there is one.
+        self._start: Start | None = None
 
     @classmethod
     def inherited(
@@ -105,6 +109,13 @@ class Session:
             self._client.send(pg.error_response(SqlState.ADMIN_SHUTDOWN, message))
         self.evict()
 
+    silent = False
+
+    def abandon(self) -> None:
+        if self._start is not None and self._relay is not None:
+            self._relay.abandon()
+            self._close()
+
     def hold(self) -> None:
         if self._relay is not None:
             self._relay.hold()
@@ -122,6 +133,7 @@ class Session:
         board = self._board
         with self._served():
             board.handshake_began(self)
+            board.links.reactor.attend()  # it has a few words to say, one after the other
             first = await self._handshake()
             if isinstance(first, pg.CancelRequest):
                 await forward_cancel(board, first)
@@ -152,15 +164,50 @@ class Session:
             board.report(session_failure(error))
         finally:
             board.handshake_ended(self)
-            board.leave(self)
-            if self._login is not None:
-                self._login.wipe()
-            sockets.close(self._client)
+            self._close()
+
+    def _close(self) -> None:
+        self._board.leave(self)
+        if self._login is not None:
+            self._login.wipe()
+        sockets.close(self._client)
+
+    # -- without a task ---------------------------------------------------------------------
+
+    def begin(self, leg: Leg, granted: bytes, start: Start) -> None:
+        """Relay without a task, until there is something that takes one."""
+        assert self._relay is not None
+        self._start = start
+        self._board.admit(self)
+        self._relay.begin(leg, granted, self._wake)
+
+    def _wake(self) -> None:
+        start, relay = self._start, self._relay
+        assert start is not None
+        assert relay is not None
+        if relay.left and self._board.links.reactor.later(self._say_goodbye):
+            return
+        self._start = None
+        self._board.links.reactor.hurry()
+        start(self._resume)
+
+    def _say_goodbye(self) -> None:
+        assert self._relay is not None
+        try:
+            self._relay.say_goodbye()
+        finally:
+            self._close()
+
+    async def _resume(self) -> None:
+        """Go on in a task."""
+        with self._served():
+            assert self._relay is not None
+            await self._end_relay(self._relay, await self._relay.rest())
 
     async def _handshake(self) -> pg.Startup | pg.CancelRequest | None:
         """Return what the client wants, or None if it said nothing that can be served."""
         error: PgWireError | None = None
-        with trio.move_on_after(HANDSHAKE_TIMEOUT_S) as scope:
+        with trio.move_on_after(self._board.handshake_timeout_s) as scope:
             try:
                 return await self._read_first_packet()
             except PgWireError as wrong:
@@ -232,7 +279,9 @@ class Session:
 
     async def _go_on(self, relay: Relay, granted: bytes, excuse: bytes = b"") -> None:
         """Relay until the end, whichever that is."""
-        last = await relay.run(granted) or excuse
+        await self._end_relay(relay, await relay.run(granted) or excuse)
+
+    async def _end_relay(self, relay: Relay, last: bytes) -> None:
         if relay.departed is not None:
             # Still among the board's: the worker does not end before the last one has left.
             assert self.who is not None

@@ -129,6 +129,7 @@ class Sweep:
                 await self._look_at_all(nursery)
 
     async def _look_at_all(self, nursery: trio.Nursery) -> None:
+        self._board.evict_silent()
         sessions = self._board.clients()
         self._seen = {one: seen for one in sessions if (seen := self._seen.get(one)) is not None}
         for index, session in enumerate(sessions):

@@ -205,13 +205,13 @@ async def serve(
             async with trio.open_nursery() as sessions:
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
-                        accepting.start_soon(accept_clients, listener, board, sessions)
+                        accepting.start_soon(accept_clients, listener, board, sessions.start_soon)
                     accepting.start_soon(_follow, inheritance, elder, board, sessions, outer)
                     replaced = trio.Event() if elder is None else elder.taken_over
                     await _wait_first(stop, drain, replaced)
                     accepting.cancel_scope.cancel()
                 if elder is None or not elder.gave_listeners:
-                    take_rest(listeners, board, sessions)
+                    take_rest(listeners, board, sessions.start_soon)
                 close_listeners(listeners)
                 if replaced.is_set():
                     old = old_door_path(config.control, config.index, os.getpid())
@@ -223,6 +223,7 @@ async def serve(
             outer.cancel_scope.cancel()
     finally:
         close_listeners(listeners)
+        board.abandon()
         board.links.reactor.close()
 
 

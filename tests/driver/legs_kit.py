@@ -67,6 +67,9 @@ class Known:
             await self.hold.wait()
         return self.credentials.get(asking.user)
 
+    def trusts(self, asking: Asking) -> bool:
+        return self.hold is None and self.credentials.get(asking.user) == TrustLogin()
+
     def forget(self, user: str) -> None:
         self.forgotten.append(user)
 

@@ -15,7 +15,7 @@ from proxy_kit import (
 )
 
 from metako.pgwire import startup as pg
-from metako.proxy import accepting, board, control, session
+from metako.proxy import accepting, board, control
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ async def test_direct_tls_is_closed_without_an_answer(tmp_path) -> None:
 
 
 async def test_client_that_says_nothing_is_closed(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(session, "HANDSHAKE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(board, "HANDSHAKE_TIMEOUT_S", 0.05)
     async with proxy_running(tmp_path) as proxy:
         client = await proxy.connect()
         await client.send(b"\0\0")

@@ -73,6 +73,9 @@ class Source:
             return None
         return await trio.to_thread.run_sync(credential_of, self._server, asking.user)
 
+    def trusts(self, asking: Asking) -> bool:
+        return False
+
     def forget(self, user: str) -> None:
         pass
 

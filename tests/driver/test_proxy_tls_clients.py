@@ -14,7 +14,7 @@ from metako.pgwire import startup as pg
 from metako.pgwire.login_client import ServerReady, ServerRefused
 from metako.pgwire.messages import parse_backend_key_untrusted
 from metako.pgwire.startup import TERMINATE
-from metako.proxy import control, session
+from metako.proxy import board, control
 
 KEYS, VERIFIER = keys_for(PASSWORD)
 STARTUP = pg.startup_packet(ANNA)
@@ -127,7 +127,7 @@ async def test_a_client_without_tls_is_refused_where_it_is_required(
 
 @pytest.mark.parametrize("begun", [b"", b"\x16\x03\x01"])
 async def test_a_handshake_that_takes_too_long_ends(tmp_path, papers, monkeypatch, begun) -> None:
-    monkeypatch.setattr(session, "HANDSHAKE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(board, "HANDSHAKE_TIMEOUT_S", 0.1)
     async with proxy_running(tmp_path, tls=papers.offered()) as proxy:
         client = await proxy.connect()
         await client.send(pg.ssl_request_packet() + begun)
