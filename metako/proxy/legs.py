@@ -40,7 +40,7 @@ from metako.proxy import sockets
 from metako.proxy.encryption import ServerTlsError
 from metako.proxy.limits import Limits
 from metako.proxy.pool import Key, Place, Pool, Pooled, QueueFullError
-from metako.proxy.reactor import PEER_CLOSED, READ
+from metako.proxy.reactor import READ
 from metako.proxy.routes import Route
 from metako.proxy.transport import held, speaks
 
@@ -161,12 +161,13 @@ class Leg:
             return
         self.opened = Opened(b"", ServerReady(dict(settings), 0, b"", 0, ()))
         self.parked, self.on_cut = True, self._wither
-        self.board.links.reactor.watch(self.sock.fileno(), READ | PEER_CLOSED, self._hear)
+        self.board.links.reactor.watch(self.sock.fileno(), READ, self._hear)
         self.board.legs.pool.give_back(self.pool_key, self)
 
-    def unpark(self) -> None:
-        """Take the leg that the pool has lent."""
-        self.board.links.reactor.watch(self.sock.fileno(), 0, self._hear)
+    def unpark(self, *, watched: bool = False) -> None:
+        """Take the leg that the pool has lent; `watched` by somebody else at once, or by nobody."""
+        if not watched:
+            self.board.links.reactor.watch(self.sock.fileno(), 0, self._hear)
         self.parked, self.on_cut = False, None
 
     def _hear(self, _events: int) -> None:
@@ -180,6 +181,7 @@ class Leg:
 
     def _leave(self) -> bool:
         first, self.closed, self.on_cut = not self.closed, True, None
+        self.board.links.reactor.forget(self.sock.fileno())
         self.board.release(self)
         if self.parked:
             self.unpark()  # the pool itself counts those that it has
@@ -270,9 +272,9 @@ class Legs:
         return not self.pool.limits.lenient
 
     def take(self, key: Key) -> Leg | None:
-        """Return a used leg if there is one at once."""
+        """Return a used leg if there is one at once, for a link that takes it at once."""
         got = self.pool.take(key)
-        return None if got is None else self._lent(got)
+        return None if got is None else self._lent(got, watched=True)
 
     async def open(
         self, opening: Opening, key: Key | None, patience: trio.CancelScope, *, fresh: bool = False
@@ -338,14 +340,15 @@ class Legs:
         got.close(goodbye=True)
         return Place(key)
 
-    def _lent(self, got: Pooled) -> Leg | None:
+    def _lent(self, got: Pooled, *, watched: bool = False) -> Leg | None:
         """Return a leg from the pool, None if its route is not the one to take any more."""
         assert isinstance(got, Leg)
-        got.unpark()
-        if got.route == self._board.current():
-            return got
-        got.abort()
-        return None
+        if got.route != self._board.current():
+            got.unpark()
+            got.abort()
+            return None
+        got.unpark(watched=watched)
+        return got
 
     async def _dial(
         self, place: Place | None, opening: Opening, *, in_clear: bool

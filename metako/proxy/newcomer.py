@@ -108,8 +108,7 @@ class Newcomer:
             self._requests += 1
             self._client.recv(len(data))
             self._client.send(pg.ENCRYPTION_REFUSED)
-        session = self._let_in(data)
-        if session is None:
+        if self._let_in(data) is None:
             self._let_go()
             self._board.links.reactor.hurry()
             self._start(Session(self._board, self._client).run)
@@ -151,9 +150,15 @@ class Newcomer:
         if leg is None:
             return None
         client.recv(len(packet))
-        self._let_go()
         who = who_asks(first, asking, board.next_number(), trio.current_time())
         relay = Relay(board, client, entry)
         session = Session.inherited(board, client, who, login, relay)
-        session.begin(leg, AUTHENTICATION_OK, self._start)
+        try:
+            session.begin(leg, AUTHENTICATION_OK, self._start)
+        except Exception:
+            leg.close()
+            raise
+        # The reactor watches the client for the link by now, and was not told to forget it before.
+        self._over = True
+        board.handshake_ended(self)
         return session

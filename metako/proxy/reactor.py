@@ -56,6 +56,7 @@ class Reactor:
         self._epoll = select.epoll()
         self._report = report
         self._callbacks: dict[int, Callback] = {}
+        self._events: dict[int, int] = {}  # that are asked for, of the same descriptors
         self._fresh: set[int] = set()  # registered during the present pass
         self._attentive = 0  # how many are on a slow path
         self._hurried = False  # a callback has woken a task
@@ -71,15 +72,22 @@ class Reactor:
         connection is reported always, that is again and again.
         """
         if not events:
-            if self._callbacks.pop(descriptor, None) is not None:
-                self._epoll.unregister(descriptor)
+            self.forget(descriptor)
             return
-        if descriptor in self._callbacks:
-            self._epoll.modify(descriptor, events)
-        else:
+        before = self._events.get(descriptor)
+        if before is None:
             self._epoll.register(descriptor, events)
             self._fresh.add(descriptor)
+        elif before != events:
+            self._epoll.modify(descriptor, events)
+        self._events[descriptor] = events
         self._callbacks[descriptor] = callback
+
+    def forget(self, descriptor: int) -> None:
+        """Call nobody for `descriptor` any more. Before it is closed; harmless if not watched."""
+        if self._events.pop(descriptor, None) is not None:
+            del self._callbacks[descriptor]
+            self._epoll.unregister(descriptor)
 
     def later(self, call: Callable[[], None]) -> bool:
         """Call something behind the present pass, and before anybody waits; False without one."""
@@ -116,6 +124,7 @@ class Reactor:
         """Give up the epoll set; the descriptors themselves stay open."""
         trio.lowlevel.notify_closing(self._epoll)
         self._callbacks.clear()
+        self._events.clear()
         self._epoll.close()
 
     def _serve_slice(self) -> bool:

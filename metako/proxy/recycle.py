@@ -113,7 +113,7 @@ class _Recycling:
         except (OSError, PgWireError):
             found = False
         if found:
-            self._let_go()
+            self._leg.board.legs.unfinished.pop(self.give_up, None)
             _park(self._leg, self._settings)
         elif found is not None:
             self.give_up()

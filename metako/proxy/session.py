@@ -170,6 +170,7 @@ class Session:
         self._board.leave(self)
         if self._login is not None:
             self._login.wipe()
+        self._board.links.reactor.forget(self._socket.fileno())
         sockets.close(self._client)
 
     # -- without a task ---------------------------------------------------------------------
