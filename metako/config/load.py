@@ -52,6 +52,7 @@ def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] | None = No
         config_path=file.absolute(),
         home=FilePath(variables.get("HOME") or "/"),
         is_root=os.geteuid() == 0,
+        processors=len(os.sched_getaffinity(0)),
     )
     return _Loader(str(path), source, machine, variables).config()
 

@@ -21,6 +21,8 @@ from metako.config.watchdog import check_watchdog, watchdog_timeout_s
 from metako.model.document import Durability, PairMode
 from metako.model.ids import Address, NodeId
 
+WORKERS_DEFAULT_MAX = 16  # of the proxy, each of which takes memory also if it has nothing to do
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -29,6 +31,7 @@ class Machine:
     config_path: FilePath  # absolute
     home: FilePath  # of the current user
     is_root: bool
+    processors: int = 1  # that this process may use
 
     def path(self, text: str) -> FilePath:
         """Return a path as written in the file; relative ones start at the file's directory."""
@@ -242,7 +245,7 @@ def _proxy(schema: FileSchema, machine: Machine, members: Members) -> out.ProxyC
         enabled=section.enabled,
         listen=Address(section.host, section.port),
         advertise=members.reachable(section.host, section.port, None) if section.enabled else None,
-        workers=section.workers,
+        workers=section.workers or min(machine.processors, WORKERS_DEFAULT_MAX),
         queue_timeout_ms=section.queue_timeout,
         max_connections=section.max_connections,
         balance=out.Balance(section.balance),

@@ -231,7 +231,7 @@ class ProxySection(Section):
     enabled: bool = True
     host: Host = "0.0.0.0"  # noqa: S104  # applications connect here from other hosts
     port: Port = 6432
-    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    workers: Annotated[int, Field(ge=1, le=64)] | None = None
     queue_timeout: LongMs = 30_000
     max_connections: Annotated[int, Field(ge=1, le=100_000)] = 1000
     balance: Literal["round_robin", "least_connected"] = "round_robin"

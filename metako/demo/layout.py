@@ -271,6 +271,7 @@ postgresql:
 proxy:
   host: {node.host}
   port: {node.proxy_port}
+  workers: 1  # all nodes share one machine
 api:
   host: {node.host}
   port: {node.api_port}

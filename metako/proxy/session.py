@@ -49,6 +49,9 @@ from metako.proxy.transport import shut
 from metako.proxy.who import Who
 
 FAREWELL_TIMEOUT_S = 0.25
+# Who connects for each transaction comes again before its goodbye of before was read.
+ROOM_TIMEOUT_S = 0.1
+ROOM_POLL_S = 0.005
 _STOPPED = "the proxy has stopped; connect again"
 _NO_TLS = "this proxy serves clients with TLS only"
 Start = Callable[[Callable[[], Awaitable[None]]], None]  # starts a task
@@ -262,7 +265,7 @@ class Session:
             await self._say_farewell(error)
             return
         at_console = wants_console(first)
-        if not board.admit(self, beyond=CONSOLES_BEYOND if at_console else 0):
+        if not await self._admitted(CONSOLES_BEYOND if at_console else 0):
             board.refused += 1
             await self._say_farewell(
                 pg.error_response(
@@ -277,6 +280,14 @@ class Session:
             await self._say_farewell(last)
         else:
             await self._go_on(self._relay, last)
+
+    async def _admitted(self, beyond: int) -> bool:
+        """Return whether there is room, for which those who have said goodbye get a moment."""
+        with trio.move_on_after(ROOM_TIMEOUT_S):
+            while not self._board.admit(self, beyond=beyond):  # noqa: ASYNC110 - nobody is told
+                await trio.sleep(ROOM_POLL_S)
+            return True
+        return False
 
     async def _go_on(self, relay: Relay, granted: bytes, excuse: bytes = b"") -> None:
         """Relay until the end, whichever that is."""

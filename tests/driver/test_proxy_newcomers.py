@@ -211,6 +211,16 @@ async def test_the_limit_of_sessions_holds(tmp_path, server, counted) -> None:
         assert await (await proxy.session()).query("select 1") == "a"
 
 
+async def test_who_comes_again_before_its_goodbye_was_read_is_let_in(tmp_path, server) -> None:
+    async with warm(tmp_path, server, sessions_max=1) as proxy:
+        client = await proxy.session()
+        late = await proxy.log_in()
+        await trio.sleep(0.02)
+        await client.send(TERMINATE)
+        await late.until_ready()
+        assert await late.query("select 1") == "a"
+
+
 async def test_a_worker_that_stops_tells_them(tmp_path, server, counted) -> None:
     async with warm(tmp_path, server, legs=2) as proxy:
         resting, busy, silent = await proxy.session(), await proxy.session(), await proxy.connect()
