@@ -93,6 +93,31 @@ def test_ratios_are_those_of_medians_over_rounds():
     assert of_pgbouncer(place.of("direct"), figures) is None
 
 
+def test_with_tls_is_compared_only_with_tls():
+    figures = medians(
+        [
+            cell("direct", tps=1000),
+            cell("direct-tls", tps=800),
+            cell("metako", tps=500, cpu_s=3.0),
+            cell("metako-tls", tps=200, cpu_s=5.0),
+            cell("pgbouncer", cpu_s=1.0),
+            cell("pgbouncer-tls", cpu_s=4.0),
+            cell("metako-tls", clients=32, cpu_s=5.0),
+            cell("pgbouncer", clients=32, cpu_s=1.0),
+        ]
+    )
+    place = Place("simple", 8, "metako-tls")
+    assert of_direct(place, figures) == pytest.approx(0.25)
+    assert of_pgbouncer(place, figures) == pytest.approx(1.25)
+    assert of_direct(place.of("direct-tls"), figures) is None
+    assert of_pgbouncer(place.of("pgbouncer-tls"), figures) is None
+    assert of_pgbouncer(place.of("metako"), figures) == pytest.approx(3.0)
+    # A peer without TLS is no measure for it.
+    assert of_pgbouncer(Place("simple", 32, "metako-tls"), figures) is None
+    names = [place.contestant for place in figures if place.clients == 8]
+    assert names[:4] == ["direct", "direct-tls", "metako", "metako-tls"]
+
+
 def test_round_that_failed_does_not_count_as_a_rate():
     figures = medians([cell("direct", tps=None, failed=1), cell("direct", number=2, tps=900)])
     one = figures[Place("simple", 8, "direct")]
@@ -125,6 +150,13 @@ def test_targets_are_judged_where_they_apply():
         ("large results, of direct", "rows, 8 clients"): "MISSED",
         ("a connection each, of direct", "connect, 8 clients"): "met",
     }
+
+
+def test_proxy_with_tls_is_judged_by_peers_with_tls():
+    cells = [cell("pgbouncer", cpu_s=1.0), cell("pgbouncer-tls", cpu_s=2.0)]
+    cells += [cell("metako", cpu_s=1.2), cell("metako-tls", cpu_s=2.6)]
+    words = {v.contestant: (v.word, v.measured) for v in judge(medians(cells), [])}
+    assert words == {"metako": ("met", "1.20"), "metako-tls": ("MISSED", "1.30")}
 
 
 def test_target_without_its_base_is_not_measured():

@@ -14,6 +14,16 @@ from benchmarks.proxy.procfs import Memory
 DIRECT = "direct"
 PGBOUNCER = "pgbouncer"
 METAKO = "metako"
+TLS_SUFFIX = "-tls"  # of a contestant whose clients speak TLS
+DIRECT_TLS = DIRECT + TLS_SUFFIX
+
+
+def speaks_tls(contestant: str) -> bool:
+    return contestant.endswith(TLS_SUFFIX)
+
+
+def is_direct(contestant: str) -> bool:
+    return contestant in (DIRECT, DIRECT_TLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,13 @@ class Place:
 
     def of(self, contestant: str) -> Place:
         return Place(self.workload, self.clients, contestant)
+
+    def alike(self, contestant: str) -> Place:
+        """Return the place of another contestant, whose clients speak TLS if those of this do.
+
+        What TLS costs is no merit or fault of a proxy, so with it is only compared with it.
+        """
+        return self.of(contestant + TLS_SUFFIX if speaks_tls(self.contestant) else contestant)
 
 
 @dataclass(slots=True)
@@ -156,7 +173,7 @@ def medians(cells: Iterable[Cell]) -> dict[Place, Figures]:
 def _rank(place: Place) -> tuple[int, str]:
     """Return a key to sort by: what others are measured against, ourselves, then the peers."""
     name = place.contestant
-    return (0 if name == DIRECT else 1 if name.startswith(METAKO) else 2, name)
+    return (0 if is_direct(name) else 1 if name.startswith(METAKO) else 2, name)
 
 
 def _figures(place: Place, cells: Sequence[Cell]) -> Figures:
@@ -198,15 +215,15 @@ def _median(values: Iterable[float]) -> float | None:
 
 def of_direct(place: Place, figures: Mapping[Place, Figures]) -> float | None:
     """Return the rate as a multiple of that without any proxy; None for `direct` itself."""
-    base = figures.get(place.of(DIRECT))
-    if base is None or place.contestant == DIRECT:
+    base = figures.get(place.alike(DIRECT))
+    if base is None or base.place == place:
         return None
     return ratio(figures[place].tps, base.tps)
 
 
 def of_pgbouncer(place: Place, figures: Mapping[Place, Figures]) -> float | None:
     """Return the CPU time a transaction as a multiple of PgBouncer's; None for itself."""
-    base = figures.get(place.of(PGBOUNCER))
-    if base is None or place.contestant == PGBOUNCER:
+    base = figures.get(place.alike(PGBOUNCER))
+    if base is None or base.place == place:
         return None
     return ratio(figures[place].cpu_s_per_1000, base.cpu_s_per_1000)
