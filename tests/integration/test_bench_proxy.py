@@ -87,6 +87,9 @@ async def test_memory_of_idle_clients_is_measured(tmp_path, test_bindir):
     assert result.returncode == 0, (result.stdout.decode(), result.stderr.decode()[-4000:])
     (idle,) = json.loads(result_path.read_text())["idle"]
     assert (idle["contestant"], idle["clients"], idle["asked"]) == ("metako", 30, 30)
+    assert idle["servers"] == 30
+    assert idle["server_bytes_per_client"] > 1 << 19
+    assert idle["fewer_because"] == ""
     assert idle["after_bytes"]["pss"] > idle["before_bytes"]["pss"] > 1 << 20
     assert_nothing_is_left(result.stderr.decode())
 

@@ -201,9 +201,13 @@ def test_missing_peer_and_missed_target_are_told_and_are_no_failure():
 
 
 def test_fewer_idle_clients_than_asked_for_are_explained():
-    text = markdown(result_of(cell("metako"), idle=(idle_of(200, 10**7),)))
-    assert "200 of 5000" in text
-    assert "a session on PostgreSQL for each idle client" in text
+    one = idle_of(200, 10**7)
+    one.fewer_because = "each takes 2.0 MiB"
+    one.session_bytes = 2.0 * (1 << 20)
+    text = markdown(result_of(idle=(one,)))
+    assert "| metako | 200 of 5000 | 0 | 9.5 | 9.5 | 0.0 | 2.0 |" in text
+    assert "with 200 idle clients and not with 5000: each takes 2.0 MiB." in text
+    assert "| metako | not measured | 10 MB | ≤ 250 MB |" in text
 
 
 def test_json_has_every_cell_and_can_be_read_again():

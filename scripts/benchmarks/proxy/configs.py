@@ -36,7 +36,8 @@ class Setting:
     password: str
     verifier: str  # of `user`, as in pg_authid
     trusted_user: str  # needs no password
-    clients_max: int
+    clients_max: int  # that are served at a time
+    connections_max: int  # with those that clients have just closed
     version: str = ""  # of the program
 
     def roles_hba(self) -> str:
@@ -75,7 +76,7 @@ auth_hba_file = {setting.directory}/hba.conf
 auth_file = {setting.directory}/users.txt
 pool_mode = {"transaction" if transaction else "session"}
 default_pool_size = {servers}
-max_client_conn = {room(setting.clients_max)}
+max_client_conn = {setting.connections_max}
 ignore_startup_parameters = client_min_messages
 logfile = {setting.directory}/pgbouncer.log
 log_connections = 0
@@ -92,7 +93,7 @@ def haproxy(setting: Setting) -> Launch:
     """Return HAProxy as a plain relay of bytes."""
     cfg = f"""\
 global
-    maxconn {room(setting.clients_max)}
+    maxconn {setting.connections_max}
 defaults
     mode tcp
     timeout connect 5s

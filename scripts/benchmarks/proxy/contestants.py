@@ -57,7 +57,7 @@ class PeerKind:
     version_option: str
     launch: Callable[[Setting], Launch]
     stop_signal: int = signal.SIGTERM  # that ends it at once, with clients connected or without
-    server_per_client: bool = False  # always: more clients than servers get no room
+    process_per_client: bool = False  # all of them from the start on
     prepares: Callable[[str], bool] = lambda _: True  # whether this version can, by the protocol
 
 
@@ -83,7 +83,6 @@ PEERS: Mapping[str, PeerKind] = {
         package="haproxy",
         version_option="-v",
         launch=configs.haproxy,
-        server_per_client=True,
     ),
     "pgpool": PeerKind(
         what="Pgpool-II without load balancing",
@@ -92,7 +91,7 @@ PEERS: Mapping[str, PeerKind] = {
         version_option="--version",
         launch=configs.pgpool,
         stop_signal=signal.SIGINT,  # SIGTERM waits for the clients
-        server_per_client=True,
+        process_per_client=True,
     ),
 }
 
@@ -114,6 +113,7 @@ class Contestant:
     port: int
     roots: Callable[[], Sequence[int]]  # processes whose trees are its own; none for `direct`
     prepares: bool = True
+    clients_max: int | None = None  # None: as many as anybody else
 
 
 def find_program(kind: PeerKind) -> Path | None:

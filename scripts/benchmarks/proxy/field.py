@@ -27,8 +27,6 @@ from metako.demo.layout import APP_USER, DATABASE, PORT_PICK_LAST, is_port_free
 from metako.demo.processes import Kind
 from metako.model.errors import MetakoError, PortInUseError
 
-IDLE_WITH_SERVERS_MAX = 200
-"""Idle clients of a contestant that keeps a server process for each of them."""
 LOGIN_TIMEOUT_S = 15.0
 PORTS_TRIED_MAX = 200
 
@@ -53,10 +51,10 @@ async def everybody(
 ) -> AsyncIterator[list[Contestant]]:
     """Give those of `names` that let clients in; their peers end with the block, whatever happens.
 
-    Versions, and what is missing or broken, are noted in `result`.
+    Versions, and what is broken, are noted in `result`. Those that it has as left out are not
+    tried.
     """
     node = cluster.one
-    result.left_out.update(left_out(names))
     present = [name for name in names if name not in result.left_out]
     await _note_server(cluster, result)
     verifier = await cluster.verifier()
@@ -109,13 +107,15 @@ async def _peer(
         password=layout.app_password,
         verifier=verifier,
         trusted_user=TRUSTED_USER,
-        clients_max=size.held_max if kind.server_per_client else size.clients_max,
+        clients_max=size.processes_max if kind.process_per_client else size.clients_max,
+        connections_max=size.connections_max,
         version=version,
     )
     peer = Peer(kind, program, setting, os_user=layout.os_user)
     peers.append(peer)
     await peer.wait_ready()
-    return Contestant(name, port, peer.roots, kind.prepares(version))
+    clients_max = setting.clients_max if kind.process_per_client else None
+    return Contestant(name, port, peer.roots, kind.prepares(version), clients_max)
 
 
 def _free_port(first: int) -> int:

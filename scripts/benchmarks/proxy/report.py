@@ -30,7 +30,7 @@ def seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:#.3g}"
 
 
-def mebibytes(value: int | None) -> str:
+def mebibytes(value: float | None) -> str:
     return NONE if value is None else f"{value / MIB:.1f}"
 
 
@@ -91,12 +91,13 @@ def idle_table(result: Result) -> Table:
             mebibytes(one.before.pss if one.before else None),
             mebibytes(one.after.pss if one.after else None),
             number(one.bytes_per_client and one.bytes_per_client / 1024, 1),
+            mebibytes(one.session_bytes),
         )
         for one in result.idle
     ]
     header = (
         *("contestant", "idle clients", "sessions on PostgreSQL"),
-        *("PSS MiB without", "PSS MiB with", "KiB a client"),
+        *("PSS MiB without", "PSS MiB with", "KiB a client", "PostgreSQL, MiB a client"),
     )
     return Table(header, rows)
 
@@ -134,10 +135,10 @@ def notes(result: Result) -> list[str]:
     if any(cell.sampled for cell in result.cells):
         found.append("*: of a sample of the transactions; the longest may not be in it.")
     for one in result.idle:
-        if one.clients < one.asked and not one.error:
+        if one.fewer_because:
             found.append(
-                f"{one.contestant} keeps a session on PostgreSQL for each idle client: measured "
-                f"with {one.clients} and not with {one.asked}."
+                f"{one.contestant} was measured with {one.clients} idle clients and not with "
+                f"{one.asked}: {one.fewer_because}."
             )
     found += [f"Left out: {name}: {why}." for name, why in result.left_out.items()]
     found += problems(result)
@@ -233,6 +234,8 @@ def as_json(result: Result) -> dict[str, object]:
                 "clients": one.clients,
                 "asked": one.asked,
                 "servers": one.servers,
+                "server_bytes_per_client": one.session_bytes,
+                "fewer_because": one.fewer_because,
                 "before_bytes": _bytes(one.before),
                 "after_bytes": _bytes(one.after),
                 "bytes_per_client": one.bytes_per_client,

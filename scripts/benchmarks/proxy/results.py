@@ -71,7 +71,9 @@ class Idle:
     contestant: str
     clients: int = 0
     asked: int = 0  # clients that were wanted
-    servers: int = 0  # sessions on PostgreSQL that they brought with them
+    servers: int = 0  # sessions on PostgreSQL with them
+    session_bytes: float | None = None  # of PostgreSQL for each of the first clients
+    fewer_because: str = ""  # why it is fewer clients; "" if it is not
     before: Memory | None = None  # without them; None: it has no processes
     after: Memory | None = None
     error: str = ""

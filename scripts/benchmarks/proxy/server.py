@@ -15,7 +15,7 @@ from pathlib import Path
 import trio
 import yaml
 
-from benchmarks.proxy.configs import HOST, room
+from benchmarks.proxy.configs import HOST
 from benchmarks.proxy.pgbench import TABLES_SQL
 from metako.demo.client import PgClient
 from metako.demo.cluster import LocalCluster
@@ -36,8 +36,9 @@ class Size:
     """How much room the server and the proxy need."""
 
     sessions_max: int  # on PostgreSQL
-    clients_max: int  # of a proxy
-    held_max: int  # clients of a proxy that has a session on PostgreSQL for each of them
+    clients_max: int  # of a proxy, at a time
+    connections_max: int  # of a proxy, with those that clients have just closed
+    processes_max: int  # of a proxy that has one for each client from the start on
     workers: int  # of metako's proxy
 
 
@@ -53,7 +54,7 @@ def config_text(text: str, size: Size) -> str:
         f"host {DATABASE} all {HOST}/32 scram-sha-256",
     ]
     raw["proxy"]["workers"] = size.workers
-    raw["proxy"]["max_connections"] = room(size.clients_max)
+    raw["proxy"]["max_connections"] = size.connections_max
     return json.dumps(raw, indent=1) + "\n"
 
 
@@ -113,9 +114,12 @@ class BenchCluster(LocalCluster):
             timeout_s=timeout_s,
         )
 
-    async def fill(self, scale: int) -> None:
-        """Create the role without a password and all tables; raises `MetakoError`."""
+    async def prepare(self) -> None:
+        """Create the role without a password; raises `MetakoError`."""
         await self.as_superuser(f"create role {TRUSTED_USER} login in role {APP_USER}")
+
+    async def fill(self, scale: int) -> None:
+        """Create all tables; raises `MetakoError`."""
         argv = [str(self.program("pgbench")), "-i", "-q", "-s", str(scale), "-h", HOST]
         argv += ["-p", str(self.one.postgres_port), "-U", APP_USER, DATABASE]
         await self.run(argv)
