@@ -18,7 +18,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -31,9 +31,9 @@ from benchmarks.proxy.limits import shortage
 from benchmarks.proxy.pgbench import WORKLOADS
 from benchmarks.proxy.plot import svg
 from benchmarks.proxy.report import LOAD_QUIET_MAX, as_json, markdown
-from benchmarks.proxy.results import DIRECT, Result, medians
+from benchmarks.proxy.results import DIRECT, DIRECT_TLS, Result, medians, speaks_tls
 from benchmarks.proxy.run import Plan, Run
-from benchmarks.proxy.server import BenchCluster, Size
+from benchmarks.proxy.server import BenchCluster, Size, tls_for
 from metako.demo.command import EXIT_SIGNAL_BASE, Interrupted, with_cluster
 from metako.model.errors import MetakoError
 
@@ -74,7 +74,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         choices=CONTESTANTS,
         metavar="NAME",
-        help=f"may be repeated; {', '.join(BY_DEFAULT)} without",
+        help=f"may be repeated; {', '.join(BY_DEFAULT)} without, so TLS only by name",
     )
     add("--workload", action="append", choices=WORKLOADS, metavar="NAME", help="may be repeated")
     add("--clients", action="append", type=int, metavar="N", help="may be repeated; 1 8 32 200")
@@ -136,15 +136,18 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def run_part(
-    options: argparse.Namespace, size: Size, body: Callable[[BenchCluster], Awaitable[None]]
+    options: argparse.Namespace,
+    contestants: Sequence[str],
+    size: Size,
+    body: Callable[[BenchCluster], Awaitable[None]],
 ) -> None:
-    """Run `body` with a cluster of its own, which is stopped and removed before this returns.
+    """Run `body` with a cluster for these, which is stopped and removed before this returns.
 
     Raises:
         Interrupted: by a signal, after everything was stopped.
         MetakoError: the cluster cannot be started, filled or stopped.
     """
-    cluster = BenchCluster(size, bindir=options.bindir)
+    cluster = BenchCluster(size, bindir=options.bindir, tls=tls_for(contestants))
     directory = cluster.layout.directory
     say(f"starting PostgreSQL and metako in {directory}")
     try:
@@ -162,10 +165,10 @@ def measure(options: argparse.Namespace, result: Result) -> int:
     run = Run(plan, result, say)
     try:
         if plan.rounds:
-            run_part(options, plan.size(), run.cells)
+            run_part(options, plan.contestants, plan.size(), run.cells)
         # A cluster for each: what a pool keeps of one's clients is in the way of the next one's.
         for name in plan.idlers(without=result.left_out):
-            run_part(options, plan.idle_size(), partial(run.idle, name))
+            run_part(options, (name,), plan.idle_size(), partial(run.idle, name))
     except Interrupted as interrupted:
         result.error = "interrupted"
         return EXIT_SIGNAL_BASE + interrupted.signal_number
@@ -199,8 +202,10 @@ def main() -> int:
     missing = left_out(options.contestant)
     for why in missing.values():
         say(f"left out: {why}")
-    if options.rounds and DIRECT not in options.contestant:
-        say(f"without the contestant {DIRECT} there are no ratios to it")
+    bases = dict.fromkeys(DIRECT_TLS if speaks_tls(n) else DIRECT for n in options.contestant)
+    for base in bases:
+        if options.rounds and base not in options.contestant:
+            say(f"without the contestant {base} there are no ratios to it")
     command = shlex.join(["scripts/bench", "proxy", *sys.argv[1:]])
     result = Result(machine, command, left_out=missing)
     status = measure(options, result)

@@ -15,6 +15,7 @@ from benchmarks.proxy.procfs import Memory
 from benchmarks.proxy.report import as_json, markdown
 from benchmarks.proxy.results import (
     Cell,
+    Encryption,
     Idle,
     Place,
     Result,
@@ -208,6 +209,19 @@ def test_fewer_idle_clients_than_asked_for_are_explained():
     assert "| metako | 200 of 5000 | 0 | 9.5 | 9.5 | 0.0 | 2.0 |" in text
     assert "with 200 idle clients and not with 5000: each takes 2.0 MiB." in text
     assert "| metako | not measured | 10 MB | ≤ 250 MB |" in text
+
+
+def test_who_speaks_tls_is_told_where_anybody_does():
+    result = result_of(cell("metako"), cell("metako-tls"))
+    result.encryption["metako"] = Encryption("", server=False)
+    assert "TLS" not in markdown(result)
+    result.encryption["metako-tls"] = Encryption("TLSv1.3 SOME_CIPHER", server=False)
+    line = "- **TLS:** metako-tls TLSv1.3 SOME_CIPHER with clients, in clear to PostgreSQL.\n"
+    assert line in markdown(result)
+    assert as_json(result)["encryption"] == {
+        "metako": {"clients": "", "server": False},
+        "metako-tls": {"clients": "TLSv1.3 SOME_CIPHER", "server": False},
+    }
 
 
 def test_json_has_every_cell_and_can_be_read_again():

@@ -25,7 +25,14 @@ import trio
 
 from benchmarks.proxy import configs, procfs
 from benchmarks.proxy.configs import HOST, Launch, Setting
-from benchmarks.proxy.results import DIRECT, METAKO, PGBOUNCER
+from benchmarks.proxy.results import (
+    DIRECT,
+    DIRECT_TLS,
+    METAKO,
+    PGBOUNCER,
+    TLS_SUFFIX,
+    speaks_tls,
+)
 from metako.demo.logs import last_lines
 from metako.model.errors import MetakoError
 
@@ -69,6 +76,13 @@ PEERS: Mapping[str, PeerKind] = {
         version_option="--version",
         launch=partial(configs.pgbouncer, transaction=False),
     ),
+    PGBOUNCER + TLS_SUFFIX: PeerKind(
+        what="PgBouncer, pool by session, TLS with its clients",
+        program="pgbouncer",
+        package="pgbouncer",
+        version_option="--version",
+        launch=partial(configs.pgbouncer, transaction=False, tls=True),
+    ),
     "pgbouncer-transaction": PeerKind(
         what=f"PgBouncer, {configs.TRANSACTION_POOL} servers shared by transaction",
         program="pgbouncer",
@@ -95,13 +109,14 @@ PEERS: Mapping[str, PeerKind] = {
     ),
 }
 
-# A contestant `metako-tls` belongs here once metako's proxy speaks TLS: the same port, and clients
-# with sslmode=require.
 CONTESTANTS: Mapping[str, str] = {
     DIRECT: "no proxy: what the others are measured against",
+    DIRECT_TLS: "the same, clients speak TLS with the server",
     METAKO: "metako's proxy in front of its own server",
+    METAKO + TLS_SUFFIX: "the same proxy, TLS with its clients",
     **{name: kind.what for name, kind in PEERS.items()},
 }
+# What TLS costs is a question of its own, and three more would make a run half as long again.
 BY_DEFAULT = (DIRECT, METAKO, PGBOUNCER, "haproxy", "pgpool")
 
 
@@ -114,6 +129,11 @@ class Contestant:
     roots: Callable[[], Sequence[int]]  # processes whose trees are its own; none for `direct`
     prepares: bool = True
     clients_max: int | None = None  # None: as many as anybody else
+
+    @property
+    def tls(self) -> bool:
+        """Whether its clients speak TLS."""
+        return speaks_tls(self.name)
 
 
 def find_program(kind: PeerKind) -> Path | None:

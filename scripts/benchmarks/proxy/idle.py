@@ -117,7 +117,7 @@ async def _log_in(cluster: BenchCluster, one: Contestant, count: int, held: list
     async def some() -> None:
         for _ in left:
             try:
-                client = await cluster.connect(one.port, timeout_s=LOGIN_TIMEOUT_S)
+                client = await cluster.connect(one.port, timeout_s=LOGIN_TIMEOUT_S, tls=one.tls)
                 held.append(client)
                 # Some give a client a session on PostgreSQL only when it asks for something.
                 await client.query("select 1", timeout_s=LOGIN_TIMEOUT_S)

@@ -176,6 +176,7 @@ def markdown(result: Result, *, picture: str | None = None) -> str:
         f"Python {machine.python}, {versions or 'others unknown'}.",
         f"- **When:** begun {machine.date} UTC; load average {machine.load_before} before, "
         f"{result.load_after} after; {max((c.round for c in result.cells), default=0)} rounds.",
+        *([f"- **TLS:** {encryption}."] if (encryption := _encryption(result)) else []),
         *(f"- **{name}:** {WORKLOADS[name].what}." for name in workloads),
     ]
     parts = [f"### Proxy, {machine.date.split(' ')[0]}", "\n".join(facts)]
@@ -187,6 +188,17 @@ def markdown(result: Result, *, picture: str | None = None) -> str:
     return "\n\n".join([*parts, *notes(result)]) + "\n"
 
 
+def _encryption(result: Result) -> str:
+    """Return who speaks TLS, and how; "" if nobody does."""
+    found = [
+        f"{name} {one.clients or 'in clear'} with clients, "
+        f"{'by TLS' if one.server else 'in clear'} to PostgreSQL"
+        for name, one in result.encryption.items()
+        if one.clients or one.server
+    ]
+    return "; ".join(found)
+
+
 def as_json(result: Result) -> dict[str, object]:
     """Return everything, each cell by itself; units are in the names."""
     figures = medians(result.cells)
@@ -196,6 +208,7 @@ def as_json(result: Result) -> dict[str, object]:
         "versions": result.versions,
         "left_out": result.left_out,
         "broken": result.broken,
+        "encryption": {name: asdict(one) for name, one in result.encryption.items()},
         "load_after": result.load_after,
         "good": result.good,
         "error": result.error,

@@ -85,6 +85,14 @@ class Idle:
         return (self.after.pss - self.before.pss) / self.clients
 
 
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What TLS there is on the two ways of a contestant."""
+
+    clients: str  # version and cipher; "": in clear
+    server: bool  # whether there is any towards PostgreSQL
+
+
 @dataclass(slots=True)
 class Result:
     """Everything there is to print; filled as the run goes on."""
@@ -94,6 +102,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # contestants, and why
     broken: dict[str, str] = field(default_factory=dict)  # installed, and of no use
+    encryption: dict[str, Encryption] = field(default_factory=dict)  # of contestants
     cells: list[Cell] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     load_after: float = 0.0

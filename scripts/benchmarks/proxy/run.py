@@ -207,7 +207,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is for us
                 cwd=directory,
-                env=cluster.client_environment(),
+                env=cluster.client_environment(tls=one.tls),
             )
         if scope.cancelled_caught:
             raise PgbenchError(f"pgbench did not end in {limit_s:g} s")
