@@ -15,11 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shlex
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,23 +27,22 @@ import trio
 from benchmarks.machine import look
 from benchmarks.proxy.contestants import BY_DEFAULT, CONTESTANTS
 from benchmarks.proxy.field import left_out
+from benchmarks.proxy.limits import shortage
 from benchmarks.proxy.pgbench import WORKLOADS
 from benchmarks.proxy.plot import svg
 from benchmarks.proxy.report import LOAD_QUIET_MAX, as_json, markdown
-from benchmarks.proxy.results import DIRECT, Result, medians
+from benchmarks.proxy.results import DIRECT, DIRECT_TLS, Result, medians, speaks_tls
 from benchmarks.proxy.run import Plan, Run
-from benchmarks.proxy.server import BenchCluster, Size
+from benchmarks.proxy.server import BenchCluster, Size, tls_for
 from metako.demo.command import EXIT_SIGNAL_BASE, Interrupted, with_cluster
 from metako.model.errors import MetakoError
 
 DEFAULT_CLIENTS = (1, 8, 32, 200)
 CLIENTS_MAX = 1000
-IDLE_MAX = 20_000  # all come from one address, which has so many ports
+IDLE_MAX = 20_000
 DEFAULT_SECONDS = 10
 DEFAULT_ROUNDS = 3
 DEFAULT_SCALE = 10
-DESCRIPTORS_SPARE = 1000
-DESCRIPTORS_MIN = 8192
 
 
 def say(line: str) -> None:
@@ -76,7 +74,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
         action="append",
         choices=CONTESTANTS,
         metavar="NAME",
-        help=f"may be repeated; {', '.join(BY_DEFAULT)} without",
+        help=f"may be repeated; {', '.join(BY_DEFAULT)} without, so TLS only by name",
     )
     add("--workload", action="append", choices=WORKLOADS, metavar="NAME", help="may be repeated")
     add("--clients", action="append", type=int, metavar="N", help="may be repeated; 1 8 32 200")
@@ -84,7 +82,7 @@ def arguments_of(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=DEFAULT_ROUNDS, help="of each cell; 3. 0: only --idle")
     add("--seed", type=int, default=1, help="of the order of the contestants and of pgbench; 1")
     add("--scale", type=int, default=DEFAULT_SCALE, help="of pgbench's tables; 10")
-    add("--idle", type=int, default=0, metavar="N", help="measure the memory of N idle clients")
+    add("--idle", type=int, default=0, metavar="N", help="memory of N idle clients, or what fits")
     add("--metako-workers", type=int, default=1, metavar="N", help="processes of its proxy; 1")
     add("--bindir", default=None, help="PostgreSQL's programs; embedded:18 …")
     add("--json", type=Path, default=None, metavar="FILE", help="every cell, for programs")
@@ -118,19 +116,8 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     missing = left_out(options.contestant)
     if len(missing) == len(options.contestant):
         parser.error("; ".join(missing.values()))
-    wanted = max(DESCRIPTORS_MIN, 2 * options.idle + DESCRIPTORS_SPARE)
-    if raise_descriptor_limit(wanted) < options.idle + DESCRIPTORS_SPARE:
-        parser.error(f"--idle {options.idle} needs a hard limit of {wanted} files (ulimit -Hn)")
-
-
-def raise_descriptor_limit(wanted: int) -> int:
-    """Raise the soft limit as far as is wanted and the hard one allows; return what it is."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit
+    if why := shortage(options.idle):
+        parser.error(f"--idle {options.idle} {why}")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
@@ -149,15 +136,18 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 def run_part(
-    options: argparse.Namespace, size: Size, body: Callable[[BenchCluster], Awaitable[None]]
+    options: argparse.Namespace,
+    contestants: Sequence[str],
+    size: Size,
+    body: Callable[[BenchCluster], Awaitable[None]],
 ) -> None:
-    """Run `body` with a cluster of its own, which is stopped and removed before this returns.
+    """Run `body` with a cluster for these, which is stopped and removed before this returns.
 
     Raises:
         Interrupted: by a signal, after everything was stopped.
         MetakoError: the cluster cannot be started, filled or stopped.
     """
-    cluster = BenchCluster(size, bindir=options.bindir)
+    cluster = BenchCluster(size, bindir=options.bindir, tls=tls_for(contestants))
     directory = cluster.layout.directory
     say(f"starting PostgreSQL and metako in {directory}")
     try:
@@ -175,9 +165,10 @@ def measure(options: argparse.Namespace, result: Result) -> int:
     run = Run(plan, result, say)
     try:
         if plan.rounds:
-            run_part(options, plan.size(), run.cells)
-        if plan.idle:
-            run_part(options, plan.idle_size(), run.idle)
+            run_part(options, plan.contestants, plan.size(), run.cells)
+        # A cluster for each: what a pool keeps of one's clients is in the way of the next one's.
+        for name in plan.idlers(without=result.left_out):
+            run_part(options, (name,), plan.idle_size(), partial(run.idle, name))
     except Interrupted as interrupted:
         result.error = "interrupted"
         return EXIT_SIGNAL_BASE + interrupted.signal_number
@@ -208,11 +199,15 @@ def main() -> int:
     machine = look(Path("/tmp"))  # noqa: S108 - where make_directory makes them
     if machine.load_before > LOAD_QUIET_MAX:
         say(f"the load average is {machine.load_before}: somebody else uses this machine")
-    for why in left_out(options.contestant).values():
+    missing = left_out(options.contestant)
+    for why in missing.values():
         say(f"left out: {why}")
-    if DIRECT not in options.contestant:
-        say(f"without the contestant {DIRECT} there are no ratios to it")
-    result = Result(machine, shlex.join(["scripts/bench", "proxy", *sys.argv[1:]]))
+    bases = dict.fromkeys(DIRECT_TLS if speaks_tls(n) else DIRECT for n in options.contestant)
+    for base in bases:
+        if options.rounds and base not in options.contestant:
+            say(f"without the contestant {base} there are no ratios to it")
+    command = shlex.join(["scripts/bench", "proxy", *sys.argv[1:]])
+    result = Result(machine, command, left_out=missing)
     status = measure(options, result)
     result.load_after = round(os.getloadavg()[0], 2)
     write(options, result)

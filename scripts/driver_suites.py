@@ -114,7 +114,8 @@ class SuiteCluster(BenchCluster):
     """One node as the demo has it: whoever has a password may connect to any database."""
 
     def __init__(self, bindir: str | None) -> None:
-        super().__init__(Size(sessions_max=0, clients_max=0, held_max=0, workers=1), bindir=bindir)
+        no_change = Size(0, 0, 0, processes_max=0, workers=1)
+        super().__init__(no_change, bindir=bindir)
 
     def write_files(self) -> None:
         LocalCluster.write_files(self)

@@ -132,7 +132,8 @@ class PgClient:
     """One logged-in connection. Use as a context manager, or call `close`."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
+        self._stream: trio.abc.Stream = stream
+        self._socket = stream.socket
         self._buffer = bytearray()
         self._ready = False  # True once the login has been completed
         self.closed = False
@@ -279,7 +280,7 @@ class PgClient:
     def close(self) -> None:
         """Close at once, without a goodbye: the peer may be frozen."""
         self.closed = True
-        self._stream.socket.close()
+        self._socket.close()
 
     def __enter__(self) -> PgClient:
         return self

@@ -36,7 +36,7 @@ WAIT_S = 10.0
 def peer_of(code: str, directory: Path) -> Peer:
     port = free_port()
     kind = PeerKind("", "fake", "", "", lambda s: Launch({}, ("-c", code, str(s.port))))
-    setting = Setting(directory, port, 0, 0, "app", "app", "", "", "app_trust", 10)
+    setting = Setting(directory, port, 0, 0, "app", "app", "", "", "app_trust", 10, 10)
     return Peer(kind, Path(sys.executable), setting, os_user=None)
 
 

@@ -1,4 +1,4 @@
-"""The proxy benchmark: what it reads of pgbench and /proc, and what it configures."""
+"""The proxy benchmark: what it reads of pgbench and /proc, and its command line."""
 
 import os
 import time
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 import bench_proxy
-from benchmarks.proxy import configs, contestants, procfs
-from benchmarks.proxy.contestants import parse_version
+from benchmarks.proxy import contestants, procfs
 from benchmarks.proxy.field import left_out
 from benchmarks.proxy.pgbench import (
     WORKLOADS,
@@ -22,9 +21,6 @@ from benchmarks.proxy.pgbench import (
     sampling_rate,
 )
 from benchmarks.proxy.procfs import Memory, Stat
-from benchmarks.proxy.server import Size, config_text
-from metako.config.load import load
-from metako.demo.layout import node_config_text, plan_layout
 
 TARGET = Target(6432, "app", "app")
 
@@ -155,6 +151,13 @@ def test_memory_is_in_kilobytes():
     assert procfs.parse_rollup(text) == Memory(2048 * 1024, 512 * 1024)
 
 
+def test_memory_of_a_process_of_its_own_has_no_shared_pages_but_its_page_tables():
+    own = procfs.own_bytes([os.getpid(), 0])
+    assert 1 << 20 < own < procfs.memory([os.getpid()]).rss + (16 << 20)
+    assert procfs.own_bytes([]) == 0
+    assert procfs.available_bytes() > own
+
+
 def nothing_scheduled(_: int) -> int:
     return 0
 
@@ -194,112 +197,6 @@ def test_own_cpu_time_grows_with_what_is_done():
 def test_own_memory_is_seen():
     seen = procfs.memory([os.getpid()])
     assert 1 << 20 < seen.pss <= seen.rss
-
-
-# Configurations
-
-
-def setting_of(**changes: object) -> configs.Setting:
-    values: dict[str, object] = {
-        "directory": Path("/tmp/peer"),
-        "port": 7001,
-        "second_port": 7002,
-        "server_port": 5433,
-        "database": "app",
-        "user": "app",
-        "password": "secret",
-        "verifier": "SCRAM-SHA-256$4096:salt$stored:server",
-        "trusted_user": "app_trust",
-        "clients_max": 200,
-        "version": "1.18.0",
-    }
-    return configs.Setting(**{**values, **changes})  # type: ignore[arg-type]
-
-
-def launches() -> dict[str, configs.Launch]:
-    return {
-        "session": configs.pgbouncer(setting_of(), transaction=False),
-        "transaction": configs.pgbouncer(setting_of(), transaction=True),
-        "haproxy": configs.haproxy(setting_of()),
-        "pgpool": configs.pgpool(setting_of()),
-    }
-
-
-@pytest.mark.parametrize("name", ["session", "transaction", "haproxy", "pgpool"])
-def test_peer_listens_on_loopback_and_leads_to_the_server(name):
-    launch = launches()[name]
-    text = "".join(launch.files.values())
-    assert "7001" in text
-    assert "5433" in text
-    assert "0.0.0.0" not in text
-    assert any("/tmp/peer/" in argument for argument in launch.arguments)
-
-
-@pytest.mark.parametrize("name", ["session", "transaction", "pgpool"])
-def test_peers_that_log_clients_in_ask_both_roles_for_the_same_as_postgresql(name):
-    (hba,) = (text for file, text in launches()[name].files.items() if "hba" in file)
-    assert hba == (
-        "host app app_trust 127.0.0.1/32 trust\nhost app app 127.0.0.1/32 scram-sha-256\n"
-    )
-
-
-def test_pool_by_session_has_a_server_for_every_client():
-    ini = launches()["session"].files["pgbouncer.ini"]
-    assert "pool_mode = session" in ini
-    assert "default_pool_size = 208" in ini
-
-
-def test_pool_by_transaction_is_of_default_size_and_prepares_if_it_can():
-    old = launches()["transaction"].files["pgbouncer.ini"]
-    assert "pool_mode = transaction" in old
-    assert "default_pool_size = 20\n" in old
-    assert "max_prepared_statements" not in old
-    new = configs.pgbouncer(setting_of(version="1.24.1"), transaction=True)
-    assert "max_prepared_statements = 200" in new.files["pgbouncer.ini"]
-    assert not configs.prepares_by_transaction("1.20.9")
-    assert configs.prepares_by_transaction("1.21.0")
-    assert not configs.prepares_by_transaction("unknown")
-
-
-def test_secrets_are_only_where_they_are_needed():
-    assert "secret" not in "".join(launches()["session"].files.values())
-    assert launches()["pgpool"].files["pool_passwd"] == "app:TEXTsecret\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "version"),
-    [
-        ("PgBouncer 1.18.0\nlibevent 2.1.12-stable\n", "1.18.0"),
-        ("HAProxy version 2.6.12-1+deb12u4 2026/10/17", "2.6.12-1+deb12u4"),
-        ("pgpool-II version 4.3.5 (tamahomeboshi)", "4.3.5"),
-        ("no such option", "unknown"),
-    ],
-)
-def test_version_is_found_in_what_a_program_prints(text, version):
-    assert parse_version(text) == version
-
-
-def test_node_has_room_for_all_clients_and_lets_both_roles_in(short_directory):
-    layout = plan_layout(short_directory, nodes=1)
-    text = config_text(node_config_text(layout, layout.nodes[0]), Size(900, 300, 300, 2))
-    path = short_directory / "node.yaml"
-    path.write_text(text)
-    path.chmod(0o600)
-    config = load(path, environ={})
-    assert config.proxy.workers == 2
-    assert config.proxy.max_connections >= 300
-    assert int(dict(config.postgresql.parameters)["max_connections"]) > 900
-    assert config.postgresql.hba[0].endswith("trust")
-
-
-def test_servers_are_for_all_clients_but_not_for_thousands_of_idle_ones():
-    argv = ["--only", "direct", "--only", "metako", "--clients", "500", "--idle", "5000"]
-    plan = bench_proxy.plan_of(bench_proxy.arguments_of(argv))
-    size, idle = plan.size(), plan.idle_size()
-    assert (size.clients_max, size.held_max) == (500, 500)
-    assert size.sessions_max > 2 * 500
-    assert (idle.clients_max, idle.held_max) == (5000, 200)
-    assert 2 * 200 < idle.sessions_max < 1000
 
 
 # The command line

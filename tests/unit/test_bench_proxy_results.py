@@ -15,6 +15,7 @@ from benchmarks.proxy.procfs import Memory
 from benchmarks.proxy.report import as_json, markdown
 from benchmarks.proxy.results import (
     Cell,
+    Encryption,
     Idle,
     Place,
     Result,
@@ -93,6 +94,31 @@ def test_ratios_are_those_of_medians_over_rounds():
     assert of_pgbouncer(place.of("direct"), figures) is None
 
 
+def test_with_tls_is_compared_only_with_tls():
+    figures = medians(
+        [
+            cell("direct", tps=1000),
+            cell("direct-tls", tps=800),
+            cell("metako", tps=500, cpu_s=3.0),
+            cell("metako-tls", tps=200, cpu_s=5.0),
+            cell("pgbouncer", cpu_s=1.0),
+            cell("pgbouncer-tls", cpu_s=4.0),
+            cell("metako-tls", clients=32, cpu_s=5.0),
+            cell("pgbouncer", clients=32, cpu_s=1.0),
+        ]
+    )
+    place = Place("simple", 8, "metako-tls")
+    assert of_direct(place, figures) == pytest.approx(0.25)
+    assert of_pgbouncer(place, figures) == pytest.approx(1.25)
+    assert of_direct(place.of("direct-tls"), figures) is None
+    assert of_pgbouncer(place.of("pgbouncer-tls"), figures) is None
+    assert of_pgbouncer(place.of("metako"), figures) == pytest.approx(3.0)
+    # A peer without TLS is no measure for it.
+    assert of_pgbouncer(Place("simple", 32, "metako-tls"), figures) is None
+    names = [place.contestant for place in figures if place.clients == 8]
+    assert names[:4] == ["direct", "direct-tls", "metako", "metako-tls"]
+
+
 def test_round_that_failed_does_not_count_as_a_rate():
     figures = medians([cell("direct", tps=None, failed=1), cell("direct", number=2, tps=900)])
     one = figures[Place("simple", 8, "direct")]
@@ -125,6 +151,13 @@ def test_targets_are_judged_where_they_apply():
         ("large results, of direct", "rows, 8 clients"): "MISSED",
         ("a connection each, of direct", "connect, 8 clients"): "met",
     }
+
+
+def test_proxy_with_tls_is_judged_by_peers_with_tls():
+    cells = [cell("pgbouncer", cpu_s=1.0), cell("pgbouncer-tls", cpu_s=2.0)]
+    cells += [cell("metako", cpu_s=1.2), cell("metako-tls", cpu_s=2.6)]
+    words = {v.contestant: (v.word, v.measured) for v in judge(medians(cells), [])}
+    assert words == {"metako": ("met", "1.20"), "metako-tls": ("MISSED", "1.30")}
 
 
 def test_target_without_its_base_is_not_measured():
@@ -169,9 +202,26 @@ def test_missing_peer_and_missed_target_are_told_and_are_no_failure():
 
 
 def test_fewer_idle_clients_than_asked_for_are_explained():
-    text = markdown(result_of(cell("metako"), idle=(idle_of(200, 10**7),)))
-    assert "200 of 5000" in text
-    assert "a session on PostgreSQL for each idle client" in text
+    one = idle_of(200, 10**7)
+    one.fewer_because = "each takes 2.0 MiB"
+    one.session_bytes = 2.0 * (1 << 20)
+    text = markdown(result_of(idle=(one,)))
+    assert "| metako | 200 of 5000 | 0 | 9.5 | 9.5 | 0.0 | 2.0 |" in text
+    assert "with 200 idle clients and not with 5000: each takes 2.0 MiB." in text
+    assert "| metako | not measured | 10 MB | ≤ 250 MB |" in text
+
+
+def test_who_speaks_tls_is_told_where_anybody_does():
+    result = result_of(cell("metako"), cell("metako-tls"))
+    result.encryption["metako"] = Encryption("", server=False)
+    assert "TLS" not in markdown(result)
+    result.encryption["metako-tls"] = Encryption("TLSv1.3 SOME_CIPHER", server=False)
+    line = "- **TLS:** metako-tls TLSv1.3 SOME_CIPHER with clients, in clear to PostgreSQL.\n"
+    assert line in markdown(result)
+    assert as_json(result)["encryption"] == {
+        "metako": {"clients": "", "server": False},
+        "metako-tls": {"clients": "TLSv1.3 SOME_CIPHER", "server": False},
+    }
 
 
 def test_json_has_every_cell_and_can_be_read_again():

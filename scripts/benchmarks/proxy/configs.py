@@ -1,8 +1,9 @@
 """The configuration of every peer, generated. Pure.
 
-Alike for all: plain TCP on loopback, SCRAM for the application's role and no password for the role
-without one, towards the client and towards PostgreSQL. What has no equal in the others, such as
-health checks and caches of results, is off. Everything else is the peer's default.
+Alike for all: TCP on loopback, in clear but for clients that are to speak TLS; SCRAM for the
+application's role and no password for the role without one, towards the client and towards
+PostgreSQL. What has no equal in the others, such as health checks and caches of results, is off.
+Everything else is the peer's default.
 """
 
 from __future__ import annotations
@@ -36,8 +37,11 @@ class Setting:
     password: str
     verifier: str  # of `user`, as in pg_authid
     trusted_user: str  # needs no password
-    clients_max: int
+    clients_max: int  # that are served at a time
+    connections_max: int  # with those that clients have just closed
     version: str = ""  # of the program
+    certificate: str = ""  # PEM, shown to clients; "": they are not offered TLS
+    key: str = ""  # PEM, of the certificate
 
     def roles_hba(self) -> str:
         return (
@@ -60,8 +64,12 @@ def prepares_by_transaction(version: str) -> bool:
     return found is not None and (int(found[1]), int(found[2])) >= PREPARES_BY_TRANSACTION
 
 
-def pgbouncer(setting: Setting, *, transaction: bool) -> Launch:
-    """Return PgBouncer with a pool that is never short of servers, unless by transaction."""
+def pgbouncer(setting: Setting, *, transaction: bool, tls: bool = False) -> Launch:
+    """Return PgBouncer with a pool that is never short of servers, unless by transaction.
+
+    Args:
+        tls: whether clients have to speak TLS.
+    """
     servers = TRANSACTION_POOL if transaction else setting.clients_max + CLIENTS_EXTRA
     ini = f"""\
 [databases]
@@ -75,7 +83,8 @@ auth_hba_file = {setting.directory}/hba.conf
 auth_file = {setting.directory}/users.txt
 pool_mode = {"transaction" if transaction else "session"}
 default_pool_size = {servers}
-max_client_conn = {room(setting.clients_max)}
+max_client_conn = {setting.connections_max}
+server_tls_sslmode = disable
 ignore_startup_parameters = client_min_messages
 logfile = {setting.directory}/pgbouncer.log
 log_connections = 0
@@ -83,8 +92,14 @@ log_disconnections = 0
 """
     if transaction and prepares_by_transaction(setting.version):
         ini += "max_prepared_statements = 200\n"  # the default from 1.24 on
+    if tls:
+        ini += "client_tls_sslmode = require\n"
+        ini += f"client_tls_cert_file = {setting.directory}/client.crt\n"
+        ini += f"client_tls_key_file = {setting.directory}/client.key\n"
     users = f'"{setting.user}" "{setting.verifier}"\n"{setting.trusted_user}" ""\n'
     files = {"pgbouncer.ini": ini, "hba.conf": setting.roles_hba(), "users.txt": users}
+    if tls:
+        files |= {"client.crt": setting.certificate, "client.key": setting.key}
     return Launch(files, (f"{setting.directory}/pgbouncer.ini",))
 
 
@@ -92,7 +107,7 @@ def haproxy(setting: Setting) -> Launch:
     """Return HAProxy as a plain relay of bytes."""
     cfg = f"""\
 global
-    maxconn {room(setting.clients_max)}
+    maxconn {setting.connections_max}
 defaults
     mode tcp
     timeout connect 5s

@@ -25,7 +25,14 @@ import trio
 
 from benchmarks.proxy import configs, procfs
 from benchmarks.proxy.configs import HOST, Launch, Setting
-from benchmarks.proxy.results import DIRECT, METAKO, PGBOUNCER
+from benchmarks.proxy.results import (
+    DIRECT,
+    DIRECT_TLS,
+    METAKO,
+    PGBOUNCER,
+    TLS_SUFFIX,
+    speaks_tls,
+)
 from metako.demo.logs import last_lines
 from metako.model.errors import MetakoError
 
@@ -57,7 +64,7 @@ class PeerKind:
     version_option: str
     launch: Callable[[Setting], Launch]
     stop_signal: int = signal.SIGTERM  # that ends it at once, with clients connected or without
-    server_per_client: bool = False  # always: more clients than servers get no room
+    process_per_client: bool = False  # all of them from the start on
     prepares: Callable[[str], bool] = lambda _: True  # whether this version can, by the protocol
 
 
@@ -68,6 +75,13 @@ PEERS: Mapping[str, PeerKind] = {
         package="pgbouncer",
         version_option="--version",
         launch=partial(configs.pgbouncer, transaction=False),
+    ),
+    PGBOUNCER + TLS_SUFFIX: PeerKind(
+        what="PgBouncer, pool by session, TLS with its clients",
+        program="pgbouncer",
+        package="pgbouncer",
+        version_option="--version",
+        launch=partial(configs.pgbouncer, transaction=False, tls=True),
     ),
     "pgbouncer-transaction": PeerKind(
         what=f"PgBouncer, {configs.TRANSACTION_POOL} servers shared by transaction",
@@ -83,7 +97,6 @@ PEERS: Mapping[str, PeerKind] = {
         package="haproxy",
         version_option="-v",
         launch=configs.haproxy,
-        server_per_client=True,
     ),
     "pgpool": PeerKind(
         what="Pgpool-II without load balancing",
@@ -92,17 +105,18 @@ PEERS: Mapping[str, PeerKind] = {
         version_option="--version",
         launch=configs.pgpool,
         stop_signal=signal.SIGINT,  # SIGTERM waits for the clients
-        server_per_client=True,
+        process_per_client=True,
     ),
 }
 
-# A contestant `metako-tls` belongs here once metako's proxy speaks TLS: the same port, and clients
-# with sslmode=require.
 CONTESTANTS: Mapping[str, str] = {
     DIRECT: "no proxy: what the others are measured against",
+    DIRECT_TLS: "the same, clients speak TLS with the server",
     METAKO: "metako's proxy in front of its own server",
+    METAKO + TLS_SUFFIX: "the same proxy, TLS with its clients",
     **{name: kind.what for name, kind in PEERS.items()},
 }
+# What TLS costs is a question of its own, and three more would make a run half as long again.
 BY_DEFAULT = (DIRECT, METAKO, PGBOUNCER, "haproxy", "pgpool")
 
 
@@ -114,6 +128,12 @@ class Contestant:
     port: int
     roots: Callable[[], Sequence[int]]  # processes whose trees are its own; none for `direct`
     prepares: bool = True
+    clients_max: int | None = None  # None: as many as anybody else
+
+    @property
+    def tls(self) -> bool:
+        """Whether its clients speak TLS."""
+        return speaks_tls(self.name)
 
 
 def find_program(kind: PeerKind) -> Path | None:

@@ -20,17 +20,20 @@ from benchmarks.proxy.contestants import (
     find_program,
     version_of,
 )
-from benchmarks.proxy.results import DIRECT, METAKO, Result
+from benchmarks.proxy.results import Encryption, Result, is_direct, speaks_tls
 from benchmarks.proxy.server import TRUSTED_USER, BenchCluster, Size
+from benchmarks.proxy.targets import is_metako
+from benchmarks.proxy.tls import TlsClient
 from metako.demo.client import ClientError, ServerError
 from metako.demo.layout import APP_USER, DATABASE, PORT_PICK_LAST, is_port_free
 from metako.demo.processes import Kind
 from metako.model.errors import MetakoError, PortInUseError
 
-IDLE_WITH_SERVERS_MAX = 200
-"""Idle clients of a contestant that keeps a server process for each of them."""
 LOGIN_TIMEOUT_S = 15.0
 PORTS_TRIED_MAX = 200
+WITHOUT_TLS = (
+    "this PostgreSQL was built without TLS, and so was its pgbench; choose another --bindir"
+)
 
 
 def left_out(names: Sequence[str]) -> dict[str, str]:
@@ -53,10 +56,14 @@ async def everybody(
 ) -> AsyncIterator[list[Contestant]]:
     """Give those of `names` that let clients in; their peers end with the block, whatever happens.
 
-    Versions, and what is missing or broken, are noted in `result`.
+    Versions, and what is broken or cannot be measured, are noted in `result`. Those that it has as
+    left out are not tried.
     """
     node = cluster.one
-    result.left_out.update(left_out(names))
+    if any(map(speaks_tls, names)) and not await cluster.knows_tls():
+        for name in filter(speaks_tls, names):
+            result.left_out[name] = WITHOUT_TLS
+            say(f"left out: {name}: {WITHOUT_TLS}")
     present = [name for name in names if name not in result.left_out]
     await _note_server(cluster, result)
     verifier = await cluster.verifier()
@@ -65,13 +72,13 @@ async def everybody(
     try:
         for name in present:
             try:
-                if name == DIRECT:
+                if is_direct(name):
                     one = Contestant(name, node.postgres_port, tuple)
-                elif name == METAKO:
+                elif is_metako(name):
                     one = Contestant(name, node.proxy_port, lambda: cluster.pids(Kind.WORKER))
                 else:
                     one = await _peer(name, cluster, verifier, size, peers, result)
-                await _try(cluster, one)
+                result.encryption[name] = await _try(cluster, one)
             except (MetakoError, ClientError, ServerError, OSError) as error:
                 result.broken[name] = str(error)
                 say(f"{name}: {error}")
@@ -109,13 +116,17 @@ async def _peer(
         password=layout.app_password,
         verifier=verifier,
         trusted_user=TRUSTED_USER,
-        clients_max=size.held_max if kind.server_per_client else size.clients_max,
+        clients_max=size.processes_max if kind.process_per_client else size.clients_max,
+        connections_max=size.connections_max,
         version=version,
+        certificate=cluster.tls.papers.certificate if cluster.tls is not None else "",
+        key=cluster.tls.papers.key if cluster.tls is not None else "",
     )
     peer = Peer(kind, program, setting, os_user=layout.os_user)
     peers.append(peer)
     await peer.wait_ready()
-    return Contestant(name, port, peer.roots, kind.prepares(version))
+    clients_max = setting.clients_max if kind.process_per_client else None
+    return Contestant(name, port, peer.roots, kind.prepares(version), clients_max)
 
 
 def _free_port(first: int) -> int:
@@ -126,13 +137,16 @@ def _free_port(first: int) -> int:
     raise PortInUseError(f"no free port from {first} on (ports to {PORT_PICK_LAST} are tried)")
 
 
-async def _try(cluster: BenchCluster, one: Contestant) -> None:
-    """Log in as both roles. Raises what the client raises."""
+async def _try(cluster: BenchCluster, one: Contestant) -> Encryption:
+    """Log in as both roles; return what is encrypted. Raises what the client raises."""
+    sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
     for user in (APP_USER, TRUSTED_USER):
-        client = await cluster.connect(one.port, user=user, timeout_s=LOGIN_TIMEOUT_S)
+        client = await cluster.connect(one.port, user=user, timeout_s=LOGIN_TIMEOUT_S, tls=one.tls)
         with client:
-            await client.query("select 1", timeout_s=LOGIN_TIMEOUT_S)
+            answer = await client.query(sql, timeout_s=LOGIN_TIMEOUT_S)
+            clients = client.cipher if isinstance(client, TlsClient) else ""
     await trio.lowlevel.checkpoint()
+    return Encryption(clients, answer.rows[0][0] == "t")
 
 
 async def _note_server(cluster: BenchCluster, result: Result) -> None:

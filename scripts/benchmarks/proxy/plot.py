@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from xml.sax.saxutils import escape
 
-from benchmarks.proxy.results import DIRECT, METAKO, PGBOUNCER, Figures, Place, of_direct
+from benchmarks.proxy.results import (
+    METAKO,
+    PGBOUNCER,
+    TLS_SUFFIX,
+    Figures,
+    Place,
+    is_direct,
+    of_direct,
+)
 from benchmarks.svg import LogAxis, ends, picture, text
 
 WIDTH = 900
@@ -21,7 +29,9 @@ TOP = 96
 
 _COLOURS = {
     METAKO: "#0969da",
+    METAKO + TLS_SUFFIX: "#54aeff",
     PGBOUNCER: "#bc4c00",
+    PGBOUNCER + TLS_SUFFIX: "#fb8f44",
     "pgbouncer-transaction": "#9a6700",
     "haproxy": "#1a7f37",
     "pgpool": "#8250df",
@@ -54,9 +64,10 @@ def svg(figures: Mapping[Place, Figures], *, title: str) -> str:
     costs = {p: c for p, f in figures.items() if (c := f.cpu_s_per_1000) is not None}
     end = TOP + ROW_HEIGHT * len(rows)
     height = end + 34
-    names = dict.fromkeys(place.contestant for place in figures if place.contestant != DIRECT)
+    seen = dict.fromkeys(place.contestant for place in figures)
+    names = [name for name in seen if not is_direct(name)]
     parts = [
-        *_legend(list(names)),
+        *_legend(names),
         text(LEFT_PANEL[0], TOP - 14, "rate, of that without a proxy: more is better", "small"),
         text(RIGHT_PANEL[0], TOP - 14, "CPU s for 1000 transactions: less is better", "small"),
     ]

@@ -58,13 +58,20 @@ def parse_schedstat(text: str) -> int:
     return int(text.split()[0])
 
 
-def parse_rollup(text: str) -> Memory:
-    """Return what /proc/PID/smaps_rollup says; fields that it does not have count as nothing."""
+def parse_sizes(text: str) -> dict[str, int]:
+    """Return the bytes of each line that has kilobytes, as several files of /proc have them."""
     found = {}
     for line in text.splitlines():
         name, _, rest = line.partition(":")
-        if name in ("Rss", "Pss"):
-            found[name] = int(rest.split()[0]) * 1024
+        words = rest.split()
+        if len(words) == 2 and words[1] == "kB":
+            found[name] = int(words[0]) * 1024
+    return found
+
+
+def parse_rollup(text: str) -> Memory:
+    """Return what /proc/PID/smaps_rollup says; fields that it does not have count as nothing."""
+    found = parse_sizes(text)
     return Memory(found.get("Rss", 0), found.get("Pss", 0))
 
 
@@ -134,6 +141,30 @@ def memory(roots: Iterable[int]) -> Memory:
         one = parse_rollup(text)
         rss, pss = rss + one.rss, pss + one.pss
     return Memory(rss, pss)
+
+
+def own_bytes(pids: Iterable[int]) -> int:
+    """Return what would be free without these processes: what they share with others is not in it.
+
+    Page tables are: a server process that maps shared memory has a good part of its memory there.
+    """
+    total = 0
+    for pid in pids:
+        at = Path("/proc", str(pid))
+        try:
+            mapped = parse_sizes((at / "smaps_rollup").read_text(encoding="ascii"))
+            tables = parse_sizes((at / "status").read_text(encoding="ascii", errors="replace"))
+        except OSError:
+            continue  # it ended meanwhile
+        total += mapped.get("Private_Clean", 0) + mapped.get("Private_Dirty", 0)
+        total += tables.get("VmPTE", 0)
+    return total
+
+
+def available_bytes() -> int:
+    """Return the memory that new processes may have before anything is swapped; 0: not told."""
+    text = Path("/proc/meminfo").read_text(encoding="ascii")
+    return parse_sizes(text).get("MemAvailable", 0)
 
 
 def peak(one: Memory, other: Memory) -> Memory:

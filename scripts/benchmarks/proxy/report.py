@@ -30,7 +30,7 @@ def seconds(value: float | None) -> str:
     return NONE if value is None else f"{value:#.3g}"
 
 
-def mebibytes(value: int | None) -> str:
+def mebibytes(value: float | None) -> str:
     return NONE if value is None else f"{value / MIB:.1f}"
 
 
@@ -91,12 +91,13 @@ def idle_table(result: Result) -> Table:
             mebibytes(one.before.pss if one.before else None),
             mebibytes(one.after.pss if one.after else None),
             number(one.bytes_per_client and one.bytes_per_client / 1024, 1),
+            mebibytes(one.session_bytes),
         )
         for one in result.idle
     ]
     header = (
         *("contestant", "idle clients", "sessions on PostgreSQL"),
-        *("PSS MiB without", "PSS MiB with", "KiB a client"),
+        *("PSS MiB without", "PSS MiB with", "KiB a client", "PostgreSQL, MiB a client"),
     )
     return Table(header, rows)
 
@@ -134,10 +135,10 @@ def notes(result: Result) -> list[str]:
     if any(cell.sampled for cell in result.cells):
         found.append("*: of a sample of the transactions; the longest may not be in it.")
     for one in result.idle:
-        if one.clients < one.asked and not one.error:
+        if one.fewer_because:
             found.append(
-                f"{one.contestant} keeps a session on PostgreSQL for each idle client: measured "
-                f"with {one.clients} and not with {one.asked}."
+                f"{one.contestant} was measured with {one.clients} idle clients and not with "
+                f"{one.asked}: {one.fewer_because}."
             )
     found += [f"Left out: {name}: {why}." for name, why in result.left_out.items()]
     found += problems(result)
@@ -175,6 +176,7 @@ def markdown(result: Result, *, picture: str | None = None) -> str:
         f"Python {machine.python}, {versions or 'others unknown'}.",
         f"- **When:** begun {machine.date} UTC; load average {machine.load_before} before, "
         f"{result.load_after} after; {max((c.round for c in result.cells), default=0)} rounds.",
+        *([f"- **TLS:** {encryption}."] if (encryption := _encryption(result)) else []),
         *(f"- **{name}:** {WORKLOADS[name].what}." for name in workloads),
     ]
     parts = [f"### Proxy, {machine.date.split(' ')[0]}", "\n".join(facts)]
@@ -186,6 +188,17 @@ def markdown(result: Result, *, picture: str | None = None) -> str:
     return "\n\n".join([*parts, *notes(result)]) + "\n"
 
 
+def _encryption(result: Result) -> str:
+    """Return who speaks TLS, and how; "" if nobody does."""
+    found = [
+        f"{name} {one.clients or 'in clear'} with clients, "
+        f"{'by TLS' if one.server else 'in clear'} to PostgreSQL"
+        for name, one in result.encryption.items()
+        if one.clients or one.server
+    ]
+    return "; ".join(found)
+
+
 def as_json(result: Result) -> dict[str, object]:
     """Return everything, each cell by itself; units are in the names."""
     figures = medians(result.cells)
@@ -195,6 +208,7 @@ def as_json(result: Result) -> dict[str, object]:
         "versions": result.versions,
         "left_out": result.left_out,
         "broken": result.broken,
+        "encryption": {name: asdict(one) for name, one in result.encryption.items()},
         "load_after": result.load_after,
         "good": result.good,
         "error": result.error,
@@ -233,6 +247,8 @@ def as_json(result: Result) -> dict[str, object]:
                 "clients": one.clients,
                 "asked": one.asked,
                 "servers": one.servers,
+                "server_bytes_per_client": one.session_bytes,
+                "fewer_because": one.fewer_because,
                 "before_bytes": _bytes(one.before),
                 "after_bytes": _bytes(one.after),
                 "bytes_per_client": one.bytes_per_client,

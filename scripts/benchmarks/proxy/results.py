@@ -14,6 +14,16 @@ from benchmarks.proxy.procfs import Memory
 DIRECT = "direct"
 PGBOUNCER = "pgbouncer"
 METAKO = "metako"
+TLS_SUFFIX = "-tls"  # of a contestant whose clients speak TLS
+DIRECT_TLS = DIRECT + TLS_SUFFIX
+
+
+def speaks_tls(contestant: str) -> bool:
+    return contestant.endswith(TLS_SUFFIX)
+
+
+def is_direct(contestant: str) -> bool:
+    return contestant in (DIRECT, DIRECT_TLS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,13 @@ class Place:
 
     def of(self, contestant: str) -> Place:
         return Place(self.workload, self.clients, contestant)
+
+    def alike(self, contestant: str) -> Place:
+        """Return the place of another contestant, whose clients speak TLS if those of this do.
+
+        What TLS costs is no merit or fault of a proxy, so with it is only compared with it.
+        """
+        return self.of(contestant + TLS_SUFFIX if speaks_tls(self.contestant) else contestant)
 
 
 @dataclass(slots=True)
@@ -54,7 +71,9 @@ class Idle:
     contestant: str
     clients: int = 0
     asked: int = 0  # clients that were wanted
-    servers: int = 0  # sessions on PostgreSQL that they brought with them
+    servers: int = 0  # sessions on PostgreSQL with them
+    session_bytes: float | None = None  # of PostgreSQL for each of the first clients
+    fewer_because: str = ""  # why it is fewer clients; "" if it is not
     before: Memory | None = None  # without them; None: it has no processes
     after: Memory | None = None
     error: str = ""
@@ -66,6 +85,14 @@ class Idle:
         return (self.after.pss - self.before.pss) / self.clients
 
 
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """What TLS there is on the two ways of a contestant."""
+
+    clients: str  # version and cipher; "": in clear
+    server: bool  # whether there is any towards PostgreSQL
+
+
 @dataclass(slots=True)
 class Result:
     """Everything there is to print; filled as the run goes on."""
@@ -75,6 +102,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # contestants, and why
     broken: dict[str, str] = field(default_factory=dict)  # installed, and of no use
+    encryption: dict[str, Encryption] = field(default_factory=dict)  # of contestants
     cells: list[Cell] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     load_after: float = 0.0
@@ -156,7 +184,7 @@ def medians(cells: Iterable[Cell]) -> dict[Place, Figures]:
 def _rank(place: Place) -> tuple[int, str]:
     """Return a key to sort by: what others are measured against, ourselves, then the peers."""
     name = place.contestant
-    return (0 if name == DIRECT else 1 if name.startswith(METAKO) else 2, name)
+    return (0 if is_direct(name) else 1 if name.startswith(METAKO) else 2, name)
 
 
 def _figures(place: Place, cells: Sequence[Cell]) -> Figures:
@@ -198,15 +226,15 @@ def _median(values: Iterable[float]) -> float | None:
 
 def of_direct(place: Place, figures: Mapping[Place, Figures]) -> float | None:
     """Return the rate as a multiple of that without any proxy; None for `direct` itself."""
-    base = figures.get(place.of(DIRECT))
-    if base is None or place.contestant == DIRECT:
+    base = figures.get(place.alike(DIRECT))
+    if base is None or base.place == place:
         return None
     return ratio(figures[place].tps, base.tps)
 
 
 def of_pgbouncer(place: Place, figures: Mapping[Place, Figures]) -> float | None:
     """Return the CPU time a transaction as a multiple of PgBouncer's; None for itself."""
-    base = figures.get(place.of(PGBOUNCER))
-    if base is None or place.contestant == PGBOUNCER:
+    base = figures.get(place.alike(PGBOUNCER))
+    if base is None or base.place == place:
         return None
     return ratio(figures[place].cpu_s_per_1000, base.cpu_s_per_1000)

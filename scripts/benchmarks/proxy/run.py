@@ -10,20 +10,21 @@ import itertools
 import math
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from benchmarks.proxy import pgbench, procfs
-from benchmarks.proxy.configs import room
+from benchmarks.proxy.configs import CLIENTS_EXTRA, room
 from benchmarks.proxy.contestants import Contestant
-from benchmarks.proxy.field import IDLE_WITH_SERVERS_MAX, LOGIN_TIMEOUT_S, everybody
+from benchmarks.proxy.field import everybody
+from benchmarks.proxy.idle import IDLE_PROCESSES_MAX, measure
 from benchmarks.proxy.pgbench import WORKLOADS, Login, PgbenchError, Workload
-from benchmarks.proxy.results import Cell, Idle, Place, Result, turns
+from benchmarks.proxy.results import Cell, Idle, Place, Result, is_direct, turns
 from benchmarks.proxy.server import SESSIONS_SPARE, TRUSTED_USER, BenchCluster, Size
-from metako.demo.client import ClientError, PgClient, ServerError
+from metako.demo.client import ClientError, ServerError
 from metako.demo.layout import APP_USER, DATABASE
 from metako.demo.processes import Kind
 
@@ -31,9 +32,6 @@ PGBENCH_EXTRA_S = 60.0  # to connect, to end, and on a busy machine
 MEMORY_LOOKS = 4  # of one cell; each costs a walk through the page tables
 MEMORY_INTERVAL_MIN_S = 0.5
 ERROR_CHARACTERS_MAX = 300
-LOGINS_AT_ONCE = 16
-IDLE_PROBE = 20  # clients by which it is seen whether each brings a session on PostgreSQL
-SETTLE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +53,23 @@ class Plan:
         """Return the room for the cells: every contestant may keep servers for all clients."""
         most = max(self.clients)
         sessions = room(most) + len(self.contestants) * (most + SESSIONS_SPARE)
-        return Size(sessions, most, most, self.workers)
+        return Size(sessions, most, room(most), most, self.workers)
 
     def idle_size(self) -> Size:
-        held = min(self.idle, IDLE_WITH_SERVERS_MAX)
-        sessions = len(self.contestants) * (held + SESSIONS_SPARE)
-        return Size(sessions, self.idle, held, self.workers)
+        """Return the room for the idle clients of one contestant, with a session for each."""
+        most = self.idle + CLIENTS_EXTRA
+        processes = min(self.idle, IDLE_PROCESSES_MAX)
+        return Size(most, self.idle, most, processes, self.workers)
+
+    def idlers(self, *, without: Container[str]) -> list[str]:
+        """Return the contestants whose idle clients are measured: those that have processes."""
+        if not self.idle:
+            return []
+        return [n for n in self.contestants if not is_direct(n) and n not in without]
 
 
 class Run:
-    """One run; `cells` and `idle` each want a fresh cluster that is not started yet."""
+    """One run; `cells` and every `idle` want a fresh cluster that is not started yet."""
 
     def __init__(self, plan: Plan, result: Result, say: Callable[[str], None]) -> None:
         self._plan = plan
@@ -81,6 +86,7 @@ class Run:
         """
         plan = self._plan
         await cluster.start()
+        await cluster.prepare()
         self._say(f"filling tables of scale {plan.scale}")
         await cluster.fill(plan.scale)
         async with everybody(
@@ -201,7 +207,7 @@ class Run:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C in the terminal is for us
                 cwd=directory,
-                env=cluster.client_environment(),
+                env=cluster.client_environment(tls=one.tls),
             )
         if scope.cancelled_caught:
             raise PgbenchError(f"pgbench did not end in {limit_s:g} s")
@@ -212,47 +218,26 @@ class Run:
 
     # Idle clients
 
-    async def idle(self, cluster: BenchCluster) -> None:
-        """Measure the memory of idle clients. Raises as `cells`."""
+    async def idle(self, name: str, cluster: BenchCluster) -> None:
+        """Measure the memory of one contestant's idle clients. Raises as `cells`."""
         await cluster.start()
-        await cluster.fill(1)
+        await cluster.prepare()
         async with everybody(
             cluster,
-            self._plan.contestants,
+            (name,),
             size=self._plan.idle_size(),
             result=self._result,
             say=self._say,
         ) as found:
             for one in found:
-                if not one.roots():
-                    continue  # no proxy, nothing of its own
                 idle = Idle(one.name, asked=self._plan.idle)
                 self._result.idle.append(idle)
                 try:
-                    await self._idle(cluster, one, idle)
+                    await measure(cluster, one, idle, self._say)
                 except (ClientError, ServerError, OSError) as error:
                     idle.error = str(error)
-                self._say(f"{one.name}: {idle.clients} idle clients {idle.error}".rstrip())
-
-    async def _idle(self, cluster: BenchCluster, one: Contestant, idle: Idle) -> None:
-        count = self._plan.idle
-        idle.before = procfs.memory(one.roots())
-        held: list[PgClient] = []
-        observer = await cluster.connect(cluster.one.postgres_port, timeout_s=LOGIN_TIMEOUT_S)
-        try:
-            with observer:
-                servers = await _sessions(observer)
-                await _log_in(cluster, one, min(IDLE_PROBE, count), held)
-                if (await _sessions(observer) - servers) * 2 > len(held):
-                    # A server process for each client: memory for thousands is not there.
-                    count = min(count, IDLE_WITH_SERVERS_MAX)
-                await _log_in(cluster, one, count - len(held), held)
-                await trio.sleep(SETTLE_S)
-                idle.after = procfs.memory(one.roots())
-                idle.clients, idle.servers = len(held), await _sessions(observer) - servers
-        finally:
-            for client in held:
-                client.close()
+                taken = f"PSS {idle.after.pss / (1 << 20):.1f} MiB" if idle.after else "FAILED"
+                self._say(f"{one.name}: {idle.clients} idle clients, {taken} {idle.error}".rstrip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,34 +285,6 @@ def _latencies(directory: Path, workload: Workload) -> pgbench.Latencies | None:
 
     found = pgbench.read_latencies(lines(), reconnects=workload.reconnects)
     return pgbench.latencies(found)
-
-
-async def _sessions(observer: PgClient) -> int:
-    """Return how many sessions of the application PostgreSQL has."""
-    sql = f"select count(*) from pg_stat_activity where usename = '{APP_USER}'"  # noqa: S608
-    answer = await observer.query(sql, timeout_s=LOGIN_TIMEOUT_S)
-    return int(answer.rows[0][0] or 0)
-
-
-async def _log_in(cluster: BenchCluster, one: Contestant, count: int, held: list[PgClient]) -> None:
-    """Add `count` clients to `held`. Raises what the first that fails raises."""
-    failures: list[ClientError | ServerError] = []
-    left = iter(range(count))
-
-    async def some() -> None:
-        for _ in left:
-            try:
-                held.append(await cluster.connect(one.port, timeout_s=LOGIN_TIMEOUT_S))
-            except (ClientError, ServerError) as error:
-                failures.append(error)
-            if failures:
-                return
-
-    async with trio.open_nursery() as nursery:
-        for _ in range(LOGINS_AT_ONCE):
-            nursery.start_soon(some)
-    if failures:
-        raise failures[0]
 
 
 def told(cell: Cell) -> str:

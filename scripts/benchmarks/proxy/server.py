@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 import yaml
 
-from benchmarks.proxy.configs import HOST, room
+from benchmarks.proxy.configs import HOST
 from benchmarks.proxy.pgbench import TABLES_SQL
+from benchmarks.proxy.results import DIRECT_TLS, speaks_tls
+from benchmarks.proxy.tls import Papers, TlsClient, make_papers
 from metako.demo.client import PgClient
 from metako.demo.cluster import LocalCluster
 from metako.demo.layout import APP_USER, DATABASE, NodeLayout, node_config_text, plan_layout
 from metako.demo.prepare import ensure_os_user, make_directory
 from metako.demo.processes import Kind, node_by_kind, postmaster_pid
 from metako.model.errors import MetakoError
+from metako.model.sslmode import SslMode
 
 TRUSTED_USER = "app_trust"
 SHARED_BUFFERS = "256MB"  # more than the tables of scale 10
 SESSIONS_SPARE = 40  # the agent's, ours, and the superuser's
 INIT_TIMEOUT_S = 600.0
 SQL_TIMEOUT_S = 30.0
+RELOAD_LOOKS_MAX = 50
+RELOAD_LOOK_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +43,37 @@ class Size:
     """How much room the server and the proxy need."""
 
     sessions_max: int  # on PostgreSQL
-    clients_max: int  # of a proxy
-    held_max: int  # clients of a proxy that has a session on PostgreSQL for each of them
+    clients_max: int  # of a proxy, at a time
+    connections_max: int  # of a proxy, with those that clients have just closed
+    processes_max: int  # of a proxy that has one for each client from the start on
     workers: int  # of metako's proxy
 
 
-def config_text(text: str, size: Size) -> str:
-    """Return a node's configuration, changed for the benchmark; JSON, which is YAML."""
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Who offers TLS."""
+
+    papers: Papers  # of everybody who does
+    server: bool  # PostgreSQL too, to clients that come to it
+
+
+def tls_for(contestants: Sequence[str]) -> Tls | None:
+    """Return what has to be offered to the clients of all of these; None if it is nothing."""
+    if not any(map(speaks_tls, contestants)):
+        return None
+    return Tls(make_papers(), server=DIRECT_TLS in contestants)
+
+
+def config_text(
+    text: str, size: Size, *, papers: tuple[Path, Path] | None = None, server_tls: bool = False
+) -> str:
+    """Return a node's configuration, changed for the benchmark; JSON, which is YAML.
+
+    Args:
+        papers: certificate and key that the proxy shows to clients; None: it offers no TLS.
+        server_tls: whether PostgreSQL will speak TLS. The proxy would use it, and what it costs to
+            reach PostgreSQL would depend on who else takes part.
+    """
     raw = yaml.safe_load(text)
     raw["postgresql"]["parameters"] = {
         "shared_buffers": SHARED_BUFFERS,
@@ -53,20 +84,26 @@ def config_text(text: str, size: Size) -> str:
         f"host {DATABASE} all {HOST}/32 scram-sha-256",
     ]
     raw["proxy"]["workers"] = size.workers
-    raw["proxy"]["max_connections"] = room(size.clients_max)
+    raw["proxy"]["max_connections"] = size.connections_max
+    if papers is not None:
+        cert_file, key_file = (str(path) for path in papers)
+        raw["tls"] = {"enabled": True, "cert_file": cert_file, "key_file": key_file}
+    if server_tls:
+        raw["proxy"]["server_tls"] = SslMode.DISABLE.value
     return json.dumps(raw, indent=1) + "\n"
 
 
 class BenchCluster(LocalCluster):
     """A cluster of one node with room for many sessions."""
 
-    def __init__(self, size: Size, *, bindir: str | None) -> None:
+    def __init__(self, size: Size, *, bindir: str | None, tls: Tls | None = None) -> None:
         """Plan it in a new temporary directory. Raises `MetakoError` if there is no room for it."""
         layout = plan_layout(
             make_directory(), nodes=1, bindir=bindir, os_user=ensure_os_user(lambda _: None)
         )
         super().__init__(layout)
         self._size = size
+        self.tls = tls
 
     @property
     def one(self) -> NodeLayout:
@@ -74,7 +111,15 @@ class BenchCluster(LocalCluster):
 
     def write_files(self) -> None:
         super().write_files()
-        text = config_text(node_config_text(self.layout, self.one), self._size)
+        papers = None
+        if self.tls is not None:
+            papers = self.tls.papers.write(self.layout.directory / "proxy")
+        text = config_text(
+            node_config_text(self.layout, self.one),
+            self._size,
+            papers=papers,
+            server_tls=self.tls is not None and self.tls.server,
+        )
         self.one.config_path.write_text(text, encoding="utf-8")
 
     # Its processes
@@ -102,9 +147,11 @@ class BenchCluster(LocalCluster):
 
     # Its data
 
-    async def connect(self, port: int, *, user: str = APP_USER, timeout_s: float) -> PgClient:
+    async def connect(
+        self, port: int, *, user: str = APP_USER, timeout_s: float, tls: bool = False
+    ) -> PgClient:
         """Return a session by way of `port`. Raises as `PgClient.connect`."""
-        return await PgClient.connect(
+        return await (TlsClient if tls else PgClient).connect(
             HOST,
             port,
             user=user,
@@ -113,9 +160,37 @@ class BenchCluster(LocalCluster):
             timeout_s=timeout_s,
         )
 
-    async def fill(self, scale: int) -> None:
-        """Create the role without a password and all tables; raises `MetakoError`."""
+    async def prepare(self) -> None:
+        """Create the role without a password, and offer TLS if that is wanted of the server.
+
+        Raises:
+            MetakoError: PostgreSQL refuses.
+        """
         await self.as_superuser(f"create role {TRUSTED_USER} login in role {APP_USER}")
+        if self.tls is None or not self.tls.server or not await self.knows_tls():
+            return
+        uid, gid = -1, -1
+        if self.layout.os_user is not None:
+            entry = pwd.getpwnam(self.layout.os_user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+        paths = self.tls.papers.write(self.one.data_parent / "server", uid=uid, gid=gid)
+        # Whether it was built with TLS is known only now that it runs, and is no reason to fail.
+        for name, path in zip(("ssl_cert_file", "ssl_key_file"), paths, strict=True):
+            await self.as_superuser(f"alter system set {name} = '{path}'")
+        await self.as_superuser("alter system set ssl = on")
+        await self.as_superuser("select pg_reload_conf()")
+        for _ in range(RELOAD_LOOKS_MAX):
+            if (await self.as_superuser("show ssl")).strip() == "on":
+                return
+            await trio.sleep(RELOAD_LOOK_INTERVAL_S)
+        raise MetakoError("PostgreSQL does not begin with TLS")
+
+    async def knows_tls(self) -> bool:
+        """Return whether PostgreSQL, and with it its client programs, was built with TLS."""
+        return bool((await self.as_superuser("show ssl_library")).strip())
+
+    async def fill(self, scale: int) -> None:
+        """Create all tables; raises `MetakoError`."""
         argv = [str(self.program("pgbench")), "-i", "-q", "-s", str(scale), "-h", HOST]
         argv += ["-p", str(self.one.postgres_port), "-U", APP_USER, DATABASE]
         await self.run(argv)
@@ -166,9 +241,13 @@ class BenchCluster(LocalCluster):
             raise MetakoError(f"{Path(argv[0]).name} failed: {text[-500:]}")
         return result.stdout.decode(errors="replace")
 
-    def client_environment(self) -> dict[str, str]:
+    def client_environment(self, *, tls: bool = False) -> dict[str, str]:
         """Return an environment in which libpq has the password and no other wishes of the user."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
-        own = {"PGPASSWORD": self.layout.app_password, "PGGSSENCMODE": "disable"}
-        # Nobody speaks TLS here. A contestant that does brings its own wish: see `Contestant`.
-        return {**kept, **own, "PGSSLMODE": "disable", "LC_ALL": "C"}
+        own = {"PGPASSWORD": self.layout.app_password, "PGGSSENCMODE": "disable", "LC_ALL": "C"}
+        if not tls:
+            return {**kept, **own, "PGSSLMODE": "disable"}
+        # What the user has in ~/.postgresql would be shown and looked at in each login.
+        nowhere = str(self.layout.directory / "none")
+        files = dict.fromkeys(("PGSSLROOTCERT", "PGSSLCRL", "PGSSLCERT", "PGSSLKEY"), nowhere)
+        return {**kept, **own, **files, "PGSSLMODE": "require"}
