@@ -7,6 +7,7 @@ problems is complete; nothing later looks at the file again. Reads no file and n
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 
@@ -22,6 +23,7 @@ from metako.model.document import Durability, PairMode
 from metako.model.ids import Address, NodeId
 
 WORKERS_DEFAULT_MAX = 16  # of the proxy, each of which takes memory also if it has nothing to do
+_QUOTED_OR_BLANKS = re.compile(r'("[^"]*(?:"|$))|\s+')
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,18 @@ def _directories(
 def _hba(schema: FileSchema, members: Members) -> tuple[str, ...]:
     """Return who may log in; unless the file says it, everyone with a password who can get here."""
     if schema.postgresql.hba is not None:
-        return tuple(" ".join(line.split()) for line in schema.postgresql.hba)
+        return tuple(_one_hba_line(line) for line in schema.postgresql.hba)
     places = ("all",) if members.off_loopback else ("127.0.0.1/32", "::1/128")
     return tuple(f"host all all {place} scram-sha-256" for place in places)
+
+
+def _one_hba_line(text: str) -> str:
+    """Return a line with one blank where there are more, as they come with YAML and the clipboard.
+
+    What is quoted is left alone, for it is a name: a line that rejects "a  b" must not become one
+    for somebody else.
+    """
+    return _QUOTED_OR_BLANKS.sub(lambda found: found[1] or " ", text).strip()
 
 
 def _watchdog(schema: FileSchema, machine: Machine, timing: out.TimingConfig) -> out.WatchdogConfig:

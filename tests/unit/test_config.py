@@ -402,6 +402,21 @@ def test_a_pg_hba_line_of_the_wrong_shape_is_refused(errors, line, words):
     assert lines[0].startswith("F:4: postgresql.hba[0]: ")
 
 
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("'  host  all\tall   all md5 '", "host all all all md5"),
+        (r'"host all\u00a0all all md5"', "host all all all md5"),  # pasted from a web page
+        # Names that differ by their blanks are names of different roles.
+        ("""'host all "my  role"  all reject'""", 'host all "my  role" all reject'),
+        (r'"host all \"a\u00a0b\",c  all reject"', 'host all "a\u00a0b",c all reject'),
+    ],
+)
+def test_blanks_of_a_pg_hba_line_are_one_each_but_inside_of_quotes(write, written, line):
+    text = f"node: {{name: n1}}\npostgresql:\n  hba:\n    - {written}"
+    assert loaded(write(text)).postgresql.hba == (line,)
+
+
 def test_an_empty_hba_list_lets_nobody_in(write):
     assert loaded(write("node: {name: n1}\npostgresql: {hba: []}")).postgresql.hba == ()
 
