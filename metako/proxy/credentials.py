@@ -244,7 +244,9 @@ class Credentials:
         kept = self._find(user)
         if kept is None or trio.current_time() - kept.read_at > FRESH_S:
             return False
-        return not kept.doubted or self._rereads_left(kept) < 1
+        # The last reading that is allowed may be under way.
+        may_be_read = user in self._being_asked or self._rereads_left(kept) >= 1
+        return not kept.doubted or not may_be_read
 
     def _if_it_must_do(self, user: str) -> _Kept | None:
         """Return what is kept for when nobody can be asked, but nothing that is in doubt."""

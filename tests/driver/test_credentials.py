@@ -312,6 +312,23 @@ async def test_who_fails_all_the_time_does_not_have_it_read_all_the_time(
     assert seconds * REREADS_PER_S / 2 < len(agent.asked) <= most
 
 
+async def test_who_comes_while_the_last_allowed_rereading_goes_on_waits_for_it(
+    agent: FakeAgent, source: Credentials, autojump_clock: trio.testing.MockClock
+) -> None:
+    await source.credential(ANNA)
+    for _ in range(REREADS_MAX - 1):
+        source.forget("anna")
+        await source.credential(ANNA)
+    agent.stored["anna"] = OTHER_SCRAM
+    agent.before_answer = partial(trio.sleep, 0.5)
+    source.forget("anna")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(source.credential, ANNA)
+        await trio.sleep(0.1)
+        assert scram(await source.credential(ANNA)) == "other"
+    assert len(agent.asked) == 1 + REREADS_MAX
+
+
 async def test_what_is_in_doubt_is_not_used_for_want_of_an_answer(
     agent: FakeAgent, source: Credentials, autojump_clock: trio.testing.MockClock
 ) -> None:
