@@ -107,6 +107,7 @@ class _Kept:
 
     found: bool
     secret: ScramVerifier | Md5Hash | None = field(repr=False)  # None: nothing that can be used
+    has_password: bool  # something is stored, of whatever form
     read_at: float  # seconds
     doubted: bool = False  # read it anew as soon as that is allowed
     rereads: float = REREADS_MAX  # that are left, as of `counted_at`
@@ -193,7 +194,8 @@ class Credentials:
         if method == "md5" and isinstance(kept.secret, Md5Hash):
             # Of its own: ours is wiped when it is replaced, and this login may still go on.
             return Md5Login(Md5Hash(kept.secret.reveal()))
-        if method == "md5" and kept.secret is None and welcome.md5:
+        # A server asks by SCRAM where something is stored that is no hash.
+        if method == "md5" and not kept.has_password and welcome.md5:
             return Md5Login(None)
         if isinstance(kept.secret, ScramVerifier):
             return ScramLogin(kept.secret)
@@ -274,7 +276,8 @@ class Credentials:
 
     def _keep(self, user: str, role: RoleLogin) -> _Kept:
         now = trio.current_time()
-        kept = _Kept(role.found, _usable(role.stored), read_at=now, counted_at=now)
+        secret, has_password = _usable(role.stored), role.stored is not None
+        kept = _Kept(role.found, secret, has_password, read_at=now, counted_at=now)
         former = self._roles.pop(user, None) or self._strangers.pop(user, None)
         if former is not None:
             kept.rereads, kept.counted_at = former.rereads, former.counted_at

@@ -131,6 +131,14 @@ async def test_mocks_are_by_md5_where_new_passwords_are(
     assert scram(await source.credential(replace(ANNA, user="nobody"))).startswith("mock ")
 
 
+async def test_what_is_stored_in_no_known_form_is_for_scram_as_at_a_server(
+    agent: FakeAgent, source: Credentials
+) -> None:
+    agent.welcome = welcome("host all all all md5", md5=True)
+    agent.stored["bert"] = "nonsense"
+    assert scram(await source.credential(replace(ANNA, user="bert"))).startswith("mock ")
+
+
 async def test_trust_and_reject_ask_nobody(agent: FakeAgent, source: Credentials) -> None:
     agent.welcome = welcome("host shop all all trust", "host other all all reject")
     assert await source.credential(ANNA) == TrustLogin()
