@@ -107,7 +107,7 @@ def pieces(rng: random.Random, data: bytes) -> list[bytes]:
     """Return `data` cut at random places."""
     found = []
     while data:
-        size = rng.choice((1, 2, 5, 17, len(data)))
+        size = rng.choice((1, 2, 5, 17, rng.randint(1, len(data)), len(data)))
         found.append(data[:size])
         data = data[size:]
     return found

@@ -30,7 +30,7 @@ from metako.pgwire.negotiation import (
 )
 from metako.pgwire.reader import HEADER_BYTES, MessageReader
 from metako.pgwire.startup import PgWireError
-from metako.pgwire.verifier import parse_verifier
+from metako.pgwire.verifier import SALT_BYTES_MAX, parse_verifier
 
 CANCEL = CancelKeys(b"a secret of the fuzzer")
 CERTIFICATE = base64.b64decode(
@@ -206,16 +206,27 @@ def fuzz_parser(rng: random.Random) -> str:
     return f"{parser.name} accepted"
 
 
+def _verifier_text(iterations: int, *parts: bytes) -> str:
+    salt, stored_key, server_key = (base64.b64encode(part).decode() for part in parts)
+    return f"SCRAM-SHA-256${iterations}:{salt}${stored_key}:{server_key}"
+
+
 def fuzz_verifier(rng: random.Random) -> str:
     """Play one text to the parser of verifiers."""
-    salt, stored, server = (
-        base64.b64encode(rng.randbytes(size)).decode() for size in (rng.randrange(20), 32, 32)
-    )
-    text = f"SCRAM-SHA-256${rng.choice((0, 1, 4096, 2**31))}:{salt}${stored}:{server}"
-    found = parse_verifier(spoil(rng, text.encode()).decode("utf-8", "surrogateescape"))
-    if found is not None and not len(found.stored_key) == len(found.server_key) == 32:
-        raise Broken(f"a verifier with short keys: {found}")
-    return "verifier refused" if found is None else "verifier accepted"
+    iterations, salt_bytes = rng.choice((0, 1, 4096, 2**31)), rng.choice((0, 1, 16, 256, 257))
+    parts = rng.randbytes(salt_bytes), rng.randbytes(32), rng.randbytes(32)
+    whole = _verifier_text(iterations, *parts)
+    text = spoil(rng, whole.encode()).decode("utf-8", "surrogateescape")
+    found = parse_verifier(text)
+    is_usable = 0 < iterations < 2**31 and 0 < salt_bytes <= SALT_BYTES_MAX
+    if text == whole and (found is not None) != is_usable:
+        raise Broken(f"{text} is read as {found}")
+    if found is None:
+        return "verifier refused"
+    keys = found.stored_key, found.server_key
+    if found.mock or parse_verifier(_verifier_text(found.iterations, found.salt, *keys)) != found:
+        raise Broken(f"{text} is read as {found}, which is written differently")
+    return "verifier accepted"
 
 
 def _drain(data: list[bytes]) -> tuple[list[tuple[bytes, bytes]], bool, bytes]:

@@ -54,7 +54,7 @@ def test_a_parser_that_forgets_something_is_found(monkeypatch: pytest.MonkeyPatc
         "query", lambda body: body.split(b"\0")[0], lambda _: b"select 1\0", parsers.m.query
     )
     monkeypatch.setattr(parsers, "PARSERS", (forgetful,))
-    assert fuzz_pgwire.run(1000, 0)[1] is not None
+    assert fuzz_pgwire.run(1000, 0, ["parser"])[1] is not None
 
 
 def test_a_server_that_admits_strangers_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +63,7 @@ def test_a_server_that_admits_strangers_is_found(monkeypatch: pytest.MonkeyPatch
             return self._accept(b"", None)
 
     monkeypatch.setattr(logins, "LoginServer", Gullible)
-    assert fuzz_pgwire.run(1000, 0)[1] is not None
+    assert fuzz_pgwire.run(1000, 0, ["stranger"])[1] is not None
 
 
 def test_a_reader_that_loses_a_byte_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,17 +72,17 @@ def test_a_reader_that_loses_a_byte_is_found(monkeypatch: pytest.MonkeyPatch) ->
             return super().take_rest()[:-1]
 
     monkeypatch.setattr(parsers, "MessageReader", Leaky)
-    assert fuzz_pgwire.run(1000, 0)[1] is not None
+    assert fuzz_pgwire.run(1000, 0, ["reader"])[1] is not None
 
 
 def test_a_text_that_is_wrongly_called_a_mere_query_is_found(monkeypatch) -> None:
     monkeypatch.setattr(workers, "is_mere_query", lambda text: text[:6] == b"select")
-    assert fuzz_pgwire.run(5000, 0)[1] is not None
+    assert fuzz_pgwire.run(5000, 0, ["sql"])[1] is not None
 
 
 def test_a_frame_that_raises_what_nobody_expects_is_found(monkeypatch) -> None:
     monkeypatch.setattr(workers.frames, "integer", int)
-    assert fuzz_pgwire.run(5000, 0)[1] is not None
+    assert fuzz_pgwire.run(5000, 0, ["frame"])[1] is not None
 
 
 def test_a_console_that_answers_a_piece_too_early_is_found(monkeypatch) -> None:
@@ -92,10 +92,22 @@ def test_a_console_that_answers_a_piece_too_early_is_found(monkeypatch) -> None:
             return super().receive_untrusted(data)
 
     monkeypatch.setattr(workers, "Console", Hasty)
-    assert fuzz_pgwire.run(5000, 0)[1] is not None
+    assert fuzz_pgwire.run(5000, 0, ["console"])[1] is not None
 
 
 def test_trust_is_not_taken_for_a_breach() -> None:
     logins._check_admission(TrustLogin(), None, logins.LoggedIn(None))
     with pytest.raises(mutation.Broken):
         logins._check_admission(logins.CREDENTIALS[1][0], logins.KEYS, logins.LoggedIn(logins.KEYS))
+
+
+def test_a_failure_is_repeated_with_the_kinds_that_it_was_drawn_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workers, "is_mere_query", lambda text: text[:6] == b"select")
+    assert run(monkeypatch, "--only", "reader", "sql", "--json") == 1
+    captured = capsys.readouterr()
+    seed = json.loads(captured.out)["failed_seed"]
+    assert f"--seed {seed} --cases 1 --only reader sql" in captured.err
+    again = ("--cases", "1", "--seed", str(seed), "--only", "reader", "sql")
+    assert run(monkeypatch, *again) == 1
