@@ -6,8 +6,9 @@ A case is made of its own seed, which is the first seed and its number. It fails
 `PgWireError` is raised (`FrameError` for what workers and agents tell each other), or if a claim
 does not hold: what a parser accepts is built to the same bytes again, how a stream is cut into
 pieces changes nothing, nobody is logged in with other keys than the role's, no changed cancel key
-is ours, and no SQL that leaves something behind is taken for a mere query. The first failure ends
-the run with status 1 and names what repeats it.
+is ours, no SQL that leaves something behind is taken for a mere query, and lines of pg_hba.conf
+decide as a second implementation of them does, whatever only a server may know. The first failure
+ends the run with status 1 and names what repeats it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Sequence
 
 from fuzzing.logins import fuzz_login, fuzz_stranger
 from fuzzing.parsers import fuzz_cancel, fuzz_parser, fuzz_reader, fuzz_verifier
+from fuzzing.rules import fuzz_rules
 from fuzzing.workers import fuzz_console, fuzz_frame, fuzz_sql
 
 KINDS = {
@@ -30,6 +32,7 @@ KINDS = {
     "verifier": fuzz_verifier,
     "reader": fuzz_reader,
     "cancel": fuzz_cancel,
+    "rules": fuzz_rules,
     "login": fuzz_login,
     "stranger": fuzz_stranger,
     "sql": fuzz_sql,

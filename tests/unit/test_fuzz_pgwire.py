@@ -11,6 +11,7 @@ import fuzz_pgwire
 from fuzzing import logins, mutation, parsers, workers
 from metako.pgwire.login_server import LoginServer, TrustLogin
 from metako.pgwire.reader import MessageReader
+from metako.proxy import hba
 
 
 def test_the_same_seed_plays_the_same_case() -> None:
@@ -101,13 +102,43 @@ def test_trust_is_not_taken_for_a_breach() -> None:
         logins._check_admission(logins.CREDENTIALS[1][0], logins.KEYS, logins.LoggedIn(logins.KEYS))
 
 
+# -- who may log in -----------------------------------------------------------------------------
+
+
+def _return(value):
+    return lambda *_, **__: value
+
+
+USER_MATCHES = hba._user_matches
+PLANTED = {
+    "members-are-strangers": (
+        *("rules", hba, "_user_matches"),
+        lambda token, user: USER_MATCHES(token, user) if token.text[:1] != "+" else hba._Match.NO,
+    ),
+    "tls-does-not-matter": ("rules", hba, "_kind_matches", _return(hba._Match.YES)),
+    "quotes-do-not-matter": (
+        *("rules", hba._Token, "is_word"),
+        lambda token, *words: token.text in words,
+    ),
+    "no-mapped-address": ("rules", hba, "_client_address", hba._address),
+    "long-names-are-judged": ("rules", hba, "NAME_BYTES_MAX", 10_000),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_is_wrong_with_logins_is_found(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    kind, where, what, wrong = PLANTED[name]
+    monkeypatch.setattr(where, what, wrong)
+    assert fuzz_pgwire.run(3000, 0, [kind])[1] is not None
+
+
 def test_a_failure_is_repeated_with_the_kinds_that_it_was_drawn_from(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(workers, "is_mere_query", lambda text: text[:6] == b"select")
-    assert run(monkeypatch, "--only", "reader", "sql", "--json") == 1
+    monkeypatch.setattr(hba, "_kind_matches", _return(hba._Match.YES))
+    assert run(monkeypatch, "--only", "rules", "sql", "--json") == 1
     captured = capsys.readouterr()
     seed = json.loads(captured.out)["failed_seed"]
-    assert f"--seed {seed} --cases 1 --only reader sql" in captured.err
-    again = ("--cases", "1", "--seed", str(seed), "--only", "reader", "sql")
+    assert f"--seed {seed} --cases 1 --only rules sql" in captured.err
+    again = ("--cases", "1", "--seed", str(seed), "--only", "rules", "sql")
     assert run(monkeypatch, *again) == 1
