@@ -4,11 +4,14 @@
 
 A case is made of its own seed, which is the first seed and its number. It fails if anything but
 `PgWireError` is raised (`FrameError` for what workers and agents tell each other), or if a claim
-does not hold: what a parser accepts is built to the same bytes again, how a stream is cut into
-pieces changes nothing, nobody is logged in with other keys than the role's, no changed cancel key
-is ours, no SQL that leaves something behind is taken for a mere query, and lines of pg_hba.conf
-decide as a second implementation of them does, whatever only a server may know. The first failure
-ends the run with status 1 and names what repeats it.
+does not hold: what a parser accepts is built to the same bytes again; how a stream is cut into
+pieces changes nothing; no changed cancel key is ours; no SQL that leaves something behind is taken
+for a mere query. Of who may log in: lines of pg_hba.conf decide as a second implementation of them
+does, whatever only a server may know; a client is asked what a server would ask; nobody is let in
+without the role's key, nor by a proof that was changed, repeated or made for another login; every
+client that proves the key in a legal way is let in; a role that does not exist is told from others
+neither by words nor by their lengths; a refusal is an error of PostgreSQL; and what a login makes
+either side keep is bounded. The first failure ends the run with status 1 and names what repeats it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ import traceback
 from collections import Counter
 from collections.abc import Sequence
 
+from fuzzing.admissions import fuzz_admission
 from fuzzing.logins import fuzz_login, fuzz_stranger
 from fuzzing.parsers import fuzz_cancel, fuzz_parser, fuzz_reader, fuzz_verifier
+from fuzzing.proofs import fuzz_proof, fuzz_stand_in
 from fuzzing.rules import fuzz_rules
 from fuzzing.workers import fuzz_console, fuzz_frame, fuzz_sql
 
@@ -33,7 +38,10 @@ KINDS = {
     "reader": fuzz_reader,
     "cancel": fuzz_cancel,
     "rules": fuzz_rules,
+    "admission": fuzz_admission,
     "login": fuzz_login,
+    "proof": fuzz_proof,
+    "stand-in": fuzz_stand_in,
     "stranger": fuzz_stranger,
     "sql": fuzz_sql,
     "console": fuzz_console,

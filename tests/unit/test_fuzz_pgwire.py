@@ -8,10 +8,13 @@ import sys
 import pytest
 
 import fuzz_pgwire
-from fuzzing import logins, mutation, parsers, workers
-from metako.pgwire.login_server import LoginServer, TrustLogin
+from fuzzing import logins, parsers, workers
+from metako.pgwire import authentication as auth
+from metako.pgwire import login_client, login_server, scram, verifier
+from metako.pgwire.login_server import LoginServer, ScramLogin
 from metako.pgwire.reader import MessageReader
-from metako.proxy import hba
+from metako.pgwire.startup import SqlState
+from metako.proxy import credentials, hba
 
 
 def test_the_same_seed_plays_the_same_case() -> None:
@@ -96,12 +99,6 @@ def test_a_console_that_answers_a_piece_too_early_is_found(monkeypatch) -> None:
     assert fuzz_pgwire.run(5000, 0, ["console"])[1] is not None
 
 
-def test_trust_is_not_taken_for_a_breach() -> None:
-    logins._check_admission(TrustLogin(), None, logins.LoggedIn(None))
-    with pytest.raises(mutation.Broken):
-        logins._check_admission(logins.CREDENTIALS[1][0], logins.KEYS, logins.LoggedIn(logins.KEYS))
-
-
 # -- who may log in -----------------------------------------------------------------------------
 
 
@@ -109,6 +106,21 @@ def _return(value):
     return lambda *_, **__: value
 
 
+def _believe_at_once(self, request):
+    """Take AuthenticationOk for the end of a login, whatever is still to be proved."""
+    if isinstance(request, auth.AuthenticationOk):
+        self._state = login_client._State.SETTING_UP
+        return login_client.ConnectStep(b"")
+    return AUTHENTICATE(self, request)
+
+
+def _refuse_in_other_words(self):
+    mock = isinstance(self._credential, ScramLogin) and self._credential.verifier.mock
+    words = "there is no such role" if mock else "the password is wrong"
+    return self._refuse(SqlState.INVALID_PASSWORD, words)
+
+
+AUTHENTICATE = login_client.LoginClient._authenticate
 USER_MATCHES = hba._user_matches
 PLANTED = {
     "members-are-strangers": (
@@ -122,6 +134,29 @@ PLANTED = {
     ),
     "no-mapped-address": ("rules", hba, "_client_address", hba._address),
     "long-names-are-judged": ("rules", hba, "NAME_BYTES_MAX", 10_000),
+    "certificates-do-not-matter": ("admission", credentials, "_judge_certificate", _return(None)),
+    "doubt-does-not-matter": ("admission", credentials.Credentials, "forget", _return(None)),
+    "old-answers-are-fresh": ("admission", credentials, "FRESH_S", 20.0),
+    "mocks-are-roles": ("login", verifier.ScramVerifier, "mock", property(_return(False))),
+    "every-binding-fits": ("login", scram.ScramServer, "_check_binding", _return(None)),
+    "offers-may-be-cut-out": ("login", scram.ScramServer, "_check_unbound", _return(None)),
+    "servers-need-no-proof": ("login", scram.ScramClient, "verify_untrusted", _return(None)),
+    "ok-is-enough": ("login", login_client.LoginClient, "_authenticate", _believe_at_once),
+    "numbers-that-come-again": (
+        *("login", logins, "LoginInputs"),
+        lambda nonce, salt, binding: login_server.LoginInputs(bytes(18), bytes(4), binding),
+    ),
+    "long-messages": ("login", login_server, "MESSAGE_BYTES_MAX", 1 << 20),
+    "extensions-of-any-form": ("proof", scram, "_check_extension", _return(None)),
+    "no-extension": ("proof", scram, "_check_extension", scram._check_nonce),
+    "bindings-of-others": ("proof", scram.ScramServer, "_check_binding", _return(None)),
+    "other-words": (
+        "stand-in",
+        login_server.LoginServer,
+        "_refuse_password",
+        _refuse_in_other_words,
+    ),
+    "short-salts": ("stand-in", verifier, "SALT_BYTES", 12),
 }
 
 
