@@ -13,7 +13,7 @@ Deliberately unknown here: routing tables (see `control`) and what a worker does
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -64,13 +64,14 @@ async def run_workers(
         ProxyError: a worker could not be started; no worker is left running.
     """
     failure: MetakoError | None = None
+    others = range(2, config.workers + 1)
     async with trio.open_nursery() as nursery:
         fleet = _Fleet(config, keep_running, on_event, renewals or Renewals(), nursery)
         try:
             await fleet.adopt_all()
+            # The first one finds a port that is free, and the others listen on the same.
             port: int = await nursery.start(fleet.keep_one, 1, config.port)
-            for index in range(2, config.workers + 1):
-                await nursery.start(fleet.keep_one, index, port)
+            await _all_of(partial(nursery.start, fleet.keep_one, index, port) for index in others)
             fleet.all_started()
             task_status.started(port)
         except MetakoError as error:
@@ -81,6 +82,24 @@ async def run_workers(
             await fleet.abandon_adopted()
     if failure is not None:
         raise failure
+
+
+async def _all_of(several: Iterable[Callable[[], Awaitable[object]]]) -> None:
+    """Do several things at once. Raises the first `MetakoError`, and cancels the others then."""
+    failures: list[MetakoError] = []
+    async with trio.open_nursery() as nursery:
+
+        async def do(one: Callable[[], Awaitable[object]]) -> None:
+            try:
+                await one()
+            except MetakoError as error:
+                failures.append(error)
+                nursery.cancel_scope.cancel()
+
+        for one in several:
+            nursery.start_soon(do, one)
+    if failures:
+        raise failures[0]
 
 
 class _Fleet:

@@ -210,7 +210,7 @@ async def serve(
                     replaced = trio.Event() if elder is None else elder.taken_over
                     await _wait_first(stop, drain, replaced)
                     accepting.cancel_scope.cancel()
-                if elder is None or not elder.gave_listeners:
+                if elder is None or not (replaced.is_set() and elder.gave_listeners):
                     take_rest(listeners, board, sessions.start_soon)
                 close_listeners(listeners)
                 if replaced.is_set():
