@@ -159,6 +159,20 @@ class FollowingClient(ClientScanner):
                 self._earlier = _unit(self._earlier, buffer, begin, size)
         return taken
 
+    def is_plain_query(self, buffer: bytes | bytearray, size: int) -> bool:
+        """Return whether a piece is one Query that concerns nobody, and no episode goes on.
+
+        Who is in a hurry may then count it in `asked`, set `tail` to its type, and need not `scan`.
+        """
+        return (
+            size > HEADER_BYTES  # what lies behind the piece in the buffer is old
+            and not (self._skip or self._resumes or self.watching)
+            and self.tail not in EXTENDED_KINDS
+            and self._actions is self._usual
+            and _header(buffer, 0) == (_QUERY, size - 1)
+            and not self._concerns(bytes(buffer[HEADER_BYTES : size - 1]))
+        )
+
     def join(self, server: FollowingServer) -> None:
         """Take the scanner of the other direction."""
         self._server = server

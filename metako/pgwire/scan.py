@@ -71,6 +71,7 @@ _header = struct.Struct("!BI").unpack_from
 _first_four = struct.Struct("!I").unpack_from
 _PARSE, _EXECUTE = b"PE"
 _COMPLETE, _ERROR, _COPY_IN_RESPONSE, READY_KIND = b"CEGZ"
+(QUERY_KIND,) = b"Q"
 
 
 def client_layouts() -> Layouts:
@@ -132,6 +133,10 @@ class ClientScanner(Scanner):
     def at_rest(self) -> bool:
         """Whether everything that was asked in full has been answered, and nothing was begun."""
         return not self.owed and self.at_boundary and not self.extended_open and not self.copying_in
+
+    def is_plain_query(self, _buffer: bytes | bytearray, _size: int) -> bool:
+        """Return whether `scan` need not be called; see `FollowingClient`."""
+        return False
 
     def scan(self, buffer: bytes | bytearray, size: int) -> int:
         """Take the next `size` bytes; return how many come before a Terminate: all, if none does.

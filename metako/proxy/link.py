@@ -29,15 +29,13 @@ from collections.abc import Callable
 import trio
 
 from metako.pgwire.lastwords import find_last_words, is_fatal, whole_answers
-from metako.pgwire.scan import READY_KIND, STATUS_IDLE
+from metako.pgwire.scan import QUERY_KIND, READY_KIND, STATUS_IDLE
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.pump import OnNote, Pump
 from metako.proxy.reactor import BROKEN, PEER_CLOSED, READ, WRITE
 from metako.proxy.standing import Standing
 from metako.proxy.transport import Ended, LinkContext, Transport, held, hung_up, leaving, shut
-
-QUERY_KIND = ord("Q")
 
 
 class Link(Pump):

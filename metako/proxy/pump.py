@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from metako.pgwire.actions import EXTENDED_KINDS
 from metako.pgwire.follow import FollowingClient, FollowingServer
-from metako.pgwire.scan import SYNC_KIND, ClientScanner, ServerScanner
+from metako.pgwire.scan import QUERY_KIND, SYNC_KIND, ClientScanner, ServerScanner
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.reactor import PEER_CLOSED, READ, WRITE
@@ -120,6 +120,13 @@ class Pump:
             elif not size:
                 self._client_closed()
                 return
+            elif self.sent is not None and up.is_plain_query(self._buffer, size):
+                if up.asked != up.answers or size > SENT_BYTES_MAX:
+                    self._remember(size)
+                else:
+                    self.sent, self.sent_whole = bytes(self._view[:size]), True
+                up.asked += 1
+                up.tail = QUERY_KIND
             else:
                 if self.sent is not None:
                     self._remember(size)

@@ -78,11 +78,15 @@ def test_what_is_known_is_what_the_server_has(turns, data) -> None:
     session, server = Session(), ModelServer()
     for requests in turns:
         pairs = [request_and_answer(server, request) for request in requests]
-        for direction, stream in (
-            (">", b"".join(sent for sent, _ in pairs)),
-            ("<", b"".join(answer for _, answer in pairs)),
-        ):
-            session.feed(direction, stream, data.draw(st.sampled_from([1, 5, 13, 1000])))
+        if data.draw(st.booleans()):
+            # Each request in a piece of its own, as most come.
+            for sent, _ in pairs:
+                session.feed(">", sent, quick=True)
+        else:
+            sent = b"".join(sent for sent, _ in pairs)
+            session.feed(">", sent, data.draw(st.sampled_from([1, 5, 13, 1000])))
+        answers = b"".join(answer for _, answer in pairs)
+        session.feed("<", answers, data.draw(st.sampled_from([1, 5, 13, 1000])))
         if server.status == "I":
             obstacle = session.tracked.obstacle
             if obstacle is Tie.UNCLEAR and server.skipped_unnamed:
