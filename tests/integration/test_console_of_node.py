@@ -32,6 +32,7 @@ class TwoWorkers(LocalCluster):
     def configure(self, node: NodeLayout, lines: str) -> None:
         text = node_config_text(self.layout, node)
         own = f"  workers: 2\n  admin_users: [{APP_USER}]\n{lines}"
+        text = text.replace("  workers: 1  # all nodes share one machine\n", "")
         assert text.count(PROXY) == 1
         _write_private(node.config_path, text.replace(PROXY, PROXY + own))
 
