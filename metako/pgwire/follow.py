@@ -159,18 +159,19 @@ class FollowingClient(ClientScanner):
                 self._earlier = _unit(self._earlier, buffer, begin, size)
         return taken
 
-    def is_plain_query(self, buffer: bytes | bytearray, size: int) -> bool:
+    def is_plain_query(self, piece: bytes) -> bool:
         """Return whether a piece is one Query that concerns nobody, and no episode goes on.
 
         Who is in a hurry may then count it in `asked`, set `tail` to its type, and need not `scan`.
         """
+        size = len(piece)
         return (
-            size > HEADER_BYTES  # what lies behind the piece in the buffer is old
+            size > HEADER_BYTES
             and not (self._skip or self._resumes or self.watching)
             and self.tail not in EXTENDED_KINDS
             and self._actions is self._usual
-            and _header(buffer, 0) == (_QUERY, size - 1)
-            and not self._concerns(bytes(buffer[HEADER_BYTES : size - 1]))
+            and _header(piece) == (_QUERY, size - 1)
+            and not self._concerns(piece[HEADER_BYTES:-1])
         )
 
     def join(self, server: FollowingServer) -> None:

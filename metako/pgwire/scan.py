@@ -134,7 +134,7 @@ class ClientScanner(Scanner):
         """Whether everything that was asked in full has been answered, and nothing was begun."""
         return not self.owed and self.at_boundary and not self.extended_open and not self.copying_in
 
-    def is_plain_query(self, _buffer: bytes | bytearray, _size: int) -> bool:
+    def is_plain_query(self, _piece: bytes) -> bool:
         """Return whether `scan` need not be called; see `FollowingClient`."""
         return False
 

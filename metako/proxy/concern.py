@@ -33,6 +33,7 @@ _QUERIES = _HARMLESS & frozenset(
     for lower in (b"sele", b"inse", b"upda", b"dele", b"with", b"valu", b"merg", b"fetc", b"copy")
     for word in (lower, lower.upper(), lower.capitalize())
 )
+_SEMICOLON, _QUOTE, _OPENING = b';"('
 # What may stand before it. A comment that could be nested is left to the lexer.
 _BEGIN = re.compile(
     rb"(?:[ \t\n\r\f\v]|--[^\n\r]*+[\n\r]|/\*[^*/]*+\*/)*+\(?([A-Za-z]{3}[A-Za-z]?)"
@@ -68,12 +69,13 @@ def concerns(text: bytes) -> bool:
     lower = text.lower()
     if text[:4] not in _HARMLESS and not _begins_harmlessly(text, lower):
         return True
+    # A single byte is looked for as a number: that takes a fifth of the time.
     if (
-        text.find(b";", 0, -1) < 0
-        and b"temp" not in lower  # a temporary table, or pg_temp
-        and b'u&"' not in lower  # any name, in disguise
+        _SEMICOLON not in text[:-1]
+        and lower.find(b"temp") < 0  # a temporary table, or pg_temp
+        and (_QUOTE not in text or b'u&"' not in lower)  # any name, in disguise
         and (
-            b"(" not in lower
+            _OPENING not in text
             or (
                 b"advisory" not in lower
                 and b"set_config" not in lower

@@ -120,11 +120,14 @@ class Pump:
             elif not size:
                 self._client_closed()
                 return
-            elif self.sent is not None and up.is_plain_query(self._buffer, size):
-                if up.asked != up.answers or size > SENT_BYTES_MAX:
-                    self._remember(size)
-                else:
-                    self.sent, self.sent_whole = bytes(self._view[:size]), True
+            elif (
+                self._buffer[0] == QUERY_KIND
+                and self.sent is not None
+                and size <= SENT_BYTES_MAX
+                and up.asked == up.answers
+                and up.is_plain_query(piece := bytes(self._view[:size]))
+            ):
+                self.sent, self.sent_whole = piece, True
                 up.asked += 1
                 up.tail = QUERY_KIND
             else:

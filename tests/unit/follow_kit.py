@@ -27,7 +27,7 @@ class Watched:
 
     def feed(self, direction: str, data: bytes, step: int = 1 << 30, quick: bool = False) -> int:
         """Have pieces of so many bytes scanned; `quick` as a pump does it, where that is enough."""
-        if quick and direction == ">" and self.up.is_plain_query(bytearray(data), len(data)):
+        if quick and direction == ">" and self.up.is_plain_query(data):
             self.up.asked += 1
             self.up.tail = ord("Q")
             return len(data)
