@@ -31,6 +31,7 @@ from metako.proxy.transport import LinkContext
 from metako.proxy.who import Who
 
 if TYPE_CHECKING:
+    from metako.proxy.estate import Will
     from metako.proxy.office import Access
     from metako.proxy.relay import Relay
 
@@ -292,8 +293,12 @@ class Board:
         """Return a number above all that sessions have, or will be given without being accepted."""
         return self._named + HANDSHAKES_MAX + len(self._sessions)
 
-    def begin_numbers_at(self, number: int) -> None:
-        self._named = max(self._named, number)
+    def begin_with(self, will: Will) -> None:
+        """Go on where another worker has been, before any session has come."""
+        self._named = will.number
+        self.cancels.begin_at(will.cancel_number)
+        for database in will.paused:
+            self.holding.pause(None if database == "*" else database)
 
     def next_number(self) -> int:
         """Return the number of one more session. None comes twice."""

@@ -48,6 +48,7 @@ class Will:
     listeners: int  # sockets that come with it; 0: the heir listens by itself
     number: int  # above all that the elder has given to sessions, or will
     cancel_number: int  # where the heir's cancel keys are to begin
+    paused: tuple[str, ...] = ()  # databases in which nobody may begin a transaction; "*": in all
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,12 @@ def decode(message: bytes) -> Ask | Will | Ready | Estate:
             return Ask(string(ask["host"]), integer(ask["port"]))
         if "will" in body:
             will = mapping(body["will"])
-            names = ("listeners", "number", "cancel_number")
-            return Will(*(integer(will[name]) for name in names))
+            return Will(
+                integer(will["listeners"]),
+                integer(will["number"]),
+                integer(will["cancel_number"]),
+                tuple(string(name) for name in _row(will["paused"])),
+            )
         if body.get("ready") is True:
             return Ready()
         return _estate_from_json(mapping(body["estate"]))

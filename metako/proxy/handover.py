@@ -125,7 +125,12 @@ class Elder:
             alike = (ask.host, ask.port) == self._address
             self.gave_listeners = alike
             files = [one.fileno() for one in self._listeners] if alike else []
-            will = Will(len(files), board.numbers_end(), board.cancels.numbers_end())
+            will = Will(
+                len(files),
+                board.numbers_end(),
+                board.cancels.numbers_end(),
+                board.holding.paused(),
+            )
             self._lock.lend()
             with trio.fail_after(READY_TIMEOUT_S):
                 await heir.send(lambda: (encode(will), files))
@@ -135,7 +140,8 @@ class Elder:
             pass
         # If somebody else has the lock by now, that one takes connections, and so do we: the
         # launcher, which has started both, ends the older one.
-        self._lock.take_back()
+        with contextlib.suppress(OSError):
+            self._lock.take_back()
         board.report(WorkerEvent("WARNING", "a worker that was to replace this one has failed"))
         return False
 

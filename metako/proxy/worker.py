@@ -186,8 +186,7 @@ async def serve(
     link = AgentLink(config.control, hello)
     board = _board(config, link, clock, credentials, encryption)
     if inheritance is not None:
-        board.begin_numbers_at(inheritance.will.number)
-        board.cancels.begin_at(inheritance.will.cancel_number)
+        board.begin_with(inheritance.will)
     sweep = Sweep(board)
     office = WorkerOffice(board, _views(config, board, sweep, port, clock), config.index, _tuned)
     board.console = Access(office, config.index, link.ask_all)

@@ -20,6 +20,7 @@ from metako.model.ids import Address, NodeId, Term
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import cancel_packet, startup_packet
 from metako.proxy.changes import Tie
+from metako.proxy.console import Command, Failed, Verb
 from metako.proxy.descriptors import Descriptors
 from metako.proxy.estate import Ask, Estate, Ready, Server, Will, decode, encode
 from metako.proxy.inherit import Inheritance, ask_elder
@@ -108,6 +109,30 @@ async def test_a_transaction_ends_where_it_began(tmp_path, server) -> None:
             await eventually(elder.ended.is_set)
             assert await client.query("select 1") == "a"
     assert server.logins == 1
+
+
+async def test_who_is_paused_stays_so(tmp_path, server) -> None:
+    async with elder_running(tmp_path, server) as elder:
+        client = await elder.session()
+        for database in ("other", "shop"):
+            await ask(elder, Command(Verb.PAUSE, database=database))
+        async with heir_of(elder, tmp_path) as heir:
+            await client.send(message(b"Q", b"select 1\0"))
+            late = await heir.log_in()
+            for one in (client, late):
+                with trio.move_on_after(0.1):
+                    await one.message()
+                    raise AssertionError("nobody may begin")
+            await ask(elder, Command(Verb.RESUME))
+            assert (await client.until_ready())[-1][1] == b"a\0"
+            await late.until_ready()
+            await eventually(elder.ended.is_set)
+
+
+async def ask(elder: Proxy, command: Command) -> None:
+    """Have all workers of the node do something, as a console would."""
+    part = await elder.desk._ask_all(command, None)
+    assert not isinstance(part.outcome, Failed), part
 
 
 async def test_a_replaced_worker_does_not_wait_for_ever(tmp_path, server) -> None:

@@ -101,7 +101,9 @@ def test_an_estate_arrives_as_it_was(estate) -> None:
     assert decode(encode(estate)) == estate
 
 
-@pytest.mark.parametrize("said", [Ask("*", 6432), Will(2, 300, 77), Ready()])
+@pytest.mark.parametrize(
+    "said", [Ask("*", 6432), Will(2, 300, 77), Will(0, 0, 0, ("*", "shop")), Ready()]
+)
 def test_so_does_the_rest(said) -> None:
     assert decode(encode(said)) == said
 
