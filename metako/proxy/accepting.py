@@ -92,8 +92,3 @@ def take_rest(listeners: list[socket.socket], board: Board, start: Start) -> Non
         with contextlib.suppress(OSError):
             _take_waiting(listener, board, start)
         sockets.close(listener)
-
-
-def close_listeners(listeners: list[socket.socket]) -> None:
-    for listener in listeners:
-        sockets.close(listener)

@@ -61,7 +61,7 @@ async def ask_elder(path: Path, host: str, port: int) -> Inheritance | None:
         will = decode(message)
         if isinstance(will, Will) and will.listeners == len(listeners):
             return Inheritance(elder, will, listeners)
-        _close_all(listeners)
+        sockets.close_all(listeners)
     except _FAILED:
         pass
     except BaseException:
@@ -111,7 +111,7 @@ def _take_session(
         pass
     except Exception as error:  # noqa: BLE001 - one session's bug must not end all the others
         board.report(session_failure(error))
-    _close_all(files)
+    sockets.close_all(files)
     board.report(WorkerEvent("ERROR", "a session of the worker before was not understood"))
     return False
 
@@ -169,13 +169,8 @@ def _sockets(files: list[int]) -> list[socket.socket]:
             for left in files[number:]:
                 with contextlib.suppress(OSError):
                     os.close(left)
-            _close_all(found)
+            sockets.close_all(found)
             raise FrameError("not a socket") from None
         sock.setblocking(False)
         found.append(sock)
     return found
-
-
-def _close_all(several: list[socket.socket]) -> None:
-    for one in several:
-        sockets.close(one)

@@ -53,11 +53,11 @@ async def run_workers(
     Started once all workers listen. From then on a worker that exits is restarted, with a pause
     that doubles up to `RESTART_PAUSE_MAX_S`, for as long as it takes.
 
-    Args:
-        renewals: by which the workers are ordered to be replaced.
-
     If cancelled, the workers are ended (within about half a second) and reaped before this
     returns, unless `keep_running()` says that the next agent is to adopt them.
+
+    Args:
+        renewals: by which the workers are ordered to be replaced.
 
     Raises:
         PortInUseError: something else listens on the port; no worker is left running.
@@ -133,12 +133,12 @@ class _Fleet:
         Raises `PortInUseError` if none was found on the port, and it is taken.
         """
         config = self._config
-        for path in old_lock_paths(config.control):
+        for index, path in old_lock_paths(config.control):
             worker, _ = await find_running(path)
             if worker is None:
                 path.unlink(missing_ok=True)
             else:
-                self._nursery.start_soon(self._watch_elder, 0, worker)
+                self._nursery.start_soon(self._watch_elder, index, worker)
         on_port = config.port == 0
         for index, path in lock_files(config.control):
             worker, record = await find_running(path)
@@ -172,9 +172,7 @@ class _Fleet:
     async def abandon_adopted(self) -> None:
         """Let go of the workers that no task keeps, because the start was cut short."""
         for worker in (*self._adopted.values(), *self._elders.values()):
-            if self.failed or not self._keep_running():
-                await worker.stop()
-            worker.forget()
+            await self._let_go_of(worker)
         self._adopted.clear()
         self._elders.clear()
 
@@ -240,10 +238,13 @@ class _Fleet:
         try:
             yield
         except BaseException:
-            if self.failed or not self._keep_running():
-                await worker.stop()
-            worker.forget()
+            await self._let_go_of(worker)
             raise
+
+    async def _let_go_of(self, worker: WorkerProcess) -> None:
+        if self.failed or not self._keep_running():
+            await worker.stop()
+        worker.forget()
 
     # -- replacing --------------------------------------------------------------------------
 
@@ -282,9 +283,7 @@ class _Fleet:
         try:
             worker = await self._start(index, port, inherits=True)
         except trio.Cancelled:
-            if self.failed or not self._keep_running():
-                await elder.stop()
-            elder.forget()
+            await self._let_go_of(elder)
             raise
         self._event("INFO", "a proxy worker is replaced", index, elder.pid, by=worker.pid)
         self._nursery.start_soon(self._watch_elder, index, elder)

@@ -42,9 +42,11 @@ def old_lock_path(control: Path, index: int, pid: int) -> Path:
     return control.with_name(f"{control.name}.worker-{index}.{pid}")
 
 
-def old_lock_paths(control: Path) -> list[Path]:
-    """Return all such files there are, also those of workers that have ended."""
-    return sorted(control.parent.glob(f"{glob.escape(control.name)}.worker-*.*"))
+def old_lock_paths(control: Path) -> list[tuple[int, Path]]:
+    """Return all such files there are by the worker's number, also of workers that have ended."""
+    begin = f"{control.name}.worker-"
+    found = control.parent.glob(f"{glob.escape(begin)}*.*")
+    return [(int(path.name[len(begin) :].split(".")[0]), path) for path in sorted(found)]
 
 
 def heir_path(control: Path, index: int) -> Path:

@@ -21,7 +21,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import trio
@@ -95,6 +95,12 @@ def close(sock: Connection) -> None:
     if sock.fileno() != -1:
         trio.lowlevel.notify_closing(sock)
         sock.close()
+
+
+def close_all(several: Iterable[Connection]) -> None:
+    """Close all of them, those too that are closed already."""
+    for sock in several:
+        close(sock)
 
 
 def abort(sock: Connection) -> None:
@@ -191,8 +197,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
             sock.listen(LISTEN_BACKLOG)
             port = sock.getsockname()[1]
     except OSError:
-        for sock in listeners:
-            close(sock)
+        close_all(listeners)
         raise
     return listeners
 

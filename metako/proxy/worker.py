@@ -30,7 +30,7 @@ import trio
 
 from metako.model.ids import NodeId
 from metako.proxy import sockets
-from metako.proxy.accepting import accept_clients, close_listeners, take_rest
+from metako.proxy.accepting import accept_clients, take_rest
 from metako.proxy.board import Board
 from metako.proxy.cancels import Cancels
 from metako.proxy.control import AgentLink
@@ -211,7 +211,7 @@ async def serve(
                     accepting.cancel_scope.cancel()
                 if elder is None or not (replaced.is_set() and elder.gave_listeners):
                     take_rest(listeners, board, sessions.start_soon)
-                close_listeners(listeners)
+                sockets.close_all(listeners)
                 if replaced.is_set():
                     old = old_door_path(config.control, config.index, os.getpid())
                     outer.start_soon(_keep_door, old, board)
@@ -221,7 +221,7 @@ async def serve(
                 sessions.cancel_scope.cancel()
             outer.cancel_scope.cancel()
     finally:
-        close_listeners(listeners)
+        sockets.close_all(listeners)
         board.abandon()
         board.links.reactor.close()
 

@@ -10,6 +10,14 @@ from metako.pgwire.messages import BackendKey
 
 
 @pytest.fixture
+async def server(nursery) -> LegServer:
+    """The only one."""
+    server = LegServer("a")
+    await nursery.start(server.run)
+    return server
+
+
+@pytest.fixture
 async def old(nursery) -> LegServer:
     """The first primary."""
     server = LegServer("old")

@@ -18,6 +18,7 @@ import trio
 from metako.model.ids import Address, NodeId, Term
 from metako.model.routing import Peer, RouteTarget, RoutingTable
 from metako.pgwire import startup as pg
+from metako.pgwire.messages import TERMINATE
 from metako.proxy import sockets
 from metako.proxy.consoledesk import ConsoleDesk
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
@@ -29,6 +30,7 @@ from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import WorkerConfig, boot_ns, serve
 from metako.proxy.worklock import WorkerLock
 
+PASSES = 20  # of the scheduler, until all have answered each other over loopback
 DEADLINE_S = 5.0  # for every single wait of a test; reached only by a failure
 
 
@@ -197,6 +199,14 @@ class Client:
             return await self.message() is None
         except trio.BrokenResourceError:
             return True
+
+
+async def leave(client: Client) -> None:
+    """Say goodbye, and wait until the proxy has closed the connection and dealt with the server."""
+    await client.send(TERMINATE)
+    assert await client.at_end()
+    for _ in range(PASSES):
+        await trio.lowlevel.checkpoint()
 
 
 @contextlib.asynccontextmanager

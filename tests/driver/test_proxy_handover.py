@@ -13,12 +13,13 @@ import trio
 from legs_kit import LegServer, anna_by_trust
 from proxy_kit import Client, FakeServer, Proxy, eventually, message, proxy_running
 from test_proxy_cancels import key_of
-from tls_kit import as_client, on_tls, papers_in
+from tls_kit import as_client, on_tls
 
 from metako import unixsocket
 from metako.model.ids import Address, NodeId, Term
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import cancel_packet, startup_packet
+from metako.proxy import worklock
 from metako.proxy.changes import Tie
 from metako.proxy.console import Command, Failed, Verb
 from metako.proxy.descriptors import Descriptors
@@ -56,13 +57,6 @@ async def elder_running(path: Path, server: FakeServer, **options) -> AsyncItera
         elder.route(1, server)
         await eventually(heir_path(elder.control, 1).exists)
         yield elder
-
-
-@pytest.fixture
-async def server(nursery) -> FakeServer:
-    server = FakeServer("a")
-    await nursery.start(server.run)
-    return server
 
 
 async def test_who_is_at_rest_goes_on_with_the_same_server(tmp_path, server) -> None:
@@ -146,8 +140,7 @@ async def test_a_replaced_worker_does_not_wait_for_ever(tmp_path, server) -> Non
             await eventually(elder.ended.is_set)
 
 
-async def test_what_encrypts_stays(tmp_path, server) -> None:
-    papers = papers_in(tmp_path)
+async def test_what_encrypts_stays(tmp_path, server, papers) -> None:
     async with elder_running(tmp_path, server, tls=papers.offered()) as elder:
         client = await on_tls(elder, as_client(papers))
         await client.send(startup_packet({"user": "anna", "database": "shop"}))
@@ -171,7 +164,7 @@ async def test_what_encrypts_stays(tmp_path, server) -> None:
         [encode(Ask("127.0.0.1", 1)), encode(Will(0, 0, 0))],
     ],
 )
-async def test_an_heir_that_fails_changes_nothing(tmp_path, server, words) -> None:
+async def test_an_heir_that_fails_changes_nothing(tmp_path, server, words, monkeypatch) -> None:
     async with elder_running(tmp_path, server) as elder:
         client = await elder.session()
         stranger = Descriptors(unixsocket.connect(heir_path(elder.control, 1)))
@@ -181,7 +174,8 @@ async def test_an_heir_that_fails_changes_nothing(tmp_path, server, words) -> No
         if words and b"ask" in words[0]:
             text = "a worker that was to replace this one has failed"
             await eventually(lambda: text in [event.message for event in elder.events])
-        with trio.move_on_after(1):
+        with monkeypatch.context() as patch:
+            patch.setattr(worklock, "LOCK_TIMEOUT_S", 0.01)
             assert await WorkerLock.take(elder.control, 1) is None, "it has its lock"
         assert not old_lock_path(elder.control, 1, os.getpid()).exists()
         assert await client.query("select 1") == "a"

@@ -6,7 +6,7 @@ import pytest
 import trio
 import trio.testing
 from legs_kit import Known, LegServer, anna_by_trust
-from proxy_kit import Client, Proxy, eventually, message, proxy_running
+from proxy_kit import Client, Proxy, eventually, leave, message, proxy_running
 
 from metako.pgwire import startup as pg
 from metako.pgwire.login_server import TrustLogin
@@ -14,7 +14,6 @@ from metako.pgwire.messages import TERMINATE
 from metako.proxy import legs
 from metako.proxy.limits import Limits
 
-PASSES = 20  # of the scheduler, until all have answered each other over loopback
 RESET = message(b"Q", b"DISCARD ALL\0")
 FATAL = pg.error_response("57P01", "terminating connection due to administrator command")
 
@@ -29,14 +28,6 @@ async def session(proxy: Proxy, **parameters: str) -> Client:
     await client.send(pg.startup_packet(asked))
     await client.until_ready()
     return client
-
-
-async def leave(client: Client) -> None:
-    """Say goodbye, and wait until the proxy has closed the connection and dealt with the server."""
-    await client.send(TERMINATE)
-    assert await client.at_end()
-    for _ in range(PASSES):
-        await trio.lowlevel.checkpoint()
 
 
 async def test_the_next_client_gets_the_connection_as_good_as_new(tmp_path, nursery) -> None:
