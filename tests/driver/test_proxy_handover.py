@@ -13,10 +13,11 @@ import trio
 from legs_kit import LegServer, anna_by_trust
 from proxy_kit import Client, FakeServer, Proxy, eventually, message, proxy_running
 from test_proxy_cancels import key_of
-from tls_kit import as_client, on_tls
+from tls_kit import TlsServer, as_client, on_tls
 
 from metako import unixsocket
 from metako.model.ids import Address, NodeId, Term
+from metako.model.sslmode import SslMode
 from metako.pgwire.messages import BackendKey
 from metako.pgwire.startup import cancel_packet, startup_packet
 from metako.proxy import worklock
@@ -234,6 +235,26 @@ async def test_whom_we_have_logged_in_can_cancel_and_be_moved_as_before(tmp_path
             for client in before:
                 assert await client.query("select 1") == "b"
             assert b"set a = 1" in bytes(other.received)
+
+
+async def test_a_server_on_tls_is_logged_in_to_again(tmp_path, nursery, papers) -> None:
+    server = TlsServer("a", certificate=papers.server)
+    await nursery.start(server.run)
+    options = {"credentials": anna_by_trust(), "tls": papers.towards(SslMode.REQUIRE)}
+    async with elder_running(tmp_path, server, **options) as elder:
+        client, tied = await elder.session(), await elder.session()
+        await client.query("set a = 1")
+        await tied.query("listen b")
+        async with heir_of(elder, tmp_path, **options):
+            await eventually(lambda: server.ended == 1)
+            assert await client.query("select 1") == "a"
+            assert (server.logins, server.encrypted) == (3, 3)
+            assert bytes(server.received).count(b"set a = 1") == 2
+            # Who cannot be moved stays where it is.
+            assert not elder.ended.is_set()
+            assert await tied.query("select 1") == "a"
+            await tied.send(message(b"X", b""))
+            await eventually(elder.ended.is_set)
 
 
 # -- an elder that is played ------------------------------------------------------------------

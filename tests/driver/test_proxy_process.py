@@ -25,7 +25,8 @@ from metako.proxy.__main__ import parse_arguments
 from metako.proxy.control import RoutingFeed, WorkerReport, serve_control
 from metako.proxy.launcher import ProxyConfig, ProxyError, run_workers
 from metako.proxy.limits import Limits, Timeouts
-from metako.proxy.outside import EXIT_NO_GUARD, heir_path
+from metako.proxy.outside import EXIT_NO_GUARD, heir_path, lock_path, old_lock_path
+from metako.proxy.process import find_running
 from metako.proxy.starting import worker_command
 from metako.proxy.tlsoptions import NO_TLS, TlsOptions
 from metako.proxy.worker import boot_ns
@@ -301,6 +302,39 @@ async def test_worker_of_another_configuration_is_replaced(tmp_path, guard, nurs
             async with raw_session(node.port) as newcomer:
                 assert await newcomer.query("select 1") == "a"
     assert server.logins == 2
+
+
+# The agent that leaves its workers to the next one would be a process of its own.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+async def test_a_worker_that_drains_is_found_and_ended_by_a_later_agent(
+    tmp_path, guard, nursery
+) -> None:
+    server = FakeServer("a")
+    await nursery.start(server.run)
+    async with (
+        other_agent(tmp_path, guard, server) as (agent, port),
+        raw_session(port) as client,
+    ):
+        await client.query("begin")
+        agent.kill()
+        await agent.wait()
+        path = tmp_path / "proxy.sock"
+        elder, _ = await find_running(lock_path(path, 1))
+        assert elder is not None
+        elder.forget()
+        node = Node(config_for(tmp_path, guard, workers=2))
+        node.route(1, server)
+        async with node_running(node.config, node=node):
+            node.keep = True
+            assert await client.query("begin") == "BEGIN"
+        assert alive(elder.pid)
+        assert old_lock_path(path, 1, elder.pid).exists()
+        async with node_running(config_for(tmp_path, guard, workers=2)) as node:
+            assert node.messages == ["a running proxy worker was adopted"] * 2
+            assert alive(elder.pid)
+        assert not alive(elder.pid)
+        assert not old_lock_path(path, 1, elder.pid).exists()
+        assert (await client.error())["C"] == "57P01"
 
 
 async def test_a_worker_that_hands_nothing_over_is_ended(tmp_path, guard, nursery) -> None:
