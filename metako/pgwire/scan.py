@@ -55,14 +55,15 @@ from metako.pgwire.actions import (
     SYNC_KIND as SYNC_KIND,  # for those who look among the `known` themselves
 )
 from metako.pgwire.layout import Layouts
+from metako.pgwire.runs import pass_over
 from metako.pgwire.startup import PgWireError
-from metako.pgwire.stream import HEADER_BYTES, NO_LAYOUTS, Note, Scanner
+from metako.pgwire.stream import HEADER_BYTES, LENGTH_MIN, NO_LAYOUTS, Note, Scanner
 from metako.pgwire.tally import Tally
 
 # PQ_LARGE_MESSAGE_LIMIT, counted as the length field counts: without the type byte.
 CLIENT_MESSAGE_BYTES_MAX = 0x3FFF_FFFE
-LENGTH_MIN = 4  # the length field counts itself
 READY_LENGTH = 5
+RUNS_BYTES_MIN = 2048  # of a piece in which messages are passed over many at a time
 TAG_LENGTH_MIN = LENGTH_MIN + 4  # of a CommandComplete that is told by the first bytes of its tag
 
 STATUS_IDLE = ord("I")  # of a ReadyForQuery; in a transaction it is T, in a failed one E
@@ -315,6 +316,8 @@ class ServerScanner(Scanner):
         position = begin = self._skip
         actions = self._actions
         kind = 0
+        if size >= RUNS_BYTES_MIN:
+            position, kind, self.walked = pass_over(buffer, position, size, actions)
         last = size - HEADER_BYTES
         while position <= last:
             kind, length = _header(buffer, position)

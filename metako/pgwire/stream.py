@@ -15,6 +15,7 @@ from typing import NamedTuple
 from metako.pgwire.layout import Layout, Layouts
 
 HEADER_BYTES = 5
+LENGTH_MIN = 4  # the length field counts itself
 NO_LAYOUTS: Mapping[int, Layout] = MappingProxyType({})
 
 
@@ -44,11 +45,13 @@ class Scanner:
 
     __slots__ = (
         *("_gathered", "_head", "_keeps", "_kind", "_layouts", "_open", "_resumes", "_skip"),
-        *("_wanted", "_whole", "known", "notes"),
+        *("_wanted", "_whole", "known", "notes", "walked"),
     )
 
     def __init__(self, layouts: Layouts, *, keeps: bool) -> None:
         self.notes: list[Note] = []  # appended to by `scan`; whoever takes them clears the list
+        # How many messages of the last large piece were looked at one by one.
+        self.walked = 0
         self._keeps = keeps
         self._layouts = layouts
         self._open: Mapping[int, Layout] = layouts.known  # or NO_LAYOUTS, in the middle of a COPY
@@ -76,6 +79,17 @@ class Scanner:
     def _set_open(self, layouts: Mapping[int, Layout]) -> None:
         self._open = layouts
         self.known = layouts if self.at_boundary else NO_LAYOUTS
+
+    def pass_body(self, size: int) -> bool:
+        """Take the next `size` bytes, if all of them and the one behind are inside of one body.
+
+        Return whether they were taken. They need not be looked at then.
+        """
+        if self._resumes or self._skip <= size:
+            return False
+        self._skip -= size
+        self.walked = 0
+        return True
 
     def scan(self, buffer: bytes | bytearray, size: int) -> int:
         raise NotImplementedError

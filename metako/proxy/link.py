@@ -389,6 +389,7 @@ class Link(Pump):
         self._torn = self._torn or bool(self._pending_down)
         self._pending_up = self._pending_down = b""
         self._client_held = self._server_held = False
+        self._down_view = self._view
         server = self._server
         if server is not None:
             self._reactor.watch(server.fileno(), 0, self._server_ready)

@@ -18,8 +18,8 @@ import enum
 import struct
 
 from metako.pgwire.messages import TransactionStatus
-from metako.pgwire.scan import LENGTH_MIN, READY_KIND
-from metako.pgwire.stream import HEADER_BYTES
+from metako.pgwire.scan import READY_KIND
+from metako.pgwire.stream import HEADER_BYTES, LENGTH_MIN
 from metako.proxy.inflight import Kind, read_requests
 from metako.proxy.loss import WAIT_ROUTINE, Moment, answered_of, may_have_changed
 

@@ -3,9 +3,9 @@
 The two callbacks are all that runs for most pieces. Each reads what has arrived into a buffer that
 all links of a worker share, has a scanner look at the headers, and hands the bytes to the kernel;
 nothing waits in between, so nobody else touches the buffer meanwhile. Only what the receiver does
-not take at once is copied aside, at most one buffer for each direction. Until that is gone the
-sender is not read (back-pressure: its window closes). An idle link therefore costs no buffer at
-all.
+not take at once is copied aside, at most `SCRATCH_BYTES` from the client and `BULK_BYTES` from the
+server. Until that is gone the sender is not read (back-pressure: its window closes). An idle link
+therefore costs no buffer at all.
 
 Deliberately unknown here: what it means that something ended or was said unasked. That is `link`.
 """
@@ -20,13 +20,18 @@ from metako.pgwire.scan import QUERY_KIND, SYNC_KIND, ClientScanner, ServerScann
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.reactor import PEER_CLOSED, READ, WRITE
-from metako.proxy.transport import Ended, LinkContext, Transport, shut
+from metako.proxy.transport import SCRATCH_BYTES, Ended, LinkContext, Transport, shut
 
 # Of what the client has sent. Longer requests are rare, and what is kept stays while it is idle.
 SENT_BYTES_MAX = 4096
 # How far from the end of a piece last words are looked for, by a field that they all have.
 LAST_WORDS_BYTES = 1024
 FATAL = b"\0VFATAL\0"
+PART_BYTES_MIN = (
+    4096  # of an answer, behind which the next part comes at once; PostgreSQL sends 8192
+)
+# On the average, of those that are looked at one by one in what is read many at a time.
+MESSAGE_BYTES_MIN = 64
 
 OnNote = Callable[[Note, bool], None]
 
@@ -36,7 +41,8 @@ class Pump:
 
     __slots__ = (
         *("_buffer", "_client", "_client_events", "_client_over", "_client_recv", "_client_send"),
-        *("_client_held", "_data_seen", "_down", "_down_meter", "_hangup_seen", "_on_note"),
+        *("_bulk_view", "_client_held", "_data_seen", "_down", "_down_meter", "_down_view"),
+        *("_hangup_seen", "_on_note"),
         *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
         *("_server_events", "_server_held", "_server_recv", "_server_send"),
         *("_torn", "_up", "_up_meter", "_view", "ended", "sent", "sent_whole", "violation"),
@@ -48,6 +54,8 @@ class Pump:
         self._reactor = context.reactor
         self._buffer = context.buffer
         self._view = context.view
+        self._bulk_view = context.bulk_view
+        self._down_view = context.view  # what the server is read into
         self._up_meter = context.up
         self._down_meter = context.down
         self._on_note = on_note
@@ -158,7 +166,7 @@ class Pump:
                 self._server_event(events)
                 return
             try:
-                size = receive(self._view)
+                size = receive(self._down_view)
             except BlockingIOError:
                 return
             except OSError:
@@ -169,19 +177,17 @@ class Pump:
                 down.status = self._buffer[size - 1]
                 self._up.answers += 1
                 layout[2].count += 1
-            elif size and self._up.owed and not self._may_end(size):
-                down.scan(self._buffer, size)
-            else:
+            elif not (size and self._up.owed and self._follow_down(size)):
                 size = self._take_unasked(size)
                 if not size:
                     return
             try:
-                sent = self._client_send(self._view[:size])
+                sent = self._client_send(self._down_view[:size])
             except OSError as error:
                 sent = self._not_sent_down(error)
             self._down_meter.count += sent
             if sent != size:
-                self._keep_down(self._view[sent:size])
+                self._keep_down(self._bulk_view[sent:size])
             if down.notes:
                 self._tell(down.notes, from_client=False)
         except PgWireError as error:
@@ -189,6 +195,32 @@ class Pump:
         except Exception:
             self._end(Ended.FAILED)
             raise
+
+    def _follow_down(self, size: int) -> bool:
+        """Scan what was just read, of an answer; False: not done, for they may be last words."""
+        down = self._down
+        if not down.pass_body(size):
+            if self._may_end(size):
+                return False
+            down.scan(self._buffer, size)
+            if SCRATCH_BYTES > size >= PART_BYTES_MIN and not down.at_boundary:
+                self._reactor.note_more()
+        if size >= SCRATCH_BYTES or self._down_view is not self._view:
+            self._adapt(size)
+        return True
+
+    def _adapt(self, size: int) -> None:
+        """Read more at a time while a large answer comes faster than it can be passed on.
+
+        Programs on all sides then run for longer before the next has its turn, which matters when
+        all processors are busy. Not so if many of its messages had to be looked at: what one
+        session gets done at a time must stay bounded for the sake of the others.
+        """
+        in_haste = size >= SCRATCH_BYTES and self._up.owed > 0
+        bulk = in_haste and self._down.walked * MESSAGE_BYTES_MIN <= size
+        self._down_view = self._bulk_view if bulk else self._view
+        if self._server is not None:
+            self._reactor.note_bulk(self._server.fileno(), bulk=bulk)
 
     def _may_end(self, size: int) -> bool:
         """Return whether the server may say its last words in what was just read."""

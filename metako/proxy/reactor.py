@@ -10,11 +10,13 @@ In: descriptors with a callback each. Out: synchronous calls of them, with the e
 Level-triggered: a callback may do a bounded amount of work and return; what it leaves is reported
 again. A callback is called in vain now and then, so it must expect `BlockingIOError`.
 
-Fairness: a descriptor is served once a pass. After `SLICE_S` at the latest there is a checkpoint,
-so that nothing in the worker waits longer for its turn than that and one pass. Between passes the
-task stays in its own epoll set for up to `LINGER_S` instead of going back to trio, because under
-load the next event comes before the trip through the scheduler would have ended; except while
-`attentive` says that somebody is on a slow path, for a moment after `attend`, or after `hurry`.
+Fairness: a descriptor is served once a pass; those that move much at a time behind the others, and
+only few of them, who take turns. After `SLICE_S` at the latest there is a
+checkpoint, so that nothing in the worker waits longer for its turn than that and one pass. Between
+passes the task stays in its own epoll set for up to `LINGER_S` instead of going back to trio,
+because under load the next event comes before the trip through the scheduler would have ended;
+except while `attentive` says that somebody is on a slow path, for a moment after `attend`, or after
+`hurry`.
 
 Invariant: once a descriptor is forgotten, its callback is not called again, not even for an event
 of the pass that is under way; nor is that event taken for one of another socket that has got the
@@ -40,7 +42,11 @@ BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported
 SLICE_S = 0.002
 LINGER_S = 0.001  # epoll counts in milliseconds
 ATTENTION_S = 0.02  # after `attend`
+GATHER_S = 20e-6  # what the kernel makes of it is some 70 microseconds
+GATHER_AFTER = 16  # passes in which everybody waited for more
+GATHER_AGAINST = 4  # of them, for each in which not everybody did
 EVENTS_MAX = 64  # of one pass
+BULK_MAX = 2  # of those, who move much at a time
 
 Callback = Callable[[int], None]  # gets the events of epoll
 
@@ -61,6 +67,10 @@ class Reactor:
         self._attentive = 0  # how many are on a slow path
         self._hurried = False  # a callback has woken a task
         self._serving = False  # a pass is under way
+        self._bulk: set[int] = set()  # descriptors whose callbacks move much at a time
+        self._bulk_turn = 0  # whose turn it is among those of them that are ready
+        self._more = 0  # callbacks of this pass that wait for another part of what they have got
+        self._gathering = 0  # rises with passes in which all did, and falls with others
         self._later: list[Callable[[], None]] = []  # to be called behind it
         self._attend_until_s = 0.0  # by `time.monotonic`
 
@@ -87,6 +97,7 @@ class Reactor:
         """Call nobody for `descriptor` any more. Before it is closed; harmless if not watched."""
         if self._events.pop(descriptor, None) is not None:
             del self._callbacks[descriptor]
+            self._bulk.discard(descriptor)
             self._epoll.unregister(descriptor)
 
     def later(self, call: Callable[[], None]) -> bool:
@@ -98,6 +109,24 @@ class Reactor:
     def hurry(self) -> None:
         """Let the tasks that a callback has woken run at once."""
         self._hurried = True
+
+    def note_bulk(self, descriptor: int, *, bulk: bool) -> None:
+        """Serve `descriptor` behind the others, and only few of its kind in a pass, or no more so.
+
+        For callbacks that move much at a time, so that others wait for few of them only.
+        """
+        if bulk:
+            self._bulk.add(descriptor)
+        else:
+            self._bulk.discard(descriptor)
+
+    def note_more(self) -> None:
+        """Let what comes next gather for a moment, if nearly all that is served says this.
+
+        For callbacks that got a part of something, of which the next is about to come: fewer and
+        larger parts cost everybody less.
+        """
+        self._more += 1
 
     def attend(self) -> None:
         """Keep tasks waiting for nobody's sake for a moment: some are about to have much to do."""
@@ -140,13 +169,38 @@ class Reactor:
             if not ready:
                 return False
             self._serve(ready)
+            if (self._more or self._gathering) and self._gathers(len(ready)) and may_wait:
+                time.sleep(GATHER_S)
             if self._hurried or time.monotonic() >= end_s:
                 return True
+
+    def _gathers(self, served: int) -> bool:
+        """Return whether nearly all passes were of those who wait for more, this one too."""
+        waits, self._more = self._more == served, 0
+        step = 1 if waits else -GATHER_AGAINST
+        self._gathering = min(max(self._gathering + step, 0), 2 * GATHER_AFTER)
+        return waits and self._gathering > GATHER_AFTER
+
+    def _choose(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return whom to serve of those who are ready, in order. The rest will be told of again.
+
+        Those who move much take turns, since epoll may tell of them in the same order each time.
+        """
+        bulk = self._bulk
+        chosen = [event for event in ready if event[0] not in bulk]
+        others = [event for event in ready if event[0] in bulk]
+        if len(others) > BULK_MAX:
+            begin = self._bulk_turn % len(others)
+            self._bulk_turn = begin + BULK_MAX
+            others = (others + others)[begin : begin + BULK_MAX]
+        return chosen + others
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         fresh = self._fresh
         if fresh:
             fresh.clear()
+        if self._bulk:
+            ready = self._choose(ready)
         callbacks = self._callbacks
         self._serving = True
         for descriptor, events in ready:

@@ -36,6 +36,7 @@ from metako.proxy.transport import SCRATCH_BYTES
 ALPN_PROTOCOL = "postgresql"
 # With what is left of the record before, at most 16 KiB, it fits into the buffer of a link.
 CIPHERTEXT_BYTES_MAX = SCRATCH_BYTES // 2
+PLAINTEXT_BYTES_MAX = SCRATCH_BYTES  # encrypted at a time
 
 
 class TlsError(Exception):
@@ -189,19 +190,22 @@ class TlsTransport:
             if self._unsent:
                 raise BlockingIOError
         assert data
-        view = memoryview(data)[:SCRATCH_BYTES]
-        fresh = view[1:] if self._again else view
+        view = memoryview(data)
+        done = int(self._again)  # how much of it is encrypted
         self._again = False
-        if fresh:
-            written = self._tls.write(fresh)
-            assert written == len(fresh)  # a buffer in memory takes everything
-        self._flush()
-        if not self._unsent:
-            return len(view)
-        self._again = True
-        if len(view) == 1:
-            raise BlockingIOError
-        return len(view) - 1
+        while done < len(view):
+            # Not all at once: buffers of OpenSSL stay as large as they have been.
+            part = view[done : done + PLAINTEXT_BYTES_MAX]
+            written = self._tls.write(part)
+            assert written == len(part)  # a buffer in memory takes everything
+            done += written
+            self._flush()
+            if self._unsent:
+                self._again = True
+                if done == 1:
+                    raise BlockingIOError
+                return done - 1
+        return done
 
     def shutdown(self, how: int, /) -> None:
         self._say_goodbye()

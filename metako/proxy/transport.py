@@ -23,7 +23,8 @@ from metako.pgwire.tally import Tally
 from metako.proxy.concern import concerns
 from metako.proxy.reactor import Reactor
 
-SCRATCH_BYTES = 65_536
+SCRATCH_BYTES = 65_536  # read at a time
+BULK_BYTES = 8 * SCRATCH_BYTES  # the same, in the middle of a large answer
 
 
 class Transport(Protocol):
@@ -116,8 +117,9 @@ class LinkContext:
 
     def __init__(self, reactor: Reactor) -> None:
         self.reactor = reactor
-        self.buffer = bytearray(SCRATCH_BYTES)
-        self.view = memoryview(self.buffer)
+        self.buffer = bytearray(BULK_BYTES)
+        self.bulk_view = memoryview(self.buffer)
+        self.view = self.bulk_view[:SCRATCH_BYTES]
         self.client_layouts = client_layouts()
         self.tally = Tally()  # reads and writes, of all sessions
         self.server_layouts = server_layouts(self.tally)

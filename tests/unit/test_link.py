@@ -12,7 +12,7 @@ from link_kit import ANSWER, CHANGE, EXTENDED, LOGIN, QUERY, READY, rig
 from scan_kit import message
 from trio.testing import wait_all_tasks_blocked
 
-from metako.proxy.transport import SCRATCH_BYTES, Ended
+from metako.proxy.transport import BULK_BYTES, SCRATCH_BYTES, Ended
 
 ROW = message("D", b"x" * 60_000)
 TERMINATE = message("X")
@@ -119,7 +119,7 @@ async def test_a_client_that_does_not_read_stops_the_server_and_loses_nothing() 
                 stuck = sent
                 await wait_all_tasks_blocked(0.01)
             assert sent < rows * len(ROW)
-            assert 0 < len(link._pending_down) <= SCRATCH_BYTES
+            assert 0 < len(link._pending_down) <= BULK_BYTES
             assert not link.at_boundary
             for _ in range(rows):
                 await joined.client.receive(ROW)
@@ -155,6 +155,61 @@ async def test_a_server_that_does_not_read_stops_the_client_and_loses_nothing() 
             for _ in range(200):
                 await joined.server.receive(data)
         assert await joined.server.at_end()
+
+
+def watch_rooms(link) -> list[int]:
+    """Return a list that tells how much there was room for whenever the server was read."""
+    rooms: list[int] = []
+    receive = link._server_recv
+
+    def note(view: memoryview) -> int:
+        rooms.append(len(view))
+        return receive(view)
+
+    link._server_recv = note
+    return rooms
+
+
+async def test_more_is_read_at_a_time_in_the_middle_of_a_large_answer_only() -> None:
+    async with rig() as made:
+        joined = await made.relaying()
+        link, context = joined.link, made.context
+        rows = message("D", b"x" * 95) * 20_000
+        await joined.client.send(QUERY)
+        await joined.server.receive(QUERY)
+        rooms = watch_rooms(link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(joined.server.send, rows + READY)
+            await joined.client.receive(rows)
+        await joined.client.receive(READY)
+        assert rooms[0] == len(context.view)
+        assert len(context.bulk_view) in rooms
+        assert link._down_view is context.view
+        assert not context.reactor._bulk
+
+
+async def test_little_is_read_at_a_time_where_every_message_has_to_be_looked_at() -> None:
+    async with rig() as made:
+        joined = await made.relaying()
+        # In turns, so that looking ahead never pays.
+        rows = b"".join(message("D", b"x" * (size % 7)) for size in range(200_000))
+        await joined.client.send(QUERY)
+        await joined.server.receive(QUERY)
+        rooms = watch_rooms(joined.link)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(joined.server.send, rows + READY)
+            await joined.client.receive(rows)
+        await joined.client.receive(READY)
+        assert set(rooms) == {len(made.context.view)}
+
+
+async def test_the_next_server_is_read_like_the_first() -> None:
+    async with rig() as made:
+        joined = await made.relaying()
+        link = joined.link
+        link._down_view = made.context.bulk_view
+        link.detach_server()
+        assert link._down_view is made.context.view
 
 
 async def test_a_huge_result_does_not_keep_another_session_waiting() -> None:

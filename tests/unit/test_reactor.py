@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import socket
 
@@ -10,7 +11,16 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from metako.proxy.reactor import LINGER_S, PEER_CLOSED, READ, WRITE, Reactor
+from metako.proxy.reactor import (
+    BULK_MAX,
+    GATHER_AFTER,
+    GATHER_S,
+    LINGER_S,
+    PEER_CLOSED,
+    READ,
+    WRITE,
+    Reactor,
+)
 
 DEADLINE_S = 5.0
 
@@ -246,3 +256,149 @@ async def test_nobody_on_a_slow_path_waits_for_the_reactor_to_linger(pair) -> No
     finally:
         reactor._epoll = inner
         reactor.close()
+
+
+# --------------------------------------------- those who move much at a time
+
+
+@contextlib.contextmanager
+def ready_sockets(count: int):
+    """Give sockets that always have something to be read."""
+    with contextlib.ExitStack() as stack:
+        nears = []
+        for _ in range(count):
+            near, far = socket.socketpair()
+            stack.enter_context(near)
+            stack.enter_context(far)
+            far.send(b"x")
+            nears.append(near)
+        yield nears
+
+
+class Passes:
+    """Watches sockets, and tells who is served in a pass."""
+
+    def __init__(self, reactor: Reactor, socks: list[socket.socket]) -> None:
+        self._reactor = reactor
+        self._served: list[int] = []
+        for sock in socks:
+            reactor.watch(sock.fileno(), READ, functools.partial(self._note, sock.fileno()))
+        self.next()  # they are registered for this one
+
+    def _note(self, descriptor: int, _events: int) -> None:
+        self._served.append(descriptor)
+
+    def next(self) -> list[int]:
+        self._served = []
+        self._reactor._serve(self._reactor._epoll.poll(0))
+        return self._served
+
+
+async def test_those_who_move_much_are_served_last_few_at_a_time_and_all_of_them() -> None:
+    reactor = Reactor(lambda error: None)
+    with ready_sockets(12) as socks:
+        passes = Passes(reactor, socks)
+        bulk = {sock.fileno() for sock in socks[:7]}
+        for descriptor in bulk:
+            reactor.note_bulk(descriptor, bulk=True)
+        others = {sock.fileno() for sock in socks[7:]}
+        rounds = [passes.next() for _ in range(70)]
+        for served in rounds:
+            assert set(served[: len(others)]) == others
+            assert len(served) == len(others) + BULK_MAX
+        counts = [sum(served.count(one) for served in rounds) for one in bulk]
+        assert sum(counts) == 70 * BULK_MAX
+        assert max(counts) - min(counts) <= BULK_MAX
+
+        for descriptor in bulk:
+            reactor.note_bulk(descriptor, bulk=False)
+        assert all(len(passes.next()) == len(socks) for _ in range(3))
+    reactor.close()
+
+
+async def test_a_descriptor_that_is_forgotten_is_no_longer_one_that_moves_much() -> None:
+    reactor = Reactor(lambda error: None)
+    with ready_sockets(BULK_MAX + 2) as socks:
+        for sock in socks:
+            reactor.watch(sock.fileno(), READ, lambda events: None)
+            reactor.note_bulk(sock.fileno(), bulk=True)
+            reactor.forget(sock.fileno())
+        passes = Passes(reactor, socks)
+        assert all(len(passes.next()) == len(socks) for _ in range(3))
+    reactor.close()
+
+
+class Pauses:
+    """What the reactor's clock is asked for."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.slept: list[float] = []
+        monkeypatch.setattr("metako.proxy.reactor.time.sleep", self.slept.append)
+
+
+def slices(reactor: Reactor, *, more: bool, count: int) -> None:
+    """Serve one socket alone, pass by pass."""
+    with ready_sockets(1) as (sock,):
+        left = count
+
+        def serve(_events: int) -> None:
+            nonlocal left
+            left -= 1
+            if more:
+                reactor.note_more()
+            if not left:
+                reactor.watch(sock.fileno(), 0, serve)
+
+        reactor.watch(sock.fileno(), READ, serve)
+        while left:
+            reactor._serve_slice()
+
+
+async def test_parts_are_left_to_gather_only_if_nearly_all_that_happens_are_parts(
+    monkeypatch,
+) -> None:
+    pauses = Pauses(monkeypatch)
+    reactor = Reactor(lambda error: None)
+    slices(reactor, more=True, count=GATHER_AFTER)
+    assert not pauses.slept
+    slices(reactor, more=True, count=5)
+    assert pauses.slept == [GATHER_S] * 5
+    for _ in range(10):  # somebody else is busy too
+        slices(reactor, more=True, count=5)
+        slices(reactor, more=False, count=2)
+    pauses.slept.clear()
+    for _ in range(50):
+        slices(reactor, more=True, count=5)
+        slices(reactor, more=False, count=2)
+    slices(reactor, more=False, count=1000)
+    slices(reactor, more=True, count=GATHER_AFTER)
+    assert not pauses.slept
+    reactor.close()
+
+
+async def test_nothing_gathers_while_somebody_else_is_served_too(monkeypatch) -> None:
+    pauses = Pauses(monkeypatch)
+    reactor = Reactor(lambda error: None)
+    with ready_sockets(2) as socks:
+        left = 10 * GATHER_AFTER
+
+        def part(_events: int) -> None:
+            nonlocal left
+            left -= 1
+            reactor.note_more()
+
+        reactor.watch(socks[0].fileno(), READ, part)
+        reactor.watch(socks[1].fileno(), READ, lambda events: None)
+        while left > 0:
+            reactor._serve_slice()
+    assert not pauses.slept
+    reactor.close()
+
+
+async def test_nobody_on_a_slow_path_waits_until_parts_have_gathered(monkeypatch) -> None:
+    pauses = Pauses(monkeypatch)
+    reactor = Reactor(lambda error: None)
+    with reactor.attentive():
+        slices(reactor, more=True, count=3 * GATHER_AFTER)
+    assert not pauses.slept
+    reactor.close()

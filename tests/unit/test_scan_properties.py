@@ -27,9 +27,16 @@ DOWN = st.one_of(
 
 
 def streams(messages):
-    return st.lists(messages, max_size=8).flatmap(
+    repeats = st.sampled_from([1, 1, 1, 2, 40, 400])  # of a row: many are passed over at once
+    return st.lists(st.tuples(messages, repeats), max_size=8).flatmap(
         lambda found: st.tuples(
-            st.just(b"".join(message(kind, body) for kind, body in found)), st.integers(0, 20)
+            st.just(
+                b"".join(
+                    message(kind, body) * (repeat if kind in "DdT" and len(body) <= 12 else 1)
+                    for (kind, body), repeat in found
+                )
+            ),
+            st.integers(0, 20),
         ).map(lambda pair: pair[0][: len(pair[0]) - pair[1]] if pair[1] < 15 else pair[0])
     )
 

@@ -79,7 +79,7 @@ async def test_what_is_offered_again_is_sent_once(files) -> None:
             nonlocal refused
             view = memoryview(data)
             while view:
-                part = view[: chance.choice((1, 1, 2, 100, 5000, 200_000))]
+                part = view[: chance.choice((1, 1, 2, 100, 5000, 70_000, 500_000))]
                 while part:
                     try:
                         taken = server.send(part)
