@@ -74,6 +74,7 @@ _LIMITS = {
     for kind in kinds
 }
 _header = struct.Struct("!BI").unpack_from
+_length = struct.Struct("!I").unpack_from
 _opening = struct.Struct("!I?")
 _ready = struct.Struct("!BI")
 
@@ -123,7 +124,7 @@ class FollowingClient(ClientScanner):
     """
 
     __slots__ = (
-        *("_all_marked", "_concerns", "_earlier", "_marked", "_piece", "_piece_begin"),
+        *("_all_marked", "_concerns", "_earlier", "_marked", "_normal", "_piece", "_piece_begin"),
         *("_position", "_server", "watching"),
     )
 
@@ -132,6 +133,7 @@ class FollowingClient(ClientScanner):
         if layouts.concerns is None:
             raise ValueError("these layouts are not for following")
         self._concerns = layouts.concerns
+        self._normal = layouts.known
         self.watching = False  # whether an episode has begun and not ended
         self._server: FollowingServer | None = None  # None until there is one
         self._marked: set[bytes] = set()  # statements each of whose executions is to be told of
@@ -166,11 +168,10 @@ class FollowingClient(ClientScanner):
         """
         size = len(piece)
         return (
-            size > HEADER_BYTES
-            and not (self._skip or self._resumes or self.watching)
+            self.known is self._normal
+            and size > HEADER_BYTES
+            and _length(piece, 1)[0] == size - 1
             and self.tail not in EXTENDED_KINDS
-            and self._actions is self._usual
-            and _header(piece) == (_QUERY, size - 1)
             and not self._concerns(piece[HEADER_BYTES:-1])
         )
 

@@ -76,9 +76,11 @@ def _repeated(buffer: bytes | bytearray, position: int, last: int, stride: int) 
         for column in _COLUMNS:
             begin = position + column
             part = buffer[begin : begin + (count - 1) * stride + 1 : stride]
-            count -= len(part.lstrip(header[column : column + 1]))
-            if not count:
-                return found
+            byte = header[column : column + 1]
+            if part != byte * count:
+                count -= len(part.lstrip(byte))
+                if not count:
+                    return found
         found += count
         if count < looked:
             break
