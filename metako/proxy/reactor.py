@@ -11,12 +11,11 @@ Level-triggered: a callback may do a bounded amount of work and return; what it 
 again. A callback is called in vain now and then, so it must expect `BlockingIOError`.
 
 Fairness: a descriptor is served once a pass; those that move much at a time behind the others, and
-only few of them, who take turns. After `SLICE_S` at the latest there is a
-checkpoint, so that nothing in the worker waits longer for its turn than that and one pass. Between
-passes the task stays in its own epoll set for up to `LINGER_S` instead of going back to trio,
-because under load the next event comes before the trip through the scheduler would have ended;
-except while `attentive` says that somebody is on a slow path, for a moment after `attend`, or after
-`hurry`.
+only few of them, in turns. After `SLICE_S` at the latest there is a checkpoint, so that nothing in
+the worker waits longer for its turn than that and one pass. Between passes the task stays in its
+own epoll set for up to `LINGER_S` instead of going back to trio, because under load the next event
+comes before the trip through the scheduler would have ended; except while `attentive` says that
+somebody is on a slow path, for a moment after `attend`, or after `hurry`.
 
 Invariant: once a descriptor is forgotten, its callback is not called again, not even for an event
 of the pass that is under way; nor is that event taken for one of another socket that has got the
@@ -46,7 +45,7 @@ GATHER_S = 20e-6  # what the kernel makes of it is some 70 microseconds
 GATHER_AFTER = 16  # passes in which everybody waited for more
 GATHER_AGAINST = 4  # of them, for each in which not everybody did
 EVENTS_MAX = 64  # of one pass
-BULK_MAX = 2  # of those, who move much at a time
+BULK_MAX = 1  # of those, who move much at a time: more would push each other out of the caches
 
 Callback = Callable[[int], None]  # gets the events of epoll
 
@@ -67,8 +66,9 @@ class Reactor:
         self._attentive = 0  # how many are on a slow path
         self._hurried = False  # a callback has woken a task
         self._serving = False  # a pass is under way
-        self._bulk: set[int] = set()  # descriptors whose callbacks move much at a time
-        self._bulk_turn = 0  # whose turn it is among those of them that are ready
+        # Descriptors whose callbacks move much at a time, and when they were served last.
+        self._bulk: dict[int, int] = {}
+        self._bulk_turn = 0  # how many of them were served so far
         self._more = 0  # callbacks of this pass that wait for another part of what they have got
         self._gathering = 0  # rises with passes in which all did, and falls with others
         self._later: list[Callable[[], None]] = []  # to be called behind it
@@ -97,7 +97,7 @@ class Reactor:
         """Call nobody for `descriptor` any more. Before it is closed; harmless if not watched."""
         if self._events.pop(descriptor, None) is not None:
             del self._callbacks[descriptor]
-            self._bulk.discard(descriptor)
+            self._bulk.pop(descriptor, None)
             self._epoll.unregister(descriptor)
 
     def later(self, call: Callable[[], None]) -> bool:
@@ -116,9 +116,9 @@ class Reactor:
         For callbacks that move much at a time, so that others wait for few of them only.
         """
         if bulk:
-            self._bulk.add(descriptor)
+            self._bulk.setdefault(descriptor, self._bulk_turn)
         else:
-            self._bulk.discard(descriptor)
+            self._bulk.pop(descriptor, None)
 
     def note_more(self) -> None:
         """Let what comes next gather for a moment, if nearly all that is served says this.
@@ -190,9 +190,11 @@ class Reactor:
         chosen = [event for event in ready if event[0] not in bulk]
         others = [event for event in ready if event[0] in bulk]
         if len(others) > BULK_MAX:
-            begin = self._bulk_turn % len(others)
-            self._bulk_turn = begin + BULK_MAX
-            others = (others + others)[begin : begin + BULK_MAX]
+            others.sort(key=lambda event: bulk[event[0]])
+            del others[BULK_MAX:]
+        for descriptor, _ in others:
+            self._bulk_turn += 1
+            bulk[descriptor] = self._bulk_turn
         return chosen + others
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
