@@ -124,7 +124,7 @@ class FollowingClient(ClientScanner):
     """
 
     __slots__ = (
-        *("_all_marked", "_concerns", "_earlier", "_marked", "_normal", "_piece", "_piece_begin"),
+        *("_all_marked", "_concerns", "_earlier", "_marked", "_piece", "_piece_begin"),
         *("_position", "_server", "watching"),
     )
 
@@ -133,7 +133,6 @@ class FollowingClient(ClientScanner):
         if layouts.concerns is None:
             raise ValueError("these layouts are not for following")
         self._concerns = layouts.concerns
-        self._normal = layouts.known
         self.watching = False  # whether an episode has begun and not ended
         self._server: FollowingServer | None = None  # None until there is one
         self._marked: set[bytes] = set()  # statements each of whose executions is to be told of
@@ -162,18 +161,17 @@ class FollowingClient(ClientScanner):
         return taken
 
     def is_plain_query(self, piece: bytes) -> bool:
-        """Return whether a piece is one Query that concerns nobody, and no episode goes on.
-
-        Who is in a hurry may then count it in `asked`, set `tail` to its type, and need not `scan`.
-        """
         size = len(piece)
-        return (
-            self.known is self._normal
-            and size > HEADER_BYTES
+        plain = (
+            size > HEADER_BYTES
+            and self.known is self.usual
             and _length(piece, 1)[0] == size - 1
             and self.tail not in EXTENDED_KINDS
             and not self._concerns(piece[HEADER_BYTES:-1])
         )
+        if plain:
+            self._layouts.shapes.learn(piece)
+        return plain
 
     def join(self, server: FollowingServer) -> None:
         """Take the scanner of the other direction."""

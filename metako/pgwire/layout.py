@@ -25,6 +25,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
+from metako.pgwire.shapes import Shapes
 from metako.pgwire.tally import Mix, Tally
 
 HEADER_BYTES = 5
@@ -40,7 +41,8 @@ _PARSE, _COMPLETE = b"PC"
 # be increased for each such piece, which means nothing where there are no tags.
 Fields = tuple[int | bytes, ...]
 Layout = tuple[Callable[[bytes | bytearray], Fields], Fields, Mix]
-# Whether whoever follows a session must hear of a statement with this text.
+# Whether whoever follows a session must hear of a statement with this text. Two texts that differ
+# in nothing but digits, and have no dollar sign, must be the same to it; see `shapes`.
 Concerns = Callable[[bytes], bool]
 
 
@@ -66,6 +68,7 @@ class Layouts:
     ) -> None:
         self.concerns = concerns
         self.tally = Tally() if tally is None else tally
+        self.shapes = Shapes()
         self.known: dict[int, Layout] = {}
         self._inner = frozenset(inner)
         self._last = last

@@ -136,7 +136,12 @@ class ClientScanner(Scanner):
         return not self.owed and self.at_boundary and not self.extended_open and not self.copying_in
 
     def is_plain_query(self, _piece: bytes) -> bool:
-        """Return whether `scan` need not be called; see `FollowingClient`."""
+        """Return whether a piece that begins like a Query is one, and nobody needs to know of it.
+
+        Who is in a hurry may then count it in `asked`, set `tail` to its type, and need not `scan`.
+        The same holds, without asking, while `known` is `usual` and no message of the extended
+        protocol lacks its Sync, for a piece that is known by its shape (`shapes`).
+        """
         return False
 
     def scan(self, buffer: bytes | bytearray, size: int) -> int:

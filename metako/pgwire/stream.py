@@ -45,7 +45,7 @@ class Scanner:
 
     __slots__ = (
         *("_gathered", "_head", "_keeps", "_kind", "_layouts", "_open", "_resumes", "_skip"),
-        *("_wanted", "_whole", "known", "notes", "walked"),
+        *("_wanted", "_whole", "known", "notes", "shapes", "usual", "walked"),
     )
 
     def __init__(self, layouts: Layouts, *, keeps: bool) -> None:
@@ -58,6 +58,8 @@ class Scanner:
         # By the size of the next piece: the layout for which it need not be scanned; see `scan`.
         # Without entries in the middle of a message or of a COPY.
         self.known: Mapping[int, Layout] = layouts.known
+        self.usual: Mapping[int, Layout] = layouts.known  # what that is between two messages
+        self.shapes = layouts.shapes.known
         self._skip = 0  # bytes of the present body that have not come yet
         self._head = b""  # the beginning of a message whose header is not complete
         self._resumes = False  # whether there is a `_head`, or a body is being gathered

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from metako.pgwire.actions import EXTENDED_KINDS
 from metako.pgwire.follow import FollowingClient, FollowingServer
 from metako.pgwire.scan import QUERY_KIND, SYNC_KIND, ClientScanner, ServerScanner
+from metako.pgwire.shapes import DIGITS
 from metako.pgwire.startup import PgWireError
 from metako.pgwire.stream import Note
 from metako.proxy.reactor import PEER_CLOSED, READ, WRITE
@@ -132,8 +133,16 @@ class Pump:
                 self._buffer[0] == QUERY_KIND
                 and self.sent is not None
                 and size <= SENT_BYTES_MAX
+                and up.known is up.usual
                 and up.asked == up.answers
-                and up.is_plain_query(piece := bytes(self._view[:size]))
+                and up.tail not in EXTENDED_KINDS
+                and (
+                    (
+                        (piece := bytes(self._view[:size])).translate(DIGITS) in up.shapes
+                        and piece[4] == (size - 1) & 0xFF
+                    )
+                    or up.is_plain_query(piece)
+                )
             ):
                 self.sent, self.sent_whole = piece, True
                 up.asked += 1
