@@ -43,7 +43,7 @@ class Pump:
     __slots__ = (
         *("_buffer", "_client", "_client_events", "_client_over", "_client_recv", "_client_send"),
         *("_bulk_view", "_client_held", "_data_seen", "_down", "_down_meter", "_down_view"),
-        *("_hangup_seen", "_on_note"),
+        *("_hangup_seen", "_on_note", "_parts"),
         *("_pending_down", "_pending_up", "_reactor", "_server", "_server_deaf"),
         *("_server_events", "_server_held", "_server_recv", "_server_send"),
         *("_torn", "_up", "_up_meter", "_view", "ended", "sent", "sent_whole", "violation"),
@@ -55,6 +55,7 @@ class Pump:
         self._reactor = context.reactor
         self._buffer = context.buffer
         self._view = context.view
+        self._parts = context.parts
         self._bulk_view = context.bulk_view
         self._down_view = context.view  # what the server is read into
         self._up_meter = context.up
@@ -115,6 +116,7 @@ class Pump:
             except OSError:
                 self._end(Ended.CLIENT)
                 return
+            part = self._parts[size]
             up = self._up
             layout = up.known.get(size)
             if layout is not None and layout[0](self._buffer) == layout[1]:
@@ -123,7 +125,7 @@ class Pump:
                     if asked != up.answers or size > SENT_BYTES_MAX or up.tail in EXTENDED_KINDS:
                         self._remember(size)
                     else:
-                        self.sent, self.sent_whole = bytes(self._view[:size]), True
+                        self.sent, self.sent_whole = bytes(part), True
                 up.asked = asked + 1
                 up.tail = SYNC_KIND
             elif not size:
@@ -138,7 +140,7 @@ class Pump:
                 and up.tail not in EXTENDED_KINDS
                 and (
                     (
-                        (piece := bytes(self._view[:size])).translate(DIGITS) in up.shapes
+                        (piece := bytes(part)).translate(DIGITS) in up.shapes
                         and piece[4] == (size - 1) & 0xFF
                     )
                     or up.is_plain_query(piece)
@@ -154,7 +156,7 @@ class Pump:
                     self._take_goodbye(size)
                     return
             try:
-                sent = send(self._view[:size])
+                sent = send(part)
             except OSError as error:
                 sent = self._not_sent_up(error)
             self._up_meter.count += sent
@@ -191,7 +193,7 @@ class Pump:
                 if not size:
                     return
             try:
-                sent = self._client_send(self._down_view[:size])
+                sent = self._client_send(self._parts[size])
             except OSError as error:
                 sent = self._not_sent_down(error)
             self._down_meter.count += sent

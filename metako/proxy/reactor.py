@@ -38,7 +38,8 @@ WRITE = select.EPOLLOUT
 PEER_CLOSED = select.EPOLLRDHUP  # the peer sends no more; there may still be data to read
 BROKEN = select.EPOLLERR | select.EPOLLHUP  # always reported
 
-SLICE_S = 0.002
+SLICE_S = 0.005
+SLICE_ATTENTIVE_S = 0.002  # while somebody is on a slow path
 LINGER_S = 0.001  # epoll counts in milliseconds
 ATTENTION_S = 0.02  # after `attend`
 GATHER_S = 20e-6  # what the kernel makes of it is some 70 microseconds
@@ -161,8 +162,8 @@ class Reactor:
         poll = self._epoll.poll
         self._hurried = False
         begin_s = time.monotonic()
-        end_s = begin_s + SLICE_S
         attends = self._attentive or begin_s < self._attend_until_s
+        end_s = begin_s + (SLICE_ATTENTIVE_S if attends else SLICE_S)
         while True:
             may_wait = not (attends or self._hurried)
             ready = poll(LINGER_S if may_wait else 0, EVENTS_MAX)
