@@ -164,13 +164,13 @@ class Reactor:
         begin_s = time.monotonic()
         attends = self._attentive or begin_s < self._attend_until_s
         end_s = begin_s + (SLICE_ATTENTIVE_S if attends else SLICE_S)
+        wait_s = 0 if attends else LINGER_S
         while True:
-            may_wait = not (attends or self._hurried)
-            ready = poll(LINGER_S if may_wait else 0, EVENTS_MAX)
+            ready = poll(wait_s, EVENTS_MAX)
             if not ready:
                 return False
             self._serve(ready)
-            if (self._more or self._gathering) and self._gathers(len(ready)) and may_wait:
+            if (self._more or self._gathering) and self._gathers(len(ready)) and wait_s:
                 time.sleep(GATHER_S)
             if self._hurried or time.monotonic() >= end_s:
                 return True
