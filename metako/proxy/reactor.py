@@ -114,9 +114,10 @@ class Reactor:
     def note_bulk(self, descriptor: int, *, bulk: bool) -> None:
         """Serve `descriptor` behind the others, and only few of its kind in a pass, or no more so.
 
-        For callbacks that move much at a time, so that others wait for few of them only.
+        For callbacks that move much at a time, so that others wait for few of them only. Has no
+        effect unless the descriptor is watched, and ends when it is forgotten.
         """
-        if bulk:
+        if bulk and descriptor in self._events:
             self._bulk.setdefault(descriptor, self._bulk_turn)
         else:
             self._bulk.pop(descriptor, None)

@@ -323,6 +323,7 @@ async def test_a_descriptor_that_is_forgotten_is_no_longer_one_that_moves_much()
             reactor.watch(sock.fileno(), READ, lambda events: None)
             reactor.note_bulk(sock.fileno(), bulk=True)
             reactor.forget(sock.fileno())
+            reactor.note_bulk(sock.fileno(), bulk=True)  # it is not watched: too late
         passes = Passes(reactor, socks)
         assert all(len(passes.next()) == len(socks) for _ in range(3))
     reactor.close()
