@@ -24,9 +24,9 @@ from metako.proxy.concern import concerns
 from metako.proxy.reactor import Reactor
 
 SCRATCH_BYTES = 65_536  # read at a time
-PART_BYTES_MAX = 4096
-PARTS_MAX = 1024  # they take 200 KiB
 BULK_BYTES = 8 * SCRATCH_BYTES  # the same, in the middle of a large answer
+KEPT_BYTES_MAX = 4096  # of a view of the buffer that is kept
+KEPT_MAX = 1024  # they take 200 KiB
 
 
 class Transport(Protocol):
@@ -123,7 +123,7 @@ class Parts(dict[int, memoryview]):
 
     def __missing__(self, size: int) -> memoryview:
         part = self._view[:size]
-        if size <= PART_BYTES_MAX and len(self) < PARTS_MAX:
+        if size <= KEPT_BYTES_MAX and len(self) < KEPT_MAX:
             self[size] = part
         return part
 

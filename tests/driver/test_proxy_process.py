@@ -257,9 +257,9 @@ async def other_agent(tmp_path: Path, guard, server: FakeServer):
         await process.stdout.aclose()
 
 
-async def test_sessions_survive_a_killed_agent_and_the_next_adopts_the_worker(
-    tmp_path, guard, nursery
-) -> None:
+@contextlib.asynccontextmanager
+async def left_alone(tmp_path: Path, guard, nursery):
+    """Give a server, a client of it and the proxy's port, whose agent was killed since."""
     server = FakeServer("a")
     await nursery.start(server.run)
     async with (
@@ -268,6 +268,13 @@ async def test_sessions_survive_a_killed_agent_and_the_next_adopts_the_worker(
     ):
         agent.kill()
         await agent.wait()
+        yield server, client, port
+
+
+async def test_sessions_survive_a_killed_agent_and_the_next_adopts_the_worker(
+    tmp_path, guard, nursery
+) -> None:
+    async with left_alone(tmp_path, guard, nursery) as (server, client, port):
         assert await client.query("select 1") == "a"
         async with raw_session(port) as second:
             assert await second.query("select 1") == "a"
@@ -283,14 +290,7 @@ async def test_sessions_survive_a_killed_agent_and_the_next_adopts_the_worker(
 
 
 async def test_worker_of_another_configuration_is_replaced(tmp_path, guard, nursery) -> None:
-    server = FakeServer("a")
-    await nursery.start(server.run)
-    async with (
-        other_agent(tmp_path, guard, server) as (agent, port),
-        raw_session(port) as client,
-    ):
-        agent.kill()
-        await agent.wait()
+    async with left_alone(tmp_path, guard, nursery) as (server, client, port):
         node = Node(config_for(tmp_path, guard, workers=2))
         node.route(1, server)
         async with node_running(node.config, node=node):
@@ -309,15 +309,8 @@ async def test_worker_of_another_configuration_is_replaced(tmp_path, guard, nurs
 async def test_a_worker_that_drains_is_found_and_ended_by_a_later_agent(
     tmp_path, guard, nursery
 ) -> None:
-    server = FakeServer("a")
-    await nursery.start(server.run)
-    async with (
-        other_agent(tmp_path, guard, server) as (agent, port),
-        raw_session(port) as client,
-    ):
+    async with left_alone(tmp_path, guard, nursery) as (server, client, _):
         await client.query("begin")
-        agent.kill()
-        await agent.wait()
         path = tmp_path / "proxy.sock"
         elder, _ = await find_running(lock_path(path, 1))
         assert elder is not None

@@ -157,6 +157,29 @@ async def test_a_server_that_does_not_read_stops_the_client_and_loses_nothing() 
         assert await joined.server.at_end()
 
 
+async def test_a_query_that_is_known_by_its_shape_is_passed_on_like_any_other() -> None:
+    async with rig() as made:
+        joined = await made.relaying()
+        link = joined.link
+        for number in range(10, 22):
+            # Of a length whose last byte is a digit, as the next one is.
+            query = message("Q", (b"select %d" % number).ljust(46) + b"\0")
+            await joined.client.send(query)
+            await joined.server.receive(query)
+            assert (link.sent, link.sent_whole, link.standing.owed) == (query, True, 1)
+            await joined.server.send(ANSWER)
+            await joined.client.receive(ANSWER)
+            assert link.at_rest
+        assert link._up.shapes
+        assert link.asked == link.answers == 12
+        # Its bytes are known, but it is longer than that: the rest is still to come.
+        half = b"Q" + struct.pack("!I", len(query)) + query[5:]
+        await joined.client.send(half)
+        await joined.server.receive(half)
+        assert link.standing.half
+        assert not made.notes
+
+
 def watch_rooms(link) -> list[int]:
     """Return a list that tells how much there was room for whenever the server was read."""
     rooms: list[int] = []
